@@ -1,0 +1,39 @@
+# Targets for people. `make` alone explains them.
+PYTHON ?= python3.11
+PRESET ?= quick
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help install study figures lab test docs-readme clean
+
+help:  ## show this
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(READY)  ## make .venv with the pinned versions and the package in it
+
+$(READY): settings.ini setup.py pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or name one with PYTHON=..."; exit 1; }
+	@echo "installing into $(VENV) (a minute or two) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@touch $(READY)
+
+study: $(READY)  ## run the study (PRESET=quick): fetch, train, evaluate, draw, report; ARGS="--set key=value" changes it
+	@$(BIN)/ctsr study $(PRESET) $(ARGS)
+
+figures: $(READY)  ## publish a finished study's figures to figures/$(PRESET)
+	@$(BIN)/ctsr figures $(PRESET)
+
+lab: $(READY)  ## open JupyterLab on the notebooks
+	@$(BIN)/jupyter lab --notebook-dir nbs
+
+readme: $(READY)  ## write README.md anew from nbs/index.ipynb
+	@$(BIN)/python nbs/study/readme.py
+
+test: $(READY)  ## everything: export in step, notebooks clean and executed, tests/, a whole smoke study
+	@$(BIN)/python -m pytest tests
+
+clean:  ## remove the environment and everything a run wrote
+	rm -rf $(VENV) runs _proc _docs build *.egg-info

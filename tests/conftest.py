@@ -1,0 +1,27 @@
+"What the tests share: the checkout, one prepared phantom, and where the paper's data lies if it is here."
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+os.environ.setdefault("MPLBACKEND", "agg")
+
+
+@pytest.fixture(scope="session")
+def root(): return ROOT
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory):
+    "A prepared phantom: 10 subjects of 2 slices at 64 px."
+    from ctsr.data import prepare
+    return prepare("phantom", tmp_path_factory.mktemp("phantom"), hr=64, phantom=dict(subjects=10, slices=2))
+
+
+@pytest.fixture(scope="session")
+def kaggle():
+    "The paper's images, where $CTSR_KAGGLE names their folder."
+    folder = os.environ.get("CTSR_KAGGLE", "")
+    if not Path(folder, "Data").is_dir(): pytest.skip("the paper's data is not here: set CTSR_KAGGLE to its folder (the one that holds Data/)")
+    return Path(folder)

@@ -1,0 +1,70 @@
+"The package is what its settings say, and the notebooks are its source."
+import re
+import subprocess
+import sys
+from configparser import ConfigParser
+
+import nbformat
+import pytest
+import yaml
+
+
+@pytest.fixture(scope="module")
+def settings(root):
+    config = ConfigParser(delimiters=["="])
+    config.read(root/"settings.ini")
+    return config["DEFAULT"]
+
+
+def names(requirements): return {re.split(r"[<>=!~\[]", r)[0].lower().replace("_", "-") for r in requirements}
+
+
+def test_environment_names_what_settings_names(root, settings):
+    environment = yaml.safe_load((root/"environment.yml").read_text())
+    conda = [d for d in environment["dependencies"] if isinstance(d, str)]
+    pip = next(d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
+    wanted = names((settings["requirements"] + " " + settings["dev_requirements"]).split())
+    aliases = {"pytorch": "torch"}
+    have = {aliases.get(n, n) for n in names(conda + pip)} - {"python", "pip"}
+    assert have == wanted
+
+
+def test_constraints_pin_every_requirement_and_name_no_host(root, settings):
+    lines = [l for l in (root/"constraints.txt").read_text().splitlines() if l and not l.startswith("#")]
+    assert all(re.fullmatch(r"[\w.\-]+==[\w.!+]+", l) for l in lines), [l for l in lines if not re.fullmatch(r"[\w.\-]+==[\w.!+]+", l)]
+    assert names((settings["requirements"] + " " + settings["dev_requirements"]).split()) <= names(lines)
+
+
+def test_notebooks_and_library_are_in_step(root, tmp_path):
+    "Exporting the committed notebooks anew gives the committed library."
+    copy = tmp_path/"copy"
+    subprocess.run(["cp", "-r", str(root/"nbs"), str(root/"settings.ini"), str(root/"ctsr"), "-t", str(copy.mkdir() or copy)], check=True)
+    subprocess.run([sys.executable, "-m", "nbdev.export"], cwd=copy, check=False, capture_output=True)
+    subprocess.run([sys.executable, "-c", "from nbdev.doclinks import nbdev_export; nbdev_export()"], cwd=copy, check=True, capture_output=True)
+    for fresh in sorted((copy/"ctsr").glob("*.py")):
+        assert fresh.read_text() == (root/"ctsr"/fresh.name).read_text(), f"{fresh.name} is out of step: run nbdev_export"
+    assert {p.name for p in (copy/"ctsr").glob("*.py")} == {p.name for p in (root/"ctsr").glob("*.py")}
+
+
+def notebooks(root): return sorted(p for p in (root/"nbs").rglob("*.ipynb") if not any(part.startswith(".") for part in p.parts))
+
+
+def test_notebooks_are_clean_and_of_readable_size(root):
+    for path in notebooks(root):
+        nb = nbformat.read(path, as_version=4)
+        assert len(nb.cells) <= 60, f"{path.name}: {len(nb.cells)} cells"
+        for number, cell in enumerate(nb.cells):
+            if cell.cell_type != "code": continue
+            assert not cell.outputs and cell.execution_count is None, f"{path.name} cell {number}: run nbdev_clean"
+            assert len([l for l in cell.source.splitlines() if l.strip()]) <= 40, f"{path.name} cell {number} is too long"
+        if path.parent.name == "study":
+            assert sum("parameters" in c.metadata.get("tags", []) for c in nb.cells) == 1, f"{path.name}: no cell tagged parameters"
+
+
+def test_study_is_refused_in_one_line_without_a_checkout(root, tmp_path):
+    "The installed package alone: the library works, the study says what it needs."
+    site = tmp_path/"site"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", str(site), str(root)], check=True, capture_output=True)
+    assert (site/"ctsr"/"train.py").exists()
+    done = subprocess.run([sys.executable, "-c", "from ctsr.cli import main; main()", "study"], cwd=tmp_path, env={"PYTHONPATH": str(site), "PATH": ""}, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("ctsr: the study needs a clone") and len(done.stderr.splitlines()) == 1, done.stderr

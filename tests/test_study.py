@@ -1,0 +1,208 @@
+"A whole smoke study, and what may happen to one."
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import pandas as pd
+import pytest
+from PIL import Image
+
+from ctsr.data import CTSRError
+from ctsr.study import load_preset, plan, publish, read_stamp, run_notebook, run_study, stale
+
+
+def ctsr(*arguments, **kwargs):
+    return subprocess.run([sys.executable, "-m", "ctsr.cli", *map(str, arguments)], capture_output=True, text=True, **kwargs)
+
+
+def git_status(root): return subprocess.run(["git", "-C", str(root), "status", "--porcelain"], capture_output=True, text=True).stdout
+
+
+@pytest.fixture(scope="module")
+def smoke(root, tmp_path_factory):
+    "A finished smoke study: its folder, what it printed, how long it took."
+    folder, before, started = tmp_path_factory.mktemp("study")/"smoke", git_status(root), time.time()
+    done = ctsr("study", "smoke", "--out", folder, cwd=root)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert git_status(root) == before, "a study must write no tracked file"
+    return folder, done, time.time() - started
+
+
+def test_it_leaves_every_file_of_its_plan(smoke):
+    folder, done, seconds = smoke
+    print(f"smoke study: {seconds:.0f} s")
+    jobs = plan(load_preset("smoke"), folder)
+    assert not [o for job in jobs for o in job.outputs if not (folder/o).exists()]
+    assert not list(folder.rglob("*.failed.ipynb")) and not list(folder.rglob(".*.partial.ipynb"))
+    for number in range(1, len(jobs) + 1): assert f"[{number}/{len(jobs)}]" in done.stdout
+    assert "images/s" in done.stderr and "report:" in done.stdout and "PSNR" in done.stdout
+
+
+def test_figures_open_and_say_where_they_come_from(smoke):
+    figures = smoke[0]/"figures"
+    for picture in figures.glob("*.png"):
+        with Image.open(picture) as image: assert min(image.size) > 300
+        made = json.loads(picture.with_suffix(".json").read_text())
+        assert made["file"] == picture.name and {"notebook", "parameters", "commit", "inputs", "device", "time"} <= made.keys() and made["inputs"]
+
+
+def test_the_table_is_tidy_and_complete(smoke):
+    table = pd.read_csv(smoke[0]/"figures"/"per_image.csv")
+    assert list(table.columns) == "run model task up seed sampler steps k sample protocol image_id class subject group leaked metric value".split()
+    key = ["run", "task", "up", "protocol", "image_id", "metric"]
+    assert not table.duplicated(key).any() and table.value.notna().all()
+    counts = table.groupby(["run", "task", "up"]).image_id.nunique()
+    assert counts.groupby("task").nunique().eq(1).all(), "every condition is tested on the same images"
+
+
+def test_report_stands_alone(smoke):
+    page = (smoke[0]/"report.html").read_text()
+    assert not re.findall(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=[\"'](?!data:|#)[^\"']+", page)
+    assert page.count("<img") >= 6 and "Provenance" in page and "Traceback" not in page
+
+
+def test_a_second_study_starts_nothing(root, smoke):
+    started = time.time()
+    done = ctsr("study", "smoke", "--out", smoke[0], cwd=root)
+    assert done.returncode == 0 and "nothing to do" in done.stdout and "report:" in done.stdout
+    assert time.time() - started < 20
+
+
+def test_a_changed_setting_reruns_what_follows_and_nothing_else(root, smoke):
+    jobs = plan(load_preset("smoke", ["runs.nn-runet-x5.steps=11"]), smoke[0])
+    assert set(stale(jobs, smoke[0])) == {"train/nn-runet-x5", "evaluate/nn-runet-x5--x5", "figures/all", "report/page"}
+    before = read_stamp(smoke[0], "train/runet-x5")
+    done = ctsr("study", "smoke", "--out", smoke[0], "--set", "runs.nn-runet-x5.steps=11", cwd=root)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert read_stamp(smoke[0], "train/runet-x5") == before
+    assert "steps" in json.dumps(read_stamp(smoke[0], "train/nn-runet-x5")["parameters"]) and read_stamp(smoke[0], "train/nn-runet-x5")["parameters"]["steps"] == 11
+
+
+def test_figures_are_the_same_bytes_from_the_same_table(root, smoke, tmp_path):
+    job = next(j for j in plan(load_preset("smoke"), smoke[0]) if j.name == "figures/all")
+    run_notebook(root/"nbs"/"study"/"figures.ipynb", tmp_path/"figures.ipynb", job.parameters | {"out": str(tmp_path/"again")})
+    pictures = sorted((smoke[0]/"figures").glob("*.png"))
+    assert pictures and all(p.read_bytes() == (tmp_path/"again"/p.name).read_bytes() for p in pictures)
+
+
+# What may go wrong. Each of these works on a copy of the finished study.
+
+@pytest.fixture
+def copy(smoke, tmp_path):
+    "A copy of the finished study with its own plan."
+    shutil.copytree(smoke[0], tmp_path/"smoke")
+    folder = tmp_path/"smoke"
+    for stamp in (folder/"done").glob("*.json"): stamp.write_text(stamp.read_text().replace(str(smoke[0]), str(folder)))
+    return folder
+
+
+def start(root, folder, *extra):
+    return subprocess.Popen([sys.executable, "-m", "ctsr.cli", "study", "smoke", "--out", str(folder), *extra], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def until(condition, seconds=60):
+    end = time.time() + seconds
+    while time.time() < end:
+        if condition(): return True
+        time.sleep(.05)
+    return False
+
+
+def test_killed_in_the_middle_of_a_notebook_it_goes_on(root, copy):
+    "SIGKILL to the whole study while it trains: nothing finished is lost, nothing half-written counts, no orphan stays."
+    (copy/"done"/"train--runet-x5.json").unlink()
+    shutil.rmtree(copy/"train"/"runet-x5")
+    kept = read_stamp(copy, "train/nn-runet-x5")
+    process = start(root, copy, "--set", "runs.runet-x5.steps=4000")
+    assert until(lambda: list((copy/"train").glob("runet-x5/.train.partial.ipynb")) or (copy/"train"/"runet-x5"/".lock").exists())
+    process.send_signal(signal.SIGKILL); process.wait()
+    assert not (copy/"train"/"runet-x5"/"train.ipynb").exists() and not (copy/"train"/"runet-x5"/"weights.safetensors").exists()
+    assert read_stamp(copy, "train/runet-x5") is None and read_stamp(copy, "train/nn-runet-x5") == kept
+    def free():
+        with open(copy/"train"/"runet-x5"/".lock", "a+") as handle:
+            try: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError: return False
+            return True
+    assert until(free, 20), "the training went on without its study"
+    done = ctsr("study", "smoke", "--out", copy, cwd=root)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert not list(copy.rglob(".*.partial.ipynb")) and read_stamp(copy, "train/nn-runet-x5") == kept
+
+
+def test_a_failing_cell_is_kept_and_named(root, copy):
+    before = (copy/"evaluate"/"runet-x5--x5"/"per_image.csv").read_bytes()
+    data = next((copy/"prepare").glob("*.safetensors"))
+    whole = data.read_bytes()
+    data.write_bytes(whole[:1000])
+    (copy/"done"/"evaluate--runet-x5--x5.json").unlink()
+    done = ctsr("study", "smoke", "--out", copy, cwd=root)
+    assert done.returncode == 2 and (copy/"evaluate"/"runet-x5--x5"/"evaluate.failed.ipynb").exists()
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ctsr: ") and "evaluate.failed.ipynb" in last and "run the same command again" in last
+    assert "Traceback" not in done.stderr
+    assert (copy/"evaluate"/"runet-x5--x5"/"per_image.csv").read_bytes() == before
+    data.write_bytes(whole)
+    assert ctsr("study", "smoke", "--out", copy, cwd=root).returncode == 0
+    assert not (copy/"evaluate"/"runet-x5--x5"/"evaluate.failed.ipynb").exists()
+
+
+def test_two_studies_in_one_folder(root, copy):
+    (copy/"done"/"report--page.json").unlink()
+    with open(copy/".lock", "a+") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        handle.truncate(0); handle.write("4242"); handle.flush()
+        done = ctsr("study", "smoke", "--out", copy, cwd=root)
+    assert done.returncode == 2 and "4242" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not sys.platform.startswith("linux"), reason="mounting a small disk needs root on Linux")
+def test_a_full_disk_is_named_and_loses_nothing(root, copy, tmp_path):
+    small = tmp_path/"small"; small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(small)], capture_output=True).returncode: pytest.skip("mount is not allowed here")
+    try:
+        done = ctsr("data", "phantom", "--hr", "256", "--out", small/"data", cwd=root)
+        assert done.returncode == 2 and "small" in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+        assert not list(small.rglob("*.safetensors"))
+    finally: subprocess.run(["umount", str(small)], check=True)
+
+
+def test_publishing_is_all_or_nothing(root, smoke, copy, monkeypatch):
+    import ctsr.study
+    clone = copy.parent/"clone"
+    shutil.copytree(root/"nbs", clone/"nbs", ignore=shutil.ignore_patterns(".*"))
+    monkeypatch.setattr(ctsr.study, "checkout", lambda start=None: clone)
+    preset = load_preset("smoke", ["runs.nn-runet-x5.steps=11"])
+    shutil.copytree(smoke[0], clone/"runs"/"smoke")
+    jobs = plan(preset, "runs/smoke")
+    for job in jobs:  # stamps as the study would have written them in this place
+        stamp = read_stamp(clone/"runs"/"smoke", job.name)
+        (clone/"runs"/"smoke"/"done"/f"{job.key}.json").write_text(json.dumps(stamp | {"parameters": job.parameters}))
+    target = publish(preset)
+    assert {p.name for p in target.iterdir()} == {os.path.basename(o) for j in jobs if j.name == "figures/all" for o in j.outputs}
+    (clone/"runs"/"smoke"/"figures"/"fig3_ssim.png").unlink()
+    published = {p.name: p.read_bytes() for p in target.iterdir()}
+    with pytest.raises(CTSRError, match="not finished"): publish(preset)
+    assert {p.name: p.read_bytes() for p in target.iterdir()} == published
+
+
+# Settings and notebooks that are wrong are refused before anything starts.
+
+@pytest.mark.parametrize("assignment, word", [("tyop=1", "tyop"), ("training.stpes=1", "stpes"), ("training.steps='9'", "steps"), ("training.steps=-1", "steps"), ("runs.runet-x5.up=cubic", "up"),
+    ("tasks.x5.hr=-96", "hr"), ("source.name=3", "name"), ("evaluation.lpips=3", "lpips"), ("figures.bars.RUNet=[nobody, bilinear]", "nobody"), ("nonsense", "key=value")])
+def test_a_wrong_preset_is_refused_by_key(root, tmp_path, assignment, word):
+    done = ctsr("study", "smoke", "--out", tmp_path/"never", "--set", assignment, cwd=root)
+    assert done.returncode == 2 and word in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert not (tmp_path/"never").exists()
+
+
+@pytest.mark.parametrize("parameters, word", [(dict(typo=1), "typo"), (dict(steps="100"), "steps"), (dict(flips=1), "flips")])
+def test_wrong_notebook_parameters_are_refused(root, tmp_path, parameters, word):
+    with pytest.raises(CTSRError, match=word): run_notebook(root/"nbs"/"study"/"train.ipynb", tmp_path/"train.ipynb", parameters)
+    assert not (tmp_path/"train.ipynb").exists()

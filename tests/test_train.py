@@ -1,0 +1,99 @@
+"Training: killed and resumed to the last bit, several processes, one at a time, refusals."
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ctsr.data import CTSRError
+from ctsr.train import TrainConfig, checked, train
+
+SETTINGS = dict(task=dict(name="x5", hr=64, lr=13), model=dict(name="runet", width=1/16, residual=True), adjusted="random", flips=True, crop=48,
+                batch_size=4, steps=60, validate_every=20, ema=.9, warmup=5, clip=1.)
+
+
+def command(config, data, out, *extra): return [sys.executable, "-m", "ctsr.train", "--config", str(config), "--data", str(data), "--out", str(out), *extra]
+
+
+@pytest.fixture(scope="module")
+def whole(phantom, tmp_path_factory):
+    "The weights of a run left alone."
+    out = tmp_path_factory.mktemp("whole")
+    train(TrainConfig(**SETTINGS), phantom, out, progress=False)
+    return load_file(out/"weights.safetensors")
+
+
+def test_killed_at_random_moments_ends_in_the_same_bits(phantom, whole, tmp_path):
+    "SIGKILL, twice, wherever it strikes; then left to end."
+    config, out = tmp_path/"run.json", tmp_path/"run"
+    config.write_text(json.dumps(SETTINGS))
+    chance, state, killed = random.Random(int(time.time())), out/"state"/"checkpoint.safetensors", 0
+    for _ in range(2):
+        seen = state.stat().st_mtime_ns if state.exists() else 0
+        process = subprocess.Popen(command(config, phantom, out, "--checkpoint-seconds", "0"), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                   env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())})
+        until = time.time() + 60
+        while time.time() < until and not (state.exists() and state.stat().st_mtime_ns != seen) and process.poll() is None: time.sleep(.01)
+        time.sleep(chance.uniform(0, .5))
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+    assert killed >= 1 and state.exists()
+    done = subprocess.run(command(config, phantom, out), capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())})
+    assert done.returncode == 0, done.stderr
+    resumed = load_file(out/"weights.safetensors")
+    assert resumed.keys() == whole.keys() and all(torch.equal(resumed[k], whole[k]) for k in whole)
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
+def test_two_processes_train_together(phantom, tmp_path, launcher):
+    config, out = tmp_path/"run.json", tmp_path/"run"
+    config.write_text(json.dumps(SETTINGS | dict(steps=10, validate_every=5)))
+    start = {"torchrun": ["torch.distributed.run", "--nproc_per_node=2", "--master_port=29511"],
+             "accelerate": ["accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=29512"]}[launcher]
+    done = subprocess.run([sys.executable, "-m", *start, "-m", "ctsr.train", "--config", str(config), "--data", str(phantom), "--out", str(out)],
+                          capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""}, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    card = json.loads((out/"config.json").read_text())
+    assert card["processes"] == 2 and np.isfinite(pd.read_csv(out/"history.csv").loss).all()
+
+
+def test_a_finished_run_is_not_trained_again(phantom, tmp_path):
+    config = TrainConfig(**SETTINGS | dict(steps=4, validate_every=2))
+    train(config, phantom, tmp_path/"run", progress=False)
+    before = (tmp_path/"run"/"weights.safetensors").stat().st_mtime_ns
+    train(config, phantom, tmp_path/"run", progress=False)
+    assert (tmp_path/"run"/"weights.safetensors").stat().st_mtime_ns == before
+
+
+def test_plateau_schedule_halves_as_torch_does(phantom, tmp_path):
+    "The authors' schedule: the same halvings as torch's own on the same losses."
+    from ctsr.train import Plateau
+    losses = [5, 4, 4.1, 4.2, 4.05, 3.9, 3.9, 3.9, 3.95, 4, 3.9, 3.9]
+    net = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.Adam(net.parameters(), 1.)
+    theirs, ours = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=.5, patience=2), Plateau()
+    for loss in losses:
+        theirs.step(loss); ours.update(loss, 2)
+        assert optimizer.param_groups[0]["lr"] == .5 ** ours.halvings
+
+
+@pytest.mark.parametrize("change, word", [(dict(steps=-5), "steps"), (dict(up="cubic"), "up"), (dict(loss={"l3": 1.}), "l3"), (dict(batch_size=0), "batch_size"),
+                                          (dict(steps="10"), "steps"), (dict(model=dict(name="unet")), "unet"), (dict(model=dict(name="runet", depth=3)), "depth"), (dict(crop=128), "crop"),
+                                          (dict(task=dict(name="x5", hr=96, lr=19)), "96")])
+def test_bad_settings_are_named(phantom, tmp_path, change, word):
+    with pytest.raises(CTSRError, match=word): train(checked(TrainConfig, SETTINGS | change), phantom, tmp_path/"run", progress=False)
+    assert not (tmp_path/"run"/"weights.safetensors").exists()
+
+
+def test_a_loss_that_blows_up_is_reported(phantom, tmp_path):
+    with pytest.raises(CTSRError, match="not finite"):
+        train(TrainConfig(**SETTINGS | dict(learning_rate=1e30, warmup=0, clip=0., steps=6, validate_every=2, precision="fp32")), phantom, tmp_path/"run", progress=False)
+    assert not (tmp_path/"run"/"weights.safetensors").exists()
