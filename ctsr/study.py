@@ -9,11 +9,11 @@ __all__ = ['FIGURE_FILES', 'STYLE', 'checkout', 'Source', 'Evaluation', 'Figures
            'details', 'render_page', 'code_sha256', 'stamp_path', 'read_stamp', 'stale', 'run_job', 'write_plan',
            'snakemake', 'run_study', 'publish', 'main']
 
-# %% ../nbs/11_study.ipynb #0aeb98d9
+# %% ../nbs/11_study.ipynb #81f6acbd
 import ast
-import contextlib
 import dataclasses
 import datetime
+import fcntl
 import hashlib
 import json
 import os
@@ -33,7 +33,7 @@ from .data import CTSRError, atomic_path, file_sha256, prepared_name, save_json
 from .degrade import task_from
 from .train import TrainConfig, checked, locked
 
-# %% ../nbs/11_study.ipynb #1b89edd0
+# %% ../nbs/11_study.ipynb #63c745ce
 def checkout(
     start:str|Path|None=None, # folder to start from; default the current one, then the package's own
 ) -> Path: # folder that holds settings.ini and nbs/study
@@ -43,7 +43,7 @@ def checkout(
         if (folder/"nbs"/"study"/"Snakefile").exists(): return folder
     raise CTSRError("the study needs a clone of the project (its notebooks are not in the installed package): clone it and run there")
 
-# %% ../nbs/11_study.ipynb #da159f0f
+# %% ../nbs/11_study.ipynb #70003201
 @dataclass(frozen=True)
 class Source:
     "Which images to prepare; `ctsr.data.prepare` takes these."
@@ -88,7 +88,7 @@ class Preset:
     runs: dict = field(default_factory=dict) # name -> TrainConfig fields, `task` by name
     evaluation: dict = field(default_factory=dict) # see Evaluation
 
-# %% ../nbs/11_study.ipynb #3d4624cc
+# %% ../nbs/11_study.ipynb #9e68f850
 def override(
     settings:dict, # nested; changed in place
     assignment:str, # 'a.b.c=value'
@@ -103,7 +103,7 @@ def override(
     try: settings[last] = yaml.safe_load(text)
     except yaml.YAMLError: raise CTSRError(f"--set {assignment}: the value is not readable as YAML; quote it") from None
 
-# %% ../nbs/11_study.ipynb #fb87fed6
+# %% ../nbs/11_study.ipynb #f777a347
 def run_settings(
     preset:Preset,
 ) -> dict: # run name -> TrainConfig
@@ -117,7 +117,7 @@ def run_settings(
         configs[name] = checked(TrainConfig, settings, f"runs.{name}")
     return configs
 
-# %% ../nbs/11_study.ipynb #f34305d5
+# %% ../nbs/11_study.ipynb #e0a8a776
 def load_preset(
     name:str, # of a file in nbs/study/presets, or the path of one
     assignments:tuple|list=(), # 'key=value' overrides
@@ -137,7 +137,7 @@ def load_preset(
         settings["source"] = source | ({"data": str(Path(data).resolve())} if source.get("name") == "kaggle" else {"name": str(Path(data).resolve())})
     return check_preset(settings, str(path))
 
-# %% ../nbs/11_study.ipynb #85fb982e
+# %% ../nbs/11_study.ipynb #baaea209
 def check_preset(
     settings:dict, # as read
     where:str="preset", # for messages
@@ -157,7 +157,7 @@ def check_preset(
     if source.on_error not in ("skip", "raise"): raise CTSRError(f"source: 'on_error' must be skip or raise, got {source.on_error!r}")
     return preset
 
-# %% ../nbs/11_study.ipynb #b1c81a6c
+# %% ../nbs/11_study.ipynb #5a3c074c
 @dataclass(frozen=True)
 class Job:
     "One notebook to run."
@@ -172,7 +172,7 @@ class Job:
     @property
     def key(self) -> str: return self.name.replace("/", "--") # as a file name
 
-# %% ../nbs/11_study.ipynb #031e6c13
+# %% ../nbs/11_study.ipynb #fa5053ff
 def prepare_jobs(preset, root) -> dict: # task name -> Job
     "One prepared set per image size and fit; tasks share them."
     source, jobs = checked(Source, preset.source, "source"), {}
@@ -192,7 +192,7 @@ def train_jobs(preset, root, prepared) -> dict: # run name -> Job
             [f"train/{name}/{file}" for file in ("history.csv", "config.json", "weights.safetensors")], [need.name])
     return jobs
 
-# %% ../nbs/11_study.ipynb #43134bea
+# %% ../nbs/11_study.ipynb #4fc7f8d6
 def evaluate_jobs(preset, root, prepared, trained) -> list: # of Job
     "One notebook for all interpolations of a task, and one for each run."
     e, draws, jobs = checked(Evaluation, preset.evaluation, "evaluation"), checked(Figures, preset.figures, "figures"), []
@@ -208,7 +208,7 @@ def evaluate_jobs(preset, root, prepared, trained) -> list: # of Job
         jobs.append(job(name, config.task["name"], [trained[name].name], run_folder=f"{root}/train/{name}", restorers=inputs))
     return jobs
 
-# %% ../nbs/11_study.ipynb #f3ca459f
+# %% ../nbs/11_study.ipynb #a00c4089
 FIGURE_FILES = ["fig1_design.png", "fig2_examples.png", "fig3_ssim.png", "fig3_ssim_as_coded.png", "fig4_psnr.png", "fig_paired.png", "fig_by_class.png",
                 "table_summary.csv", "table_paired.csv", "table_by_class.csv", "table_data.csv", "per_image.csv"]
 
@@ -225,7 +225,7 @@ def gather_jobs(preset, root, trained, evaluated) -> list: # of Job
     report = Job("report/page", "report", "report/report.ipynb", dict(title=preset.title, preset=preset.name, root=str(root)), ["report.html"], [figures.name], page="report.html")
     return [figures, report]
 
-# %% ../nbs/11_study.ipynb #c3aad277
+# %% ../nbs/11_study.ipynb #d2952e29
 def plan(
     preset:Preset,
     root:str|Path, # the study's folder, for example runs/quick
@@ -237,7 +237,7 @@ def plan(
     unique = {job.name: job for job in prepared.values()}
     return [*unique.values(), *trained.values(), *evaluated, *gather_jobs(preset, root, trained, evaluated)]
 
-# %% ../nbs/11_study.ipynb #7ef8abee
+# %% ../nbs/11_study.ipynb #2ac96d2e
 def notebook_parameters(
     path:str|Path, # notebook with a cell tagged 'parameters'
 ) -> dict: # name -> default
@@ -259,7 +259,7 @@ def check_parameters(
         if default is None or value is None or type(value) is type(default) or (type(default) is float and type(value) is int): continue
         raise CTSRError(f"{Path(path).name}: parameter '{key}' must be {type(default).__name__}, got {type(value).__name__} {value!r}")
 
-# %% ../nbs/11_study.ipynb #8ddf2d66
+# %% ../nbs/11_study.ipynb #20e7b32e
 def run_notebook(
     notebook:str|Path, # to run
     output:str|Path, # where the executed one goes
@@ -268,11 +268,13 @@ def run_notebook(
 ) -> Path: # output
     "Execute a notebook with parameters; it appears whole at `output`, or as `*.failed.ipynb`."
     import papermill
+    from traitlets.config import Config
     check_parameters(notebook, parameters)
     output = Path(output).resolve(); output.parent.mkdir(parents=True, exist_ok=True)
     partial, failed = output.with_name(f".{output.stem}.partial.ipynb"), output.with_name(f"{output.stem}.failed.ipynb")
     execute = lambda: papermill.execute_notebook(str(notebook), str(partial), parameters, kernel_name="python3", progress_bar=False, autosave_cell_every=0,
-                                                 cwd=str(cwd or checkout()), stdout_file=sys.stdout, stderr_file=sys.stderr, start_timeout=120)
+                                                 cwd=str(cwd or checkout()), stdout_file=sys.stdout, stderr_file=sys.stderr, start_timeout=120,
+                                                 config=Config(KernelManager={"transport": "ipc"}))  # no open port
     try:
         try: execute()
         except (RuntimeError, TimeoutError) as error:
@@ -286,7 +288,7 @@ def run_notebook(
     os.replace(partial, output); failed.unlink(missing_ok=True)
     return output
 
-# %% ../nbs/11_study.ipynb #5beab72c
+# %% ../nbs/11_study.ipynb #8a2ffc60
 def git_state() -> dict: # commit, dirty
     "The commit of the checkout, and whether tracked files differ from it."
     ask = lambda *args: subprocess.run(["git", "-C", str(checkout()), *args], capture_output=True, text=True)
@@ -313,7 +315,7 @@ def sidecar(
     save_json(Path(path).with_suffix(".json"), made)
     return Path(path).with_suffix(".json")
 
-# %% ../nbs/11_study.ipynb #77ac1c03
+# %% ../nbs/11_study.ipynb #bb912559
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2433; --soft: #5b6475; --line: #d9dee8; --paper: #fff; --tint: #f5f7fa }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e8f0; --soft: #9aa4b6; --line: #394255; --paper: #161b26; --tint: #1e2533 } }
@@ -325,7 +327,7 @@ thead th { border-bottom: 2px solid var(--soft) } tbody tr:hover { background: v
 pre, code { font-size: .84rem; background: var(--tint); border-radius: 3px } pre { padding: .8rem; overflow-x: auto } footer { color: var(--soft); margin: 3rem 0 1rem; font-size: .85rem }
 """
 
-# %% ../nbs/11_study.ipynb #09cae765
+# %% ../nbs/11_study.ipynb #cfc126f9
 def table_html(
     table, # DataFrame
 ): # -> IPython HTML
@@ -344,7 +346,7 @@ def details(
     inner = content.data if hasattr(content, "data") else f"<pre>{html.escape(json.dumps(content, indent=1, ensure_ascii=False))}</pre>"
     return HTML(f"<details><summary>{html.escape(summary)}</summary>{inner}</details>")
 
-# %% ../nbs/11_study.ipynb #cb957adc
+# %% ../nbs/11_study.ipynb #e6fb6e6b
 def render_page(
     notebook:str|Path, # executed
     page:str|Path, # HTML file to write
@@ -361,7 +363,7 @@ def render_page(
              f"<style>{STYLE}</style></head><body>{body}<footer>Research software, not a medical device.</footer></body></html>")
     with atomic_path(page) as temporary: Path(temporary).write_text(whole, encoding="utf-8")
 
-# %% ../nbs/11_study.ipynb #c95052a3
+# %% ../nbs/11_study.ipynb #50206998
 def code_sha256(
     path:str|Path, # notebook
 ) -> str:
@@ -376,7 +378,7 @@ def read_stamp(root, name) -> dict|None:
     try: return json.loads(stamp_path(root, name).read_text())
     except (OSError, json.JSONDecodeError): return None
 
-# %% ../nbs/11_study.ipynb #65c0b4bb
+# %% ../nbs/11_study.ipynb #286b1422
 def stale(
     jobs:list, # of Job, in order
     root:str|Path, # absolute path of the study's folder
@@ -395,7 +397,7 @@ def stale(
         elif any(stamp["needs"].get(n) != (read_stamp(root, n) or {}).get("made") for n in job.needs): why[job.name] = "its input changed"
     return why
 
-# %% ../nbs/11_study.ipynb #1727ddce
+# %% ../nbs/11_study.ipynb #fb55e353
 def _die_with(pid:int):
     "End this process and its children when process `pid` is gone."
     def watch():
@@ -405,13 +407,22 @@ def _die_with(pid:int):
             except ProcessLookupError: os.killpg(os.getpgid(0), signal.SIGKILL) if os.getpgid(0) == os.getpid() else os._exit(1)
     threading.Thread(target=watch, daemon=True).start()
 
+def _ticket(root) -> str:
+    "Which notebook of how many this is; jobs may run side by side, so they draw numbers."
+    with open(root/"plan"/"drawn", "a+") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        handle.write("."); handle.flush()
+        handle.seek(0)
+        return f"[{len(handle.read())}/{(root/'plan'/'todo').read_text()}]"
+
 def run_job(
     path:str|Path, # plan file of the job
 ):
     "Run the notebook of one job and stamp it done."
     p = json.loads(Path(path).read_text())
     root, notebook, started = Path(p["root"]), checkout()/"nbs"/"study"/f"{p['notebook']}.ipynb", time.time()
-    print(f"[{p['number']}/{p['of']}] {p['name'].replace('/', ' ')}", flush=True)
+    what = f"{_ticket(root)} {p['name'].replace('/', ' ')}"
+    print(what, flush=True)
     with locked(root/"locks"/p["key"], p["name"], wait=15):
         run_notebook(notebook, root/p["executed"], p["parameters"])
         if p["page"]: render_page(root/p["executed"], root/p["page"])
@@ -420,24 +431,21 @@ def run_job(
         stamp = dict(job=p["name"], parameters=p["parameters"], code_sha256=code_sha256(notebook), needs={n: (read_stamp(root, n) or {}).get("made") for n in p["needs"]},
             outputs=outputs, made=hashlib.sha256(json.dumps(outputs).encode()).hexdigest(), seconds=round(time.time() - started, 1), **git_state())
         save_json(stamp_path(root, p["name"]), stamp)
-    print(f"[{p['number']}/{p['of']}] {p['name'].replace('/', ' ')}: done in {stamp['seconds']:.0f} s", flush=True)
+    print(f"{what}: done in {stamp['seconds']:.0f} s", flush=True)
 
-# %% ../nbs/11_study.ipynb #11d6e12d
+# %% ../nbs/11_study.ipynb #f1b6d1f4
 def write_plan(
     jobs:list, # of Job, in order
+    todo:int, # how many of them will run
     root:Path, # absolute path of the study's folder
 ):
-    "Write one file a job; a file whose content would not change is left alone."
+    "Write one file a job, in place of an earlier plan."
     folder = root/"plan"
-    for number, job in enumerate(jobs, 1):
-        p = dataclasses.asdict(job) | dict(key=job.key, root=str(root), number=number, of=len(jobs))
-        path = folder/f"{job.key}.json"
-        if not path.exists() or path.read_text() != json.dumps(p, indent=1): 
-            with atomic_path(path) as temporary: Path(temporary).write_text(json.dumps(p, indent=1))
-    for old in folder.glob("*.json"):
-        if old.stem not in {job.key for job in jobs}: old.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+    for job in jobs: save_json(folder/f"{job.key}.json", dataclasses.asdict(job) | dict(key=job.key, root=str(root)))
+    (folder/"todo").write_text(str(todo))
 
-# %% ../nbs/11_study.ipynb #085c51f2
+# %% ../nbs/11_study.ipynb #f56d1678
 def _end_with_parent():
     "On Linux, have the kernel end this process when its parent ends."
     if sys.platform == "linux":
@@ -458,7 +466,7 @@ def snakemake(
         process.send_signal(signal.SIGINT); process.wait()
         raise CTSRError("interrupted; run the same command again to go on where it stopped") from None
 
-# %% ../nbs/11_study.ipynb #7eb941c5
+# %% ../nbs/11_study.ipynb #9ed3cee1
 def run_study(
     preset:Preset,
     root:str|Path|None=None, # folder of the study; default runs/<preset>
@@ -489,7 +497,7 @@ def _make_ready(the_plan, todo, root):
     "Remove the stamps of stale jobs and what an interrupted notebook left, then write the plan."
     for name in todo: stamp_path(root, name).unlink(missing_ok=True)
     for partial in root.rglob(".*.partial.ipynb"): partial.unlink()
-    write_plan(the_plan, root)
+    write_plan(the_plan, len(todo), root)
 
 def _what_failed(the_plan, root) -> str:
     "One line on a study that did not end."
@@ -498,7 +506,7 @@ def _what_failed(the_plan, root) -> str:
     where = f"; look at {', '.join(str(k.relative_to(checkout()) if k.is_relative_to(checkout()) else k) for k in kept)}" if kept else ""
     return f"{len(left)} of {len(the_plan)} notebooks not done ({', '.join(left[:4])}{', …' if len(left) > 4 else ''}){where}; mend the cause and run the same command again: what is done is kept"
 
-# %% ../nbs/11_study.ipynb #12746ccd
+# %% ../nbs/11_study.ipynb #2b303798
 def publish(
     preset:Preset,
     root:str|Path|None=None, # folder of the study
@@ -516,7 +524,7 @@ def publish(
     os.replace(fresh, target); shutil.rmtree(old, ignore_errors=True)
     return target
 
-# %% ../nbs/11_study.ipynb #d1eaeb85
+# %% ../nbs/11_study.ipynb #30426910
 def main(
     argv:list|None=None, # the plan file of a job
 ) -> int: # exit status
@@ -528,5 +536,5 @@ def main(
         return 2
     return 0
 
-# %% ../nbs/11_study.ipynb #a2334cb0
+# %% ../nbs/11_study.ipynb #0353c8c3
 if __name__ == "__main__" and "__file__" in globals(): raise SystemExit(main())

@@ -8,7 +8,7 @@ __all__ = ['MODELS', 'LOSSES', 'checked', 'TrainConfig', 'build_model', 'run_nor
            'validate', 'read_safetensors', 'locked', 'Trainer', 'save_checkpoint', 'final_weights', 'load_checkpoint',
            'train', 'main']
 
-# %% ../nbs/07_train.ipynb #fd782cef
+# %% ../nbs/07_train.ipynb #af81896e
 import contextlib
 import dataclasses
 import fcntl
@@ -26,14 +26,14 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .data import CTSRError, Prepared, load_prepared, save_csv, save_json, save_tensors
 from .degrade import adjusted_baseline, degrade_pair, flip_quarter, random_crop_pair, task_from, upsample
 from .metrics import psnr, ssim
 from .runet import RUNet
 
-# %% ../nbs/07_train.ipynb #9c14fd0d
+# %% ../nbs/07_train.ipynb #0f07f33f
 def _fits(value, kind) -> bool:
     "Whether `value` may stand where `kind` is declared; whole numbers may stand for real ones, nothing else is bent."
     if typing.get_origin(kind) in (typing.Union, types.UnionType): return any(_fits(value, k) for k in typing.get_args(kind))
@@ -43,7 +43,7 @@ def _fits(value, kind) -> bool:
     if kind is int: return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, kind)
 
-# %% ../nbs/07_train.ipynb #4bab5048
+# %% ../nbs/07_train.ipynb #439cfe3c
 def checked(
     cls:type, # a dataclass
     settings:dict, # its fields by name
@@ -62,7 +62,7 @@ def checked(
     if missing: raise CTSRError(f"{where}: missing '{missing[0]}'")
     return cls(**settings)
 
-# %% ../nbs/07_train.ipynb #4c34fe38
+# %% ../nbs/07_train.ipynb #26cd4005
 @dataclass(frozen=True)
 class TrainConfig:
     "Everything that decides the weights of a run."
@@ -103,7 +103,7 @@ class TrainConfig:
             if getattr(self, key) < 0: raise CTSRError(f"'{key}' must not be negative, got {getattr(self, key)}")
         if self.ema >= 1: raise CTSRError(f"'ema' must be below 1, got {self.ema}")
 
-# %% ../nbs/07_train.ipynb #b895512b
+# %% ../nbs/07_train.ipynb #2f174425
 MODELS = {"runet": RUNet}
 
 def build_model(
@@ -116,7 +116,7 @@ def build_model(
     try: return MODELS[name](**settings)
     except TypeError as error: raise CTSRError(f"model '{name}': {error}") from None
 
-# %% ../nbs/07_train.ipynb #ed74e310
+# %% ../nbs/07_train.ipynb #11f80c4a
 def run_normalised(
     model:nn.Module, # takes and gives normalised images
     up:torch.Tensor, # (B,1,H,W) in [0,1], up-sampled LR
@@ -136,14 +136,14 @@ def predict(
     "The restored image: the network's output, its channels averaged, normalisation undone."
     return run_normalised(model, up, mean, std).float().mean(1, keepdim=True) * std + mean
 
-# %% ../nbs/07_train.ipynb #2c51a113
+# %% ../nbs/07_train.ipynb #f78df276
 def l1(x, y): return F.l1_loss(x, y)
 def l2(x, y): return F.mse_loss(x, y)
 def charbonnier(x, y, eps=1e-3): return ((x - y) ** 2 + eps ** 2).sqrt().mean()
 
 LOSSES = {"l1": l1, "l2": l2, "charbonnier": charbonnier, "vgg": None}  # vgg is built when asked for: it fetches weights
 
-# %% ../nbs/07_train.ipynb #dbb4be72
+# %% ../nbs/07_train.ipynb #f222bbe0
 class WeightedLoss(nn.Module):
     "Weighted sum of losses between normalised images (the authors compare what the network sees and gives)."
     def __init__(self,
@@ -165,7 +165,7 @@ class WeightedLoss(nn.Module):
     ) -> torch.Tensor: # scalar
         return sum(w * (self.vgg if k == "vgg" else LOSSES[k])(x, y) for k, w in self.weights.items())
 
-# %% ../nbs/07_train.ipynb #6a2ba813
+# %% ../nbs/07_train.ipynb #b6d21b12
 def step_generator(
     seed:int, # of the run
     step:int, # counted from 0
@@ -186,7 +186,7 @@ def batch_indices(
     order = torch.randperm(n, generator=step_generator(seed + 1, step // per_epoch))
     return order[step % per_epoch * batch_size:][:batch_size]
 
-# %% ../nbs/07_train.ipynb #0fead2bf
+# %% ../nbs/07_train.ipynb #be803b63
 def train_batch(
     images:torch.Tensor, # (N,H,W) uint8
     config:TrainConfig,
@@ -200,12 +200,12 @@ def train_batch(
     generator = step_generator(config.seed + 2 + rank, step, device)
     hr = images[(index % n).to(device)].unsqueeze(1).float() / 255
     turned = index >= n
-    if turned.any(): hr[turned] = adjusted_baseline(hr[turned], config.adjusted, generator)
+    if turned.any(): hr[turned] = adjusted_baseline(hr[turned], config.adjusted, generator).chunk(2)[1]  # its rotated half
     if config.flips: hr = flip_quarter(hr, generator)
     up = degrade_pair(hr, task_from(config.task), config.up)[1]
     return tuple(random_crop_pair((up, hr), config.crop, generator)) if config.crop else (up, hr)
 
-# %% ../nbs/07_train.ipynb #7f791128
+# %% ../nbs/07_train.ipynb #530c92f7
 def rate_factor(
     config:TrainConfig,
     step:int, # counted from 0
@@ -218,7 +218,7 @@ def rate_factor(
     done = max(0., (step - config.warmup) / max(1, config.steps - config.warmup))
     return warm * .5 * (1 + math.cos(math.pi * min(1., done)))
 
-# %% ../nbs/07_train.ipynb #d02f257b
+# %% ../nbs/07_train.ipynb #d98b34ec
 @dataclass
 class Plateau:
     "ReduceLROnPlateau's rule as a value that can be saved: the watched loss, how long it has not improved, halvings so far."
@@ -235,7 +235,7 @@ class Plateau:
         else: self.waited += 1
         if self.waited > patience: self.halvings, self.waited = self.halvings + 1, 0
 
-# %% ../nbs/07_train.ipynb #56ca1dc1
+# %% ../nbs/07_train.ipynb #9fb250c4
 @torch.no_grad()
 def ema_update(
     average:nn.Module, # changed in place
@@ -251,7 +251,7 @@ def ema_update(
     for a, b in pairs:
         if not a.is_floating_point(): a.copy_(b)
 
-# %% ../nbs/07_train.ipynb #b5745b86
+# %% ../nbs/07_train.ipynb #7c84e91e
 @torch.inference_mode()
 def validate(
     model:nn.Module, # the averaged weights
@@ -275,7 +275,7 @@ def validate(
     values = torch.cat(rows, 1).mean(1).tolist()
     return dict(zip(("val_psnr", "val_ssim", "val_loss"), values))
 
-# %% ../nbs/07_train.ipynb #dc427bde
+# %% ../nbs/07_train.ipynb #9b5f1268
 def _moments(optimizer, names) -> dict:
     "Adam's state as named tensors."
     params = [p for group in optimizer.param_groups for p in group["params"]]
@@ -289,7 +289,7 @@ def _load_moments(optimizer, names, tensors):
         like = {k: torch.empty_like(p, memory_format=torch.preserve_format).copy_(tensors[f"adam.{k}.{n}"]) for k in ("exp_avg", "exp_avg_sq")}
         optimizer.state[p] = dict(step=step.to(p.device) if optimizer.defaults.get("fused") else step, **like)
 
-# %% ../nbs/07_train.ipynb #0130be2f
+# %% ../nbs/07_train.ipynb #4b14cad9
 def read_safetensors(
     path:str|Path, # file
 ) -> tuple[dict, dict]: # tensors by name, metadata
@@ -300,7 +300,7 @@ def read_safetensors(
     except (SafetensorError, OSError) as error:
         raise CTSRError(f"{path}: not a readable safetensors file ({error}); weights in other formats are not loaded, convert them first") from None
 
-# %% ../nbs/07_train.ipynb #b912b5b5
+# %% ../nbs/07_train.ipynb #7ac98774
 @contextlib.contextmanager
 def locked(
     folder:str|Path, # made if absent
@@ -323,7 +323,7 @@ def locked(
         yield
     finally: handle.close()
 
-# %% ../nbs/07_train.ipynb #65c58de3
+# %% ../nbs/07_train.ipynb #e7a12ce5
 class Trainer:
     "The state of a run: network, average, optimiser, history; it can be saved, loaded and stepped."
     def __init__(self,
@@ -390,7 +390,7 @@ class Trainer:
             learning_rate=c.learning_rate * rate_factor(c, self.step - 1, self.plateau.halvings), seconds=round(self.seconds, 2)))
         self.running.zero_(); self.counted = 0
 
-# %% ../nbs/07_train.ipynb #83b1ae71
+# %% ../nbs/07_train.ipynb #c18f5e00
 def _state_path(out) -> Path: return Path(out)/"state"/"checkpoint.safetensors"
 
 def save_checkpoint(
@@ -415,7 +415,7 @@ def final_weights(
     if trainer.final: return trainer.final
     return trainer.best if trainer.config.keep == "best" and trainer.best else trainer.average.state_dict()
 
-# %% ../nbs/07_train.ipynb #243d1b0f
+# %% ../nbs/07_train.ipynb #f6f24f4c
 def load_checkpoint(
     trainer:Trainer, # freshly built with the same settings
 ) -> bool: # whether there was one to go on from
@@ -439,7 +439,7 @@ def load_checkpoint(
     _load_moments(t.optimizer, t.names, tensors)
     return True
 
-# %% ../nbs/07_train.ipynb #13f1bcaf
+# %% ../nbs/07_train.ipynb #834af82a
 def train(
     config:TrainConfig, # what to train
     prepared:Prepared|str|Path, # images, or the file that holds them
@@ -461,7 +461,7 @@ def train(
         trainer.acc.wait_for_everyone()
     return pd.DataFrame(trainer.history)
 
-# %% ../nbs/07_train.ipynb #1a05273c
+# %% ../nbs/07_train.ipynb #826698f8
 def _loop(t, checkpoint_seconds, progress, until):
     "Step, validate and checkpoint up to step `until`."
     start, saved, before = time.time(), time.time(), t.seconds
@@ -491,7 +491,7 @@ def _finish(t, prepared):
     save_json(t.out/"config.json", card)
     save_tensors(t.out/"weights.safetensors", weights, {"format": "pt"})
 
-# %% ../nbs/07_train.ipynb #5f440f40
+# %% ../nbs/07_train.ipynb #a093bd14
 def main(
     argv:list|None=None, # arguments instead of the command line's
 ) -> int: # exit status
@@ -512,5 +512,5 @@ def main(
         return 2
     return 0
 
-# %% ../nbs/07_train.ipynb #a063cf26
+# %% ../nbs/07_train.ipynb #a2e9cba4
 if __name__ == "__main__" and "__file__" in globals(): raise SystemExit(main())
