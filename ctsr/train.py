@@ -8,7 +8,7 @@ __all__ = ['MODELS', 'LOSSES', 'checked', 'TrainConfig', 'build_model', 'run_nor
            'validate', 'read_safetensors', 'locked', 'Trainer', 'save_checkpoint', 'final_weights', 'load_checkpoint',
            'train', 'main']
 
-# %% ../nbs/07_train.ipynb #af81896e
+# %% ../nbs/07_train.ipynb #7ed993dd
 import contextlib
 import dataclasses
 import fcntl
@@ -18,6 +18,7 @@ import os
 import time
 import types
 import typing
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from .degrade import adjusted_baseline, degrade_pair, flip_quarter, random_crop_
 from .metrics import psnr, ssim
 from .runet import RUNet
 
-# %% ../nbs/07_train.ipynb #0f07f33f
+# %% ../nbs/07_train.ipynb #f6241c52
 def _fits(value, kind) -> bool:
     "Whether `value` may stand where `kind` is declared; whole numbers may stand for real ones, nothing else is bent."
     if typing.get_origin(kind) in (typing.Union, types.UnionType): return any(_fits(value, k) for k in typing.get_args(kind))
@@ -43,7 +44,7 @@ def _fits(value, kind) -> bool:
     if kind is int: return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, kind)
 
-# %% ../nbs/07_train.ipynb #439cfe3c
+# %% ../nbs/07_train.ipynb #51fb3b4e
 def checked(
     cls:type, # a dataclass
     settings:dict, # its fields by name
@@ -62,7 +63,7 @@ def checked(
     if missing: raise CTSRError(f"{where}: missing '{missing[0]}'")
     return cls(**settings)
 
-# %% ../nbs/07_train.ipynb #26cd4005
+# %% ../nbs/07_train.ipynb #5c8c04e6
 @dataclass(frozen=True)
 class TrainConfig:
     "Everything that decides the weights of a run."
@@ -103,7 +104,7 @@ class TrainConfig:
             if getattr(self, key) < 0: raise CTSRError(f"'{key}' must not be negative, got {getattr(self, key)}")
         if self.ema >= 1: raise CTSRError(f"'ema' must be below 1, got {self.ema}")
 
-# %% ../nbs/07_train.ipynb #2f174425
+# %% ../nbs/07_train.ipynb #c098c140
 MODELS = {"runet": RUNet}
 
 def build_model(
@@ -116,7 +117,7 @@ def build_model(
     try: return MODELS[name](**settings)
     except TypeError as error: raise CTSRError(f"model '{name}': {error}") from None
 
-# %% ../nbs/07_train.ipynb #11f80c4a
+# %% ../nbs/07_train.ipynb #690179ef
 def run_normalised(
     model:nn.Module, # takes and gives normalised images
     up:torch.Tensor, # (B,1,H,W) in [0,1], up-sampled LR
@@ -136,14 +137,14 @@ def predict(
     "The restored image: the network's output, its channels averaged, normalisation undone."
     return run_normalised(model, up, mean, std).float().mean(1, keepdim=True) * std + mean
 
-# %% ../nbs/07_train.ipynb #f78df276
+# %% ../nbs/07_train.ipynb #95c38822
 def l1(x, y): return F.l1_loss(x, y)
 def l2(x, y): return F.mse_loss(x, y)
 def charbonnier(x, y, eps=1e-3): return ((x - y) ** 2 + eps ** 2).sqrt().mean()
 
 LOSSES = {"l1": l1, "l2": l2, "charbonnier": charbonnier, "vgg": None}  # vgg is built when asked for: it fetches weights
 
-# %% ../nbs/07_train.ipynb #f222bbe0
+# %% ../nbs/07_train.ipynb #65d0aa1c
 class WeightedLoss(nn.Module):
     "Weighted sum of losses between normalised images (the authors compare what the network sees and gives)."
     def __init__(self,
@@ -165,7 +166,7 @@ class WeightedLoss(nn.Module):
     ) -> torch.Tensor: # scalar
         return sum(w * (self.vgg if k == "vgg" else LOSSES[k])(x, y) for k, w in self.weights.items())
 
-# %% ../nbs/07_train.ipynb #b6d21b12
+# %% ../nbs/07_train.ipynb #f310b257
 def step_generator(
     seed:int, # of the run
     step:int, # counted from 0
@@ -186,7 +187,7 @@ def batch_indices(
     order = torch.randperm(n, generator=step_generator(seed + 1, step // per_epoch))
     return order[step % per_epoch * batch_size:][:batch_size]
 
-# %% ../nbs/07_train.ipynb #be803b63
+# %% ../nbs/07_train.ipynb #3975caf6
 def train_batch(
     images:torch.Tensor, # (N,H,W) uint8
     config:TrainConfig,
@@ -205,7 +206,7 @@ def train_batch(
     up = degrade_pair(hr, task_from(config.task), config.up)[1]
     return tuple(random_crop_pair((up, hr), config.crop, generator)) if config.crop else (up, hr)
 
-# %% ../nbs/07_train.ipynb #530c92f7
+# %% ../nbs/07_train.ipynb #0b99b45c
 def rate_factor(
     config:TrainConfig,
     step:int, # counted from 0
@@ -218,7 +219,7 @@ def rate_factor(
     done = max(0., (step - config.warmup) / max(1, config.steps - config.warmup))
     return warm * .5 * (1 + math.cos(math.pi * min(1., done)))
 
-# %% ../nbs/07_train.ipynb #d98b34ec
+# %% ../nbs/07_train.ipynb #10987030
 @dataclass
 class Plateau:
     "ReduceLROnPlateau's rule as a value that can be saved: the watched loss, how long it has not improved, halvings so far."
@@ -235,7 +236,7 @@ class Plateau:
         else: self.waited += 1
         if self.waited > patience: self.halvings, self.waited = self.halvings + 1, 0
 
-# %% ../nbs/07_train.ipynb #9fb250c4
+# %% ../nbs/07_train.ipynb #ef13bc28
 @torch.no_grad()
 def ema_update(
     average:nn.Module, # changed in place
@@ -251,7 +252,7 @@ def ema_update(
     for a, b in pairs:
         if not a.is_floating_point(): a.copy_(b)
 
-# %% ../nbs/07_train.ipynb #7c84e91e
+# %% ../nbs/07_train.ipynb #2f9504f1
 @torch.inference_mode()
 def validate(
     model:nn.Module, # the averaged weights
@@ -275,7 +276,7 @@ def validate(
     values = torch.cat(rows, 1).mean(1).tolist()
     return dict(zip(("val_psnr", "val_ssim", "val_loss"), values))
 
-# %% ../nbs/07_train.ipynb #9b5f1268
+# %% ../nbs/07_train.ipynb #dd49fca5
 def _moments(optimizer, names) -> dict:
     "Adam's state as named tensors."
     params = [p for group in optimizer.param_groups for p in group["params"]]
@@ -289,7 +290,7 @@ def _load_moments(optimizer, names, tensors):
         like = {k: torch.empty_like(p, memory_format=torch.preserve_format).copy_(tensors[f"adam.{k}.{n}"]) for k in ("exp_avg", "exp_avg_sq")}
         optimizer.state[p] = dict(step=step.to(p.device) if optimizer.defaults.get("fused") else step, **like)
 
-# %% ../nbs/07_train.ipynb #4b14cad9
+# %% ../nbs/07_train.ipynb #3364680d
 def read_safetensors(
     path:str|Path, # file
 ) -> tuple[dict, dict]: # tensors by name, metadata
@@ -300,7 +301,7 @@ def read_safetensors(
     except (SafetensorError, OSError) as error:
         raise CTSRError(f"{path}: not a readable safetensors file ({error}); weights in other formats are not loaded, convert them first") from None
 
-# %% ../nbs/07_train.ipynb #7ac98774
+# %% ../nbs/07_train.ipynb #db1cf9cc
 @contextlib.contextmanager
 def locked(
     folder:str|Path, # made if absent
@@ -323,7 +324,7 @@ def locked(
         yield
     finally: handle.close()
 
-# %% ../nbs/07_train.ipynb #e7a12ce5
+# %% ../nbs/07_train.ipynb #95437498
 class Trainer:
     "The state of a run: network, average, optimiser, history; it can be saved, loaded and stepped."
     def __init__(self,
@@ -331,7 +332,9 @@ class Trainer:
         prepared:Prepared, # with the splits 'train' and `config.validate_on`
         out:str|Path, # folder of the run
     ):
-        from accelerate import Accelerator
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="IProgress")  # accelerate asks for notebook widgets that nothing here needs
+            from accelerate import Accelerator
         from accelerate.state import AcceleratorState
         AcceleratorState._reset_state()  # a notebook may train in fp32 after bf16
         self.config, self.out = config, Path(out)
@@ -390,7 +393,7 @@ class Trainer:
             learning_rate=c.learning_rate * rate_factor(c, self.step - 1, self.plateau.halvings), seconds=round(self.seconds, 2)))
         self.running.zero_(); self.counted = 0
 
-# %% ../nbs/07_train.ipynb #c18f5e00
+# %% ../nbs/07_train.ipynb #ef42b0d4
 def _state_path(out) -> Path: return Path(out)/"state"/"checkpoint.safetensors"
 
 def save_checkpoint(
@@ -415,7 +418,7 @@ def final_weights(
     if trainer.final: return trainer.final
     return trainer.best if trainer.config.keep == "best" and trainer.best else trainer.average.state_dict()
 
-# %% ../nbs/07_train.ipynb #f6f24f4c
+# %% ../nbs/07_train.ipynb #2bdc6830
 def load_checkpoint(
     trainer:Trainer, # freshly built with the same settings
 ) -> bool: # whether there was one to go on from
@@ -439,7 +442,7 @@ def load_checkpoint(
     _load_moments(t.optimizer, t.names, tensors)
     return True
 
-# %% ../nbs/07_train.ipynb #834af82a
+# %% ../nbs/07_train.ipynb #eab87f3a
 def train(
     config:TrainConfig, # what to train
     prepared:Prepared|str|Path, # images, or the file that holds them
@@ -461,7 +464,7 @@ def train(
         trainer.acc.wait_for_everyone()
     return pd.DataFrame(trainer.history)
 
-# %% ../nbs/07_train.ipynb #826698f8
+# %% ../nbs/07_train.ipynb #e81e2955
 def _loop(t, checkpoint_seconds, progress, until):
     "Step, validate and checkpoint up to step `until`."
     start, saved, before = time.time(), time.time(), t.seconds
@@ -491,7 +494,7 @@ def _finish(t, prepared):
     save_json(t.out/"config.json", card)
     save_tensors(t.out/"weights.safetensors", weights, {"format": "pt"})
 
-# %% ../nbs/07_train.ipynb #a093bd14
+# %% ../nbs/07_train.ipynb #e27b22fd
 def main(
     argv:list|None=None, # arguments instead of the command line's
 ) -> int: # exit status
@@ -512,5 +515,5 @@ def main(
         return 2
     return 0
 
-# %% ../nbs/07_train.ipynb #a2e9cba4
+# %% ../nbs/07_train.ipynb #c50ecfac
 if __name__ == "__main__" and "__file__" in globals(): raise SystemExit(main())
