@@ -9,7 +9,7 @@ __all__ = ['FIGURE_FILES', 'STYLE', 'checkout', 'Source', 'Evaluation', 'Figures
            'details', 'render_page', 'code_sha256', 'stamp_path', 'read_stamp', 'stale', 'run_job', 'write_plan',
            'snakemake', 'run_study', 'publish', 'main']
 
-# %% ../nbs/11_study.ipynb #81f6acbd
+# %% ../nbs/11_study.ipynb #faee61d1
 import ast
 import dataclasses
 import datetime
@@ -22,6 +22,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ from .data import CTSRError, atomic_path, file_sha256, prepared_name, save_json
 from .degrade import task_from
 from .train import TrainConfig, checked, locked
 
-# %% ../nbs/11_study.ipynb #63c745ce
+# %% ../nbs/11_study.ipynb #37979555
 def checkout(
     start:str|Path|None=None, # folder to start from; default the current one, then the package's own
 ) -> Path: # folder that holds settings.ini and nbs/study
@@ -43,7 +44,7 @@ def checkout(
         if (folder/"nbs"/"study"/"Snakefile").exists(): return folder
     raise CTSRError("the study needs a clone of the project (its notebooks are not in the installed package): clone it and run there")
 
-# %% ../nbs/11_study.ipynb #70003201
+# %% ../nbs/11_study.ipynb #76b537b8
 @dataclass(frozen=True)
 class Source:
     "Which images to prepare; `ctsr.data.prepare` takes these."
@@ -88,7 +89,7 @@ class Preset:
     runs: dict = field(default_factory=dict) # name -> TrainConfig fields, `task` by name
     evaluation: dict = field(default_factory=dict) # see Evaluation
 
-# %% ../nbs/11_study.ipynb #9e68f850
+# %% ../nbs/11_study.ipynb #be734842
 def override(
     settings:dict, # nested; changed in place
     assignment:str, # 'a.b.c=value'
@@ -103,7 +104,7 @@ def override(
     try: settings[last] = yaml.safe_load(text)
     except yaml.YAMLError: raise CTSRError(f"--set {assignment}: the value is not readable as YAML; quote it") from None
 
-# %% ../nbs/11_study.ipynb #f777a347
+# %% ../nbs/11_study.ipynb #e40bbb9c
 def run_settings(
     preset:Preset,
 ) -> dict: # run name -> TrainConfig
@@ -117,7 +118,7 @@ def run_settings(
         configs[name] = checked(TrainConfig, settings, f"runs.{name}")
     return configs
 
-# %% ../nbs/11_study.ipynb #e0a8a776
+# %% ../nbs/11_study.ipynb #72395bed
 def load_preset(
     name:str, # of a file in nbs/study/presets, or the path of one
     assignments:tuple|list=(), # 'key=value' overrides
@@ -137,7 +138,7 @@ def load_preset(
         settings["source"] = source | ({"data": str(Path(data).resolve())} if source.get("name") == "kaggle" else {"name": str(Path(data).resolve())})
     return check_preset(settings, str(path))
 
-# %% ../nbs/11_study.ipynb #baaea209
+# %% ../nbs/11_study.ipynb #1ab31194
 def check_preset(
     settings:dict, # as read
     where:str="preset", # for messages
@@ -157,7 +158,7 @@ def check_preset(
     if source.on_error not in ("skip", "raise"): raise CTSRError(f"source: 'on_error' must be skip or raise, got {source.on_error!r}")
     return preset
 
-# %% ../nbs/11_study.ipynb #5a3c074c
+# %% ../nbs/11_study.ipynb #831063f6
 @dataclass(frozen=True)
 class Job:
     "One notebook to run."
@@ -172,7 +173,7 @@ class Job:
     @property
     def key(self) -> str: return self.name.replace("/", "--") # as a file name
 
-# %% ../nbs/11_study.ipynb #fa5053ff
+# %% ../nbs/11_study.ipynb #a8e36fc7
 def prepare_jobs(preset, root) -> dict: # task name -> Job
     "One prepared set per image size and fit; tasks share them."
     source, jobs = checked(Source, preset.source, "source"), {}
@@ -192,7 +193,7 @@ def train_jobs(preset, root, prepared) -> dict: # run name -> Job
             [f"train/{name}/{file}" for file in ("history.csv", "config.json", "weights.safetensors")], [need.name])
     return jobs
 
-# %% ../nbs/11_study.ipynb #4fc7f8d6
+# %% ../nbs/11_study.ipynb #8c55b156
 def evaluate_jobs(preset, root, prepared, trained) -> list: # of Job
     "One notebook for all interpolations of a task, and one for each run."
     e, draws, jobs = checked(Evaluation, preset.evaluation, "evaluation"), checked(Figures, preset.figures, "figures"), []
@@ -208,7 +209,7 @@ def evaluate_jobs(preset, root, prepared, trained) -> list: # of Job
         jobs.append(job(name, config.task["name"], [trained[name].name], run_folder=f"{root}/train/{name}", restorers=inputs))
     return jobs
 
-# %% ../nbs/11_study.ipynb #a00c4089
+# %% ../nbs/11_study.ipynb #2a7a295c
 FIGURE_FILES = ["fig1_design.png", "fig2_examples.png", "fig3_ssim.png", "fig3_ssim_as_coded.png", "fig4_psnr.png", "fig_paired.png", "fig_by_class.png",
                 "table_summary.csv", "table_paired.csv", "table_by_class.csv", "table_data.csv", "per_image.csv"]
 
@@ -225,7 +226,7 @@ def gather_jobs(preset, root, trained, evaluated) -> list: # of Job
     report = Job("report/page", "report", "report/report.ipynb", dict(title=preset.title, preset=preset.name, root=str(root)), ["report.html"], [figures.name], page="report.html")
     return [figures, report]
 
-# %% ../nbs/11_study.ipynb #d2952e29
+# %% ../nbs/11_study.ipynb #a5348f35
 def plan(
     preset:Preset,
     root:str|Path, # the study's folder, for example runs/quick
@@ -237,7 +238,7 @@ def plan(
     unique = {job.name: job for job in prepared.values()}
     return [*unique.values(), *trained.values(), *evaluated, *gather_jobs(preset, root, trained, evaluated)]
 
-# %% ../nbs/11_study.ipynb #2ac96d2e
+# %% ../nbs/11_study.ipynb #f796bb06
 def notebook_parameters(
     path:str|Path, # notebook with a cell tagged 'parameters'
 ) -> dict: # name -> default
@@ -259,7 +260,20 @@ def check_parameters(
         if default is None or value is None or type(value) is type(default) or (type(default) is float and type(value) is int): continue
         raise CTSRError(f"{Path(path).name}: parameter '{key}' must be {type(default).__name__}, got {type(value).__name__} {value!r}")
 
-# %% ../nbs/11_study.ipynb #20e7b32e
+# %% ../nbs/11_study.ipynb #6dbf239c
+def _execute(notebook, output, parameters, cwd):
+    "papermill, its kernel reached over sockets in a private folder instead of open ports; once more where the kernel did not start."
+    import papermill
+    from traitlets.config import Config
+    for attempt in range(2):
+        with tempfile.TemporaryDirectory(prefix="ctsr-") as sockets:
+            config = Config(KernelManager=dict(transport="ipc", ip=f"{sockets}/kernel"))
+            try:
+                return papermill.execute_notebook(str(notebook), str(output), parameters, kernel_name="python3", progress_bar=False, autosave_cell_every=0, cwd=str(cwd),
+                                                  stdout_file=sys.stdout, stderr_file=sys.stderr, start_timeout=120, config=config)
+            except RuntimeError as error:
+                if attempt or not any(word in str(error) for word in ("before replying", "didn't respond")): raise
+
 def run_notebook(
     notebook:str|Path, # to run
     output:str|Path, # where the executed one goes
@@ -267,28 +281,21 @@ def run_notebook(
     cwd:str|Path|None=None, # where it runs; default the checkout
 ) -> Path: # output
     "Execute a notebook with parameters; it appears whole at `output`, or as `*.failed.ipynb`."
-    import papermill
-    from traitlets.config import Config
+    from papermill.exceptions import PapermillExecutionError
     check_parameters(notebook, parameters)
     output = Path(output).resolve(); output.parent.mkdir(parents=True, exist_ok=True)
     partial, failed = output.with_name(f".{output.stem}.partial.ipynb"), output.with_name(f"{output.stem}.failed.ipynb")
-    execute = lambda: papermill.execute_notebook(str(notebook), str(partial), parameters, kernel_name="python3", progress_bar=False, autosave_cell_every=0,
-                                                 cwd=str(cwd or checkout()), stdout_file=sys.stdout, stderr_file=sys.stderr, start_timeout=120,
-                                                 config=Config(KernelManager={"transport": "ipc"}))  # no open port
-    try:
-        try: execute()
-        except (RuntimeError, TimeoutError) as error:
-            if isinstance(error, papermill.exceptions.PapermillExecutionError) or "died" not in str(error) and "ready" not in str(error): raise
-            execute()
-    except papermill.exceptions.PapermillExecutionError as error:
+    try: _execute(notebook, partial, parameters, cwd or checkout())
+    except PapermillExecutionError as error:
         os.replace(partial, failed)
         raise CTSRError(f"{error.evalue if error.ename == 'CTSRError' else f'{error.ename}: {error.evalue}'} (see {failed})") from None
     except Exception as error:
-        raise CTSRError(f"{Path(notebook).name}: its kernel stopped ({type(error).__name__}: {' '.join(str(error).split())[:200]}); was it killed, or is memory short? run the same command again to go on") from None
+        raise CTSRError(f"{Path(notebook).name}: its kernel stopped ({type(error).__name__}: {' '.join(str(error).split())[:200]}); was it killed, or is memory short? "
+                        "run the same command again to go on") from None
     os.replace(partial, output); failed.unlink(missing_ok=True)
     return output
 
-# %% ../nbs/11_study.ipynb #8a2ffc60
+# %% ../nbs/11_study.ipynb #c0f1dba3
 def git_state() -> dict: # commit, dirty
     "The commit of the checkout, and whether tracked files differ from it."
     ask = lambda *args: subprocess.run(["git", "-C", str(checkout()), *args], capture_output=True, text=True)
@@ -315,7 +322,7 @@ def sidecar(
     save_json(Path(path).with_suffix(".json"), made)
     return Path(path).with_suffix(".json")
 
-# %% ../nbs/11_study.ipynb #bb912559
+# %% ../nbs/11_study.ipynb #58fd3092
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2433; --soft: #5b6475; --line: #d9dee8; --paper: #fff; --tint: #f5f7fa }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e8f0; --soft: #9aa4b6; --line: #394255; --paper: #161b26; --tint: #1e2533 } }
@@ -327,7 +334,7 @@ thead th { border-bottom: 2px solid var(--soft) } tbody tr:hover { background: v
 pre, code { font-size: .84rem; background: var(--tint); border-radius: 3px } pre { padding: .8rem; overflow-x: auto } footer { color: var(--soft); margin: 3rem 0 1rem; font-size: .85rem }
 """
 
-# %% ../nbs/11_study.ipynb #cfc126f9
+# %% ../nbs/11_study.ipynb #af83e8b8
 def table_html(
     table, # DataFrame
 ): # -> IPython HTML
@@ -346,7 +353,7 @@ def details(
     inner = content.data if hasattr(content, "data") else f"<pre>{html.escape(json.dumps(content, indent=1, ensure_ascii=False))}</pre>"
     return HTML(f"<details><summary>{html.escape(summary)}</summary>{inner}</details>")
 
-# %% ../nbs/11_study.ipynb #e6fb6e6b
+# %% ../nbs/11_study.ipynb #7f9feec4
 def render_page(
     notebook:str|Path, # executed
     page:str|Path, # HTML file to write
@@ -363,7 +370,7 @@ def render_page(
              f"<style>{STYLE}</style></head><body>{body}<footer>Research software, not a medical device.</footer></body></html>")
     with atomic_path(page) as temporary: Path(temporary).write_text(whole, encoding="utf-8")
 
-# %% ../nbs/11_study.ipynb #50206998
+# %% ../nbs/11_study.ipynb #e37077f5
 def code_sha256(
     path:str|Path, # notebook
 ) -> str:
@@ -378,7 +385,7 @@ def read_stamp(root, name) -> dict|None:
     try: return json.loads(stamp_path(root, name).read_text())
     except (OSError, json.JSONDecodeError): return None
 
-# %% ../nbs/11_study.ipynb #286b1422
+# %% ../nbs/11_study.ipynb #a2a4f71e
 def stale(
     jobs:list, # of Job, in order
     root:str|Path, # absolute path of the study's folder
@@ -397,7 +404,7 @@ def stale(
         elif any(stamp["needs"].get(n) != (read_stamp(root, n) or {}).get("made") for n in job.needs): why[job.name] = "its input changed"
     return why
 
-# %% ../nbs/11_study.ipynb #fb55e353
+# %% ../nbs/11_study.ipynb #8c2131bf
 def _die_with(pid:int):
     "End this process and its children when process `pid` is gone."
     def watch():
@@ -433,7 +440,7 @@ def run_job(
         save_json(stamp_path(root, p["name"]), stamp)
     print(f"{what}: done in {stamp['seconds']:.0f} s", flush=True)
 
-# %% ../nbs/11_study.ipynb #f1b6d1f4
+# %% ../nbs/11_study.ipynb #1b3fdbb8
 def write_plan(
     jobs:list, # of Job, in order
     todo:int, # how many of them will run
@@ -445,7 +452,7 @@ def write_plan(
     for job in jobs: save_json(folder/f"{job.key}.json", dataclasses.asdict(job) | dict(key=job.key, root=str(root)))
     (folder/"todo").write_text(str(todo))
 
-# %% ../nbs/11_study.ipynb #f56d1678
+# %% ../nbs/11_study.ipynb #18f73ddd
 def _end_with_parent():
     "On Linux, have the kernel end this process when its parent ends."
     if sys.platform == "linux":
@@ -466,7 +473,7 @@ def snakemake(
         process.send_signal(signal.SIGINT); process.wait()
         raise CTSRError("interrupted; run the same command again to go on where it stopped") from None
 
-# %% ../nbs/11_study.ipynb #9ed3cee1
+# %% ../nbs/11_study.ipynb #0e7317d8
 def run_study(
     preset:Preset,
     root:str|Path|None=None, # folder of the study; default runs/<preset>
@@ -506,7 +513,7 @@ def _what_failed(the_plan, root) -> str:
     where = f"; look at {', '.join(str(k.relative_to(checkout()) if k.is_relative_to(checkout()) else k) for k in kept)}" if kept else ""
     return f"{len(left)} of {len(the_plan)} notebooks not done ({', '.join(left[:4])}{', …' if len(left) > 4 else ''}){where}; mend the cause and run the same command again: what is done is kept"
 
-# %% ../nbs/11_study.ipynb #2b303798
+# %% ../nbs/11_study.ipynb #2cc58d51
 def publish(
     preset:Preset,
     root:str|Path|None=None, # folder of the study
@@ -524,7 +531,7 @@ def publish(
     os.replace(fresh, target); shutil.rmtree(old, ignore_errors=True)
     return target
 
-# %% ../nbs/11_study.ipynb #30426910
+# %% ../nbs/11_study.ipynb #b5993803
 def main(
     argv:list|None=None, # the plan file of a job
 ) -> int: # exit status
@@ -536,5 +543,5 @@ def main(
         return 2
     return 0
 
-# %% ../nbs/11_study.ipynb #0353c8c3
+# %% ../nbs/11_study.ipynb #9cb9915f
 if __name__ == "__main__" and "__file__" in globals(): raise SystemExit(main())

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['MODELS', 'LOSSES', 'checked', 'TrainConfig', 'build_model', 'run_normalised', 'predict', 'l1', 'l2', 'charbonnier',
            'WeightedLoss', 'step_generator', 'batch_indices', 'train_batch', 'rate_factor', 'Plateau', 'ema_update',
-           'validate', 'read_safetensors', 'locked', 'Trainer', 'save_checkpoint', 'final_weights', 'load_checkpoint',
-           'train', 'main']
+           'validate', 'read_safetensors', 'locked', 'check_fit', 'place', 'Trainer', 'train_step', 'judge',
+           'save_checkpoint', 'final_weights', 'load_checkpoint', 'train', 'main']
 
-# %% ../nbs/07_train.ipynb #7ed993dd
+# %% ../nbs/07_train.ipynb #c4a0ce88
 import contextlib
 import dataclasses
 import fcntl
@@ -34,7 +34,7 @@ from .degrade import adjusted_baseline, degrade_pair, flip_quarter, random_crop_
 from .metrics import psnr, ssim
 from .runet import RUNet
 
-# %% ../nbs/07_train.ipynb #f6241c52
+# %% ../nbs/07_train.ipynb #d2570d92
 def _fits(value, kind) -> bool:
     "Whether `value` may stand where `kind` is declared; whole numbers may stand for real ones, nothing else is bent."
     if typing.get_origin(kind) in (typing.Union, types.UnionType): return any(_fits(value, k) for k in typing.get_args(kind))
@@ -44,7 +44,7 @@ def _fits(value, kind) -> bool:
     if kind is int: return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, kind)
 
-# %% ../nbs/07_train.ipynb #51fb3b4e
+# %% ../nbs/07_train.ipynb #17565305
 def checked(
     cls:type, # a dataclass
     settings:dict, # its fields by name
@@ -63,7 +63,7 @@ def checked(
     if missing: raise CTSRError(f"{where}: missing '{missing[0]}'")
     return cls(**settings)
 
-# %% ../nbs/07_train.ipynb #5c8c04e6
+# %% ../nbs/07_train.ipynb #17bb1dc7
 @dataclass(frozen=True)
 class TrainConfig:
     "Everything that decides the weights of a run."
@@ -104,7 +104,7 @@ class TrainConfig:
             if getattr(self, key) < 0: raise CTSRError(f"'{key}' must not be negative, got {getattr(self, key)}")
         if self.ema >= 1: raise CTSRError(f"'ema' must be below 1, got {self.ema}")
 
-# %% ../nbs/07_train.ipynb #c098c140
+# %% ../nbs/07_train.ipynb #83a06a38
 MODELS = {"runet": RUNet}
 
 def build_model(
@@ -117,7 +117,7 @@ def build_model(
     try: return MODELS[name](**settings)
     except TypeError as error: raise CTSRError(f"model '{name}': {error}") from None
 
-# %% ../nbs/07_train.ipynb #690179ef
+# %% ../nbs/07_train.ipynb #d39cbce0
 def run_normalised(
     model:nn.Module, # takes and gives normalised images
     up:torch.Tensor, # (B,1,H,W) in [0,1], up-sampled LR
@@ -137,14 +137,14 @@ def predict(
     "The restored image: the network's output, its channels averaged, normalisation undone."
     return run_normalised(model, up, mean, std).float().mean(1, keepdim=True) * std + mean
 
-# %% ../nbs/07_train.ipynb #95c38822
+# %% ../nbs/07_train.ipynb #cac224c5
 def l1(x, y): return F.l1_loss(x, y)
 def l2(x, y): return F.mse_loss(x, y)
 def charbonnier(x, y, eps=1e-3): return ((x - y) ** 2 + eps ** 2).sqrt().mean()
 
 LOSSES = {"l1": l1, "l2": l2, "charbonnier": charbonnier, "vgg": None}  # vgg is built when asked for: it fetches weights
 
-# %% ../nbs/07_train.ipynb #65d0aa1c
+# %% ../nbs/07_train.ipynb #d6b3347c
 class WeightedLoss(nn.Module):
     "Weighted sum of losses between normalised images (the authors compare what the network sees and gives)."
     def __init__(self,
@@ -166,7 +166,7 @@ class WeightedLoss(nn.Module):
     ) -> torch.Tensor: # scalar
         return sum(w * (self.vgg if k == "vgg" else LOSSES[k])(x, y) for k, w in self.weights.items())
 
-# %% ../nbs/07_train.ipynb #f310b257
+# %% ../nbs/07_train.ipynb #a3e23a98
 def step_generator(
     seed:int, # of the run
     step:int, # counted from 0
@@ -187,7 +187,7 @@ def batch_indices(
     order = torch.randperm(n, generator=step_generator(seed + 1, step // per_epoch))
     return order[step % per_epoch * batch_size:][:batch_size]
 
-# %% ../nbs/07_train.ipynb #3975caf6
+# %% ../nbs/07_train.ipynb #1fea277b
 def train_batch(
     images:torch.Tensor, # (N,H,W) uint8
     config:TrainConfig,
@@ -206,7 +206,7 @@ def train_batch(
     up = degrade_pair(hr, task_from(config.task), config.up)[1]
     return tuple(random_crop_pair((up, hr), config.crop, generator)) if config.crop else (up, hr)
 
-# %% ../nbs/07_train.ipynb #0b99b45c
+# %% ../nbs/07_train.ipynb #3f2151a3
 def rate_factor(
     config:TrainConfig,
     step:int, # counted from 0
@@ -219,7 +219,7 @@ def rate_factor(
     done = max(0., (step - config.warmup) / max(1, config.steps - config.warmup))
     return warm * .5 * (1 + math.cos(math.pi * min(1., done)))
 
-# %% ../nbs/07_train.ipynb #10987030
+# %% ../nbs/07_train.ipynb #0bf00893
 @dataclass
 class Plateau:
     "ReduceLROnPlateau's rule as a value that can be saved: the watched loss, how long it has not improved, halvings so far."
@@ -236,7 +236,7 @@ class Plateau:
         else: self.waited += 1
         if self.waited > patience: self.halvings, self.waited = self.halvings + 1, 0
 
-# %% ../nbs/07_train.ipynb #ef13bc28
+# %% ../nbs/07_train.ipynb #2ecac6cb
 @torch.no_grad()
 def ema_update(
     average:nn.Module, # changed in place
@@ -252,7 +252,7 @@ def ema_update(
     for a, b in pairs:
         if not a.is_floating_point(): a.copy_(b)
 
-# %% ../nbs/07_train.ipynb #2f9504f1
+# %% ../nbs/07_train.ipynb #0f3c979f
 @torch.inference_mode()
 def validate(
     model:nn.Module, # the averaged weights
@@ -276,7 +276,7 @@ def validate(
     values = torch.cat(rows, 1).mean(1).tolist()
     return dict(zip(("val_psnr", "val_ssim", "val_loss"), values))
 
-# %% ../nbs/07_train.ipynb #dd49fca5
+# %% ../nbs/07_train.ipynb #7b376906
 def _moments(optimizer, names) -> dict:
     "Adam's state as named tensors."
     params = [p for group in optimizer.param_groups for p in group["params"]]
@@ -290,7 +290,7 @@ def _load_moments(optimizer, names, tensors):
         like = {k: torch.empty_like(p, memory_format=torch.preserve_format).copy_(tensors[f"adam.{k}.{n}"]) for k in ("exp_avg", "exp_avg_sq")}
         optimizer.state[p] = dict(step=step.to(p.device) if optimizer.defaults.get("fused") else step, **like)
 
-# %% ../nbs/07_train.ipynb #3364680d
+# %% ../nbs/07_train.ipynb #c48babec
 def read_safetensors(
     path:str|Path, # file
 ) -> tuple[dict, dict]: # tensors by name, metadata
@@ -301,7 +301,7 @@ def read_safetensors(
     except (SafetensorError, OSError) as error:
         raise CTSRError(f"{path}: not a readable safetensors file ({error}); weights in other formats are not loaded, convert them first") from None
 
-# %% ../nbs/07_train.ipynb #db1cf9cc
+# %% ../nbs/07_train.ipynb #7aeb8769
 @contextlib.contextmanager
 def locked(
     folder:str|Path, # made if absent
@@ -324,36 +324,52 @@ def locked(
         yield
     finally: handle.close()
 
-# %% ../nbs/07_train.ipynb #95437498
+# %% ../nbs/07_train.ipynb #8f025039
+def check_fit(
+    config:TrainConfig,
+    prepared:Prepared, # the images it is to be trained on
+):
+    "Refuse settings that the prepared images cannot serve."
+    side, task = prepared.images.shape[-1], task_from(config.task)
+    if task.hr != side: raise CTSRError(f"task '{task.name}' is for {task.hr} px but the prepared images have {side}: prepare them at that size")
+    if config.crop > side: raise CTSRError(f"'crop' is {config.crop} px but the images have {side}: make it smaller, or 0 for whole images")
+
+def place(
+    config:TrainConfig,
+): # -> accelerate.Accelerator
+    "The device, the precision and the processes of this run."
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress")  # accelerate asks for notebook widgets that nothing here needs
+        from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    AcceleratorState._reset_state()  # a notebook may train in fp32 after bf16
+    accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no", cpu=not torch.cuda.is_available())
+    if config.batch_size % accelerator.num_processes:
+        raise CTSRError(f"'batch_size' {config.batch_size} must be a multiple of the {accelerator.num_processes} processes")
+    return accelerator
+
+# %% ../nbs/07_train.ipynb #9d3c01bf
 class Trainer:
-    "The state of a run: network, average, optimiser, history; it can be saved, loaded and stepped."
+    "The state of a run: network, average, optimiser, and what has been seen so far."
     def __init__(self,
         config:TrainConfig,
         prepared:Prepared, # with the splits 'train' and `config.validate_on`
         out:str|Path, # folder of the run
     ):
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="IProgress")  # accelerate asks for notebook widgets that nothing here needs
-            from accelerate import Accelerator
-        from accelerate.state import AcceleratorState
-        AcceleratorState._reset_state()  # a notebook may train in fp32 after bf16
-        self.config, self.out = config, Path(out)
-        if config.crop > prepared.images.shape[-1]:
-            raise CTSRError(f"'crop' is {config.crop} px but the images of {prepared.meta.get('source', 'the set')} have {prepared.images.shape[-1]}")
-        if (hr := task_from(config.task).hr) != prepared.images.shape[-1]:
-            raise CTSRError(f"task '{config.task.get('name')}' is for {hr} px but the prepared images have {prepared.images.shape[-1]}: prepare them at that size")
-        self.acc = Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no", cpu=not torch.cuda.is_available())
+        check_fit(config, prepared)
+        self.config, self.out, self.acc = config, Path(out), place(config)
         self.rank, self.world, self.device = self.acc.process_index, self.acc.num_processes, self.acc.device
-        if config.batch_size % self.world: raise CTSRError(f"'batch_size' {config.batch_size} must be a multiple of the {self.world} processes")
         self.images = prepared.split("train").images.to(self.device)
         self.valid = prepared.split(config.validate_on).images.to(self.device)
-        self.build()
+        self._build(torch.channels_last if config.channels_last else torch.contiguous_format)
+        self.step, self.history, self.seconds = 0, [], 0.  # steps taken, rows of validations, time spent
+        self.plateau, self.best, self.best_psnr, self.final = Plateau(), None, -math.inf, None
+        self.running, self.counted = torch.zeros((), device=self.device), 0  # loss since the last validation
 
-    def build(self):
-        "Fresh network, average and optimiser, placed."
+    def _build(self, form):
+        "Fresh network, average, optimiser and loss, placed."
         c = self.config
         torch.manual_seed(c.seed)
-        form = torch.channels_last if c.channels_last else torch.contiguous_format
         model, self.average = (build_model(c.model).to(self.device).to(memory_format=form) for _ in range(2))
         self.average.load_state_dict(model.state_dict()); self.average.requires_grad_(False)
         self.names = [n for n, _ in model.named_parameters()]
@@ -362,38 +378,42 @@ class Trainer:
         self.bare = self.acc.unwrap_model(self.model)
         self.forward = torch.compile(self.model) if c.compile else self.model
         self.loss = WeightedLoss(c.loss).to(self.device)
-        self.step, self.history, self.plateau, self.best, self.best_psnr, self.final = 0, [], Plateau(), None, -math.inf, None
-        self.running, self.counted, self.seconds = torch.zeros((), device=self.device), 0, 0.
 
-    def train_step(self):
-        "One optimiser step; the loss stays on the device."
-        c = self.config
-        self.model.train()
-        up, hr = train_batch(self.images, c, self.step, self.rank, self.world)
-        with self.acc.autocast():
-            y = run_normalised(self.forward, up, c.mean, c.std)
-            loss = self.loss(y, ((hr - c.mean) / c.std).expand_as(y))
-        self.acc.backward(loss)
-        if c.clip: self.acc.clip_grad_norm_(self.model.parameters(), c.clip)
-        for group in self.optimizer.param_groups: group["lr"] = c.learning_rate * rate_factor(c, self.step, self.plateau.halvings)
-        self.optimizer.step(); self.optimizer.zero_grad(set_to_none=True)
-        if c.ema: ema_update(self.average, self.bare, c.ema, self.step)
-        self.running += loss.detach(); self.counted += 1; self.step += 1
+# %% ../nbs/07_train.ipynb #8c165591
+def train_step(
+    t:Trainer,
+):
+    "One optimiser step."
+    c = t.config
+    t.model.train()
+    up, hr = train_batch(t.images, c, t.step, t.rank, t.world)
+    with t.acc.autocast():
+        y = run_normalised(t.forward, up, c.mean, c.std)
+        loss = t.loss(y, ((hr - c.mean) / c.std).expand_as(y))
+    t.acc.backward(loss)
+    if c.clip: t.acc.clip_grad_norm_(t.model.parameters(), c.clip)
+    for group in t.optimizer.param_groups: group["lr"] = c.learning_rate * rate_factor(c, t.step, t.plateau.halvings)
+    t.optimizer.step(); t.optimizer.zero_grad(set_to_none=True)
+    if c.ema: ema_update(t.average, t.bare, c.ema, t.step)
+    t.running += loss.detach(); t.counted += 1; t.step += 1
 
-    def validate(self):
-        "Judge the averaged weights on the validation split, remember the best, add a row to the history."
-        c = self.config
-        if not c.ema: self.average.load_state_dict(self.bare.state_dict())
-        scores = validate(self.average, self.valid, c, self.loss, self.acc.autocast)
-        if not math.isfinite(scores["val_loss"]): raise CTSRError(f"{self.out.name}: the loss is not finite at step {self.step}; lower 'learning_rate' or set 'clip'")
-        self.plateau.update(scores["val_loss"], c.patience)
-        if scores["val_psnr"] > self.best_psnr:
-            self.best_psnr, self.best = scores["val_psnr"], {k: v.clone() for k, v in self.average.state_dict().items()}
-        self.history.append(dict(step=self.step, images=self.step * c.batch_size, loss=(self.running / max(1, self.counted)).item(), **scores,
-            learning_rate=c.learning_rate * rate_factor(c, self.step - 1, self.plateau.halvings), seconds=round(self.seconds, 2)))
-        self.running.zero_(); self.counted = 0
+# %% ../nbs/07_train.ipynb #525ee162
+def judge(
+    t:Trainer,
+):
+    "Validate the averaged weights, remember the best, add a row to the history."
+    c = t.config
+    if not c.ema: t.average.load_state_dict(t.bare.state_dict())
+    scores = validate(t.average, t.valid, c, t.loss, t.acc.autocast)
+    if not math.isfinite(scores["val_loss"]): raise CTSRError(f"{t.out.name}: the loss is not finite at step {t.step}; lower 'learning_rate' or set 'clip'")
+    t.plateau.update(scores["val_loss"], c.patience)
+    if scores["val_psnr"] > t.best_psnr:
+        t.best_psnr, t.best = scores["val_psnr"], {k: v.clone() for k, v in t.average.state_dict().items()}
+    t.history.append(dict(step=t.step, images=t.step * c.batch_size, loss=(t.running / max(1, t.counted)).item(), **scores,
+                          learning_rate=c.learning_rate * rate_factor(c, t.step - 1, t.plateau.halvings), seconds=round(t.seconds, 2)))
+    t.running.zero_(); t.counted = 0
 
-# %% ../nbs/07_train.ipynb #ef42b0d4
+# %% ../nbs/07_train.ipynb #97a8816d
 def _state_path(out) -> Path: return Path(out)/"state"/"checkpoint.safetensors"
 
 def save_checkpoint(
@@ -418,7 +438,7 @@ def final_weights(
     if trainer.final: return trainer.final
     return trainer.best if trainer.config.keep == "best" and trainer.best else trainer.average.state_dict()
 
-# %% ../nbs/07_train.ipynb #2bdc6830
+# %% ../nbs/07_train.ipynb #56e483b5
 def load_checkpoint(
     trainer:Trainer, # freshly built with the same settings
 ) -> bool: # whether there was one to go on from
@@ -442,7 +462,7 @@ def load_checkpoint(
     _load_moments(t.optimizer, t.names, tensors)
     return True
 
-# %% ../nbs/07_train.ipynb #eab87f3a
+# %% ../nbs/07_train.ipynb #95eb8e64
 def train(
     config:TrainConfig, # what to train
     prepared:Prepared|str|Path, # images, or the file that holds them
@@ -464,17 +484,17 @@ def train(
         trainer.acc.wait_for_everyone()
     return pd.DataFrame(trainer.history)
 
-# %% ../nbs/07_train.ipynb #e81e2955
+# %% ../nbs/07_train.ipynb #20b9b8e4
 def _loop(t, checkpoint_seconds, progress, until):
     "Step, validate and checkpoint up to step `until`."
     start, saved, before = time.time(), time.time(), t.seconds
     bar = tqdm(total=t.config.steps, initial=t.step, desc=t.out.name, unit="step", mininterval=2, disable=not progress, dynamic_ncols=False, ncols=110)
     first = t.step
     while t.step < until:
-        t.train_step(); bar.update()
+        train_step(t); bar.update()
         t.seconds = before + time.time() - start
         due = t.step % t.config.validate_every == 0 or t.step == t.config.steps
-        if due: t.validate()
+        if due: judge(t)
         if due and progress:
             row, rate = t.history[-1], (t.step - first) * t.config.batch_size / max(1e-9, time.time() - start)
             bar.set_postfix_str(f"loss {row['loss']:.4g}, val {row['val_psnr']:.2f} dB, {rate:.0f} images/s")
@@ -494,7 +514,7 @@ def _finish(t, prepared):
     save_json(t.out/"config.json", card)
     save_tensors(t.out/"weights.safetensors", weights, {"format": "pt"})
 
-# %% ../nbs/07_train.ipynb #e27b22fd
+# %% ../nbs/07_train.ipynb #dca46ff3
 def main(
     argv:list|None=None, # arguments instead of the command line's
 ) -> int: # exit status
@@ -515,5 +535,5 @@ def main(
         return 2
     return 0
 
-# %% ../nbs/07_train.ipynb #c50ecfac
+# %% ../nbs/07_train.ipynb #017d8699
 if __name__ == "__main__" and "__file__" in globals(): raise SystemExit(main())

@@ -57,7 +57,7 @@ def test_two_processes_train_together(phantom, tmp_path, launcher):
     config, out = tmp_path/"run.json", tmp_path/"run"
     config.write_text(json.dumps(SETTINGS | dict(steps=10, validate_every=5)))
     start = {"torchrun": ["torch.distributed.run", "--nproc_per_node=2", "--master_port=29511"],
-             "accelerate": ["accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=29512"]}[launcher]
+             "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=29512"]}[launcher]
     done = subprocess.run([sys.executable, "-m", *start, "-m", "ctsr.train", "--config", str(config), "--data", str(phantom), "--out", str(out)],
                           capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""}, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
