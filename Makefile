@@ -23,7 +23,7 @@ $(READY): settings.ini setup.py pyproject.toml constraints.txt
 study: $(READY)  ## run the study (PRESET=quick): fetch, train, evaluate, draw, report; ARGS="--set key=value" changes it
 	@$(BIN)/ctsr study $(PRESET) $(ARGS)
 
-figures: $(READY)  ## publish a finished study's figures to figures/$(PRESET)
+figures: $(READY)  ## publish a finished study (PRESET=quick) to figures/$(PRESET)
 	@$(BIN)/ctsr figures $(PRESET)
 
 lab: $(READY)  ## open JupyterLab on the notebooks

@@ -9,7 +9,7 @@ __all__ = ['WINDOWS', 'FITS', 'IMAGE', 'VOLUME', 'DICOM', 'LUNG_SHARE', 'SPLITS'
            'picture_table', 'split_units', 'split_by_fraction', 'split_along_axis', 'default_split',
            'resampling_groups', 'mark_and_split', 'source_name', 'prepared_name', 'save_prepared', 'prepare',
            'Prepared', 'machine_memory', 'read_table', 'load_prepared', 'describe', 'contact_sheet', 'CTSRError',
-           'atomic_path', 'cache_dir', 'fetch_package', 'file_lock', 'file_sha256', 'save_csv', 'save_json',
+           'atomic_path', 'cache_dir', 'fetch_package', 'locked', 'file_sha256', 'save_csv', 'save_json',
            'save_tensors']
 
 # %% ../nbs/00_data.ipynb #94f0aa52
@@ -22,9 +22,9 @@ import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from safetensors import SafetensorError,safe_open
 from tqdm import tqdm
 from .duplicates import mark
-from .files import CTSRError,atomic_path,cache_dir,fetch_package,file_lock,file_sha256,save_csv,save_json,save_tensors
+from .files import CTSRError,atomic_path,cache_dir,fetch_package,locked,file_sha256,save_csv,save_json,save_tensors
 from .phantom import phantom_volume
-_all_ = ['CTSRError', 'atomic_path', 'cache_dir', 'fetch_package', 'file_lock', 'file_sha256', 'save_csv', 'save_json', 'save_tensors']
+_all_ = ['CTSRError', 'atomic_path', 'cache_dir', 'fetch_package', 'locked', 'file_sha256', 'save_csv', 'save_json', 'save_tensors']
 
 # %% ../nbs/00_data.ipynb #e5f478a3
 WINDOWS = {'lung': (-600, 1500), 'mediastinum': (40, 400), 'bone': (400, 1800), 'full': (1023.5, 4095)}  # centre, width in HU

@@ -103,7 +103,8 @@ def _read_weights(
     if not path.is_file(): raise CTSRError(f"weights file {path} does not exist: correct the path, or unset the variable that names it")
     try: weights = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:
-        why = "it is no file of tensors alone" if isinstance(e, pickle.UnpicklingError) else (str(e).splitlines() or [type(e).__name__])[0][:120]
+        first_line = (str(e).splitlines() or [type(e).__name__])[0][:120]
+        why = "it is no file of tensors alone" if isinstance(e, pickle.UnpicklingError) else first_line
         remedy = "delete it, it will be made again" if path.parent == cache_dir() else "replace it by an intact state dict"
         raise CTSRError(f"cannot read weights file {path}: {why}; {remedy}") from None
     if not isinstance(weights, dict): raise CTSRError(f"weights file {path} holds no state dict: save model.state_dict()")

@@ -70,11 +70,14 @@ def load_run(
     for file in ("config.json", "weights.safetensors"):
         if not (folder/file).exists(): raise CTSRError(f"{folder}: no {file} there; is the run finished? train it first")
     try: config = json.loads((folder/"config.json").read_text())
-    except json.JSONDecodeError as error: raise CTSRError(f"{folder/'config.json'}: not readable ({error}); train the run again") from None
+    except json.JSONDecodeError as error:
+        raise CTSRError(f"{folder/'config.json'}: not readable ({error}); train the run again") from None
     if not isinstance(config.get("model"), dict): raise CTSRError(f"{folder/'config.json'}: names no model; train the run again")
     net, (weights, _) = build_model(config["model"]), read_safetensors(folder/"weights.safetensors")
     try: net.load_state_dict(weights)
-    except RuntimeError: raise CTSRError(f"{folder/'weights.safetensors'}: these weights are not of the model that config.json names ({config['model']})") from None
+    except RuntimeError:
+        named = f"the model that config.json names ({config['model']})"
+        raise CTSRError(f"{folder/'weights.safetensors'}: these weights are not of {named}") from None
     return NetRestorer(net, config, up, folder.name, device)
 
 # %% ../nbs/08_restore.ipynb #2b560cf4
@@ -95,7 +98,8 @@ def blend_tiles(
     overlap:int=128, # px, of neighbouring tiles, a multiple of 16
 ) -> torch.Tensor: # (B,1,H,W) float32
     "Apply `f` to overlapping tiles of `x` and blend; memory is that of one tile."
-    if tile % GRID or overlap % GRID or not 0 <= overlap < tile: raise CTSRError(f"'tile' ({tile}) and 'overlap' ({overlap}) must be multiples of {GRID}, the overlap the smaller")
+    if tile % GRID or overlap % GRID or not 0 <= overlap < tile:
+        raise CTSRError(f"'tile' ({tile}) and 'overlap' ({overlap}) must be multiples of {GRID}, the overlap the smaller")
     total, weight = torch.zeros_like(x, dtype=torch.float32), torch.zeros_like(x[:1], dtype=torch.float32)
     for top in tile_starts(x.shape[-2], tile, overlap):
         for left in tile_starts(x.shape[-1], tile, overlap):

@@ -70,7 +70,8 @@ class RUNet(nn.Module):
     ):
         super().__init__()
         if in_channels not in (1, 3): raise CTSRError(f"runet: 'in_channels' must be 1 or 3, got {in_channels!r}")
-        if isinstance(width, bool) or not isinstance(width, (int, float)) or not 0 < width <= 4: raise CTSRError(f"runet: 'width' must be above 0 and at most 4, got {width!r}")
+        if isinstance(width, bool) or not isinstance(width, (int, float)) or not 0 < width <= 4:
+            raise CTSRError(f"runet: 'width' must be above 0 and at most 4, got {width!r}")
         if shortcut not in ("conv1x1", "as_coded"): raise CTSRError(f"runet: 'shortcut' must be conv1x1 or as_coded, got {shortcut!r}")
         self.in_channels, self.residual = in_channels, residual
         w = lambda channels: scaled(channels, width)
@@ -78,11 +79,12 @@ class RUNet(nn.Module):
         ends = [w(64)] + [w(widths[-1]) for widths in ENCODER]
         self.down = nn.ModuleList(down_stage(c, [w(x) for x in widths], shortcut) for c, widths in zip(ends, ENCODER))
         self.after_down = nn.Sequential(nn.BatchNorm2d(ends[-1]), nn.ReLU(inplace=True))
-        self.bottom = nn.Sequential(nn.Conv2d(ends[-1], w(1024), 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(w(1024), w(512), 3, padding=1), nn.ReLU(inplace=True))
+        self.bottom = nn.Sequential(nn.Conv2d(ends[-1], w(1024), 3, padding=1), nn.ReLU(inplace=True),
+                                    nn.Conv2d(w(1024), w(512), 3, padding=1), nn.ReLU(inplace=True))
         below = [w(512)] + [w(c) // 4 for c in DECODER]
         self.up = nn.ModuleList(up_stage(b + skip, w(c)) for b, skip, c in zip(below, reversed(ends), DECODER))
-        self.last = nn.Sequential(nn.Conv2d(below[-1] + ends[0], w(99), 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(w(99), w(99), 3, padding=1), nn.ReLU(inplace=True),
-                                  nn.Conv2d(w(99), in_channels, 1))
+        self.last = nn.Sequential(nn.Conv2d(below[-1] + ends[0], w(99), 3, padding=1), nn.ReLU(inplace=True),
+                                  nn.Conv2d(w(99), w(99), 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(w(99), in_channels, 1))
         if residual: nn.init.zeros_(self.last[-1].weight); nn.init.zeros_(self.last[-1].bias)
 
     def forward(self,

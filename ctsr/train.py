@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['MODELS', 'LOSSES', 'checked', 'TrainConfig', 'build_model', 'run_normalised', 'predict', 'l1', 'l2', 'charbonnier',
            'WeightedLoss', 'step_generator', 'batch_indices', 'train_batch', 'rate_factor', 'Plateau', 'ema_update',
-           'validate', 'read_safetensors', 'locked', 'check_fit', 'place', 'Trainer', 'train_step', 'judge',
-           'save_checkpoint', 'final_weights', 'load_checkpoint', 'train', 'main']
+           'validate', 'read_safetensors', 'check_fit', 'place', 'Trainer', 'train_step', 'judge', 'save_checkpoint',
+           'final_weights', 'load_checkpoint', 'train', 'main']
 
-# %% ../nbs/07_train.ipynb #c4a0ce88
+# %% ../nbs/07_train.ipynb #290a2baa
 import contextlib
 import dataclasses
-import fcntl
 import json
 import math
 import os
@@ -29,12 +28,12 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from .data import CTSRError, Prepared, load_prepared, save_csv, save_json, save_tensors
+from .data import CTSRError, Prepared, load_prepared, locked, save_csv, save_json, save_tensors
 from .degrade import adjusted_baseline, degrade_pair, flip_quarter, random_crop_pair, task_from, upsample
 from .metrics import psnr, ssim
 from .runet import RUNet
 
-# %% ../nbs/07_train.ipynb #d2570d92
+# %% ../nbs/07_train.ipynb #9a070b34
 def _fits(value, kind) -> bool:
     "Whether `value` may stand where `kind` is declared; whole numbers may stand for real ones, nothing else is bent."
     if typing.get_origin(kind) in (typing.Union, types.UnionType): return any(_fits(value, k) for k in typing.get_args(kind))
@@ -44,7 +43,6 @@ def _fits(value, kind) -> bool:
     if kind is int: return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, kind)
 
-# %% ../nbs/07_train.ipynb #17565305
 def checked(
     cls:type, # a dataclass
     settings:dict, # its fields by name
@@ -63,7 +61,7 @@ def checked(
     if missing: raise CTSRError(f"{where}: missing '{missing[0]}'")
     return cls(**settings)
 
-# %% ../nbs/07_train.ipynb #17bb1dc7
+# %% ../nbs/07_train.ipynb #ad054aa4
 @dataclass(frozen=True)
 class TrainConfig:
     "Everything that decides the weights of a run."
@@ -104,7 +102,7 @@ class TrainConfig:
             if getattr(self, key) < 0: raise CTSRError(f"'{key}' must not be negative, got {getattr(self, key)}")
         if self.ema >= 1: raise CTSRError(f"'ema' must be below 1, got {self.ema}")
 
-# %% ../nbs/07_train.ipynb #83a06a38
+# %% ../nbs/07_train.ipynb #c2349574
 MODELS = {"runet": RUNet}
 
 def build_model(
@@ -117,7 +115,6 @@ def build_model(
     try: return MODELS[name](**settings)
     except TypeError as error: raise CTSRError(f"model '{name}': {error}") from None
 
-# %% ../nbs/07_train.ipynb #d39cbce0
 def run_normalised(
     model:nn.Module, # takes and gives normalised images
     up:torch.Tensor, # (B,1,H,W) in [0,1], up-sampled LR
@@ -137,14 +134,14 @@ def predict(
     "The restored image: the network's output, its channels averaged, normalisation undone."
     return run_normalised(model, up, mean, std).float().mean(1, keepdim=True) * std + mean
 
-# %% ../nbs/07_train.ipynb #cac224c5
+# %% ../nbs/07_train.ipynb #d8f8dbc8
 def l1(x, y): return F.l1_loss(x, y)
 def l2(x, y): return F.mse_loss(x, y)
 def charbonnier(x, y, eps=1e-3): return ((x - y) ** 2 + eps ** 2).sqrt().mean()
 
 LOSSES = {"l1": l1, "l2": l2, "charbonnier": charbonnier, "vgg": None}  # vgg is built when asked for: it fetches weights
 
-# %% ../nbs/07_train.ipynb #d6b3347c
+# %% ../nbs/07_train.ipynb #6053376e
 class WeightedLoss(nn.Module):
     "Weighted sum of losses between normalised images (the authors compare what the network sees and gives)."
     def __init__(self,
@@ -166,7 +163,7 @@ class WeightedLoss(nn.Module):
     ) -> torch.Tensor: # scalar
         return sum(w * (self.vgg if k == "vgg" else LOSSES[k])(x, y) for k, w in self.weights.items())
 
-# %% ../nbs/07_train.ipynb #a3e23a98
+# %% ../nbs/07_train.ipynb #91035b47
 def step_generator(
     seed:int, # of the run
     step:int, # counted from 0
@@ -187,7 +184,7 @@ def batch_indices(
     order = torch.randperm(n, generator=step_generator(seed + 1, step // per_epoch))
     return order[step % per_epoch * batch_size:][:batch_size]
 
-# %% ../nbs/07_train.ipynb #1fea277b
+# %% ../nbs/07_train.ipynb #e04c83da
 def train_batch(
     images:torch.Tensor, # (N,H,W) uint8
     config:TrainConfig,
@@ -206,7 +203,7 @@ def train_batch(
     up = degrade_pair(hr, task_from(config.task), config.up)[1]
     return tuple(random_crop_pair((up, hr), config.crop, generator)) if config.crop else (up, hr)
 
-# %% ../nbs/07_train.ipynb #3f2151a3
+# %% ../nbs/07_train.ipynb #dd630930
 def rate_factor(
     config:TrainConfig,
     step:int, # counted from 0
@@ -219,7 +216,7 @@ def rate_factor(
     done = max(0., (step - config.warmup) / max(1, config.steps - config.warmup))
     return warm * .5 * (1 + math.cos(math.pi * min(1., done)))
 
-# %% ../nbs/07_train.ipynb #0bf00893
+# %% ../nbs/07_train.ipynb #cd3f2093
 @dataclass
 class Plateau:
     "ReduceLROnPlateau's rule as a value that can be saved: the watched loss, how long it has not improved, halvings so far."
@@ -236,7 +233,7 @@ class Plateau:
         else: self.waited += 1
         if self.waited > patience: self.halvings, self.waited = self.halvings + 1, 0
 
-# %% ../nbs/07_train.ipynb #2ecac6cb
+# %% ../nbs/07_train.ipynb #62a27dc2
 @torch.no_grad()
 def ema_update(
     average:nn.Module, # changed in place
@@ -252,7 +249,7 @@ def ema_update(
     for a, b in pairs:
         if not a.is_floating_point(): a.copy_(b)
 
-# %% ../nbs/07_train.ipynb #0f3c979f
+# %% ../nbs/07_train.ipynb #63625df3
 @torch.inference_mode()
 def validate(
     model:nn.Module, # the averaged weights
@@ -276,7 +273,7 @@ def validate(
     values = torch.cat(rows, 1).mean(1).tolist()
     return dict(zip(("val_psnr", "val_ssim", "val_loss"), values))
 
-# %% ../nbs/07_train.ipynb #7b376906
+# %% ../nbs/07_train.ipynb #669c81a6
 def _moments(optimizer, names) -> dict:
     "Adam's state as named tensors."
     params = [p for group in optimizer.param_groups for p in group["params"]]
@@ -290,7 +287,7 @@ def _load_moments(optimizer, names, tensors):
         like = {k: torch.empty_like(p, memory_format=torch.preserve_format).copy_(tensors[f"adam.{k}.{n}"]) for k in ("exp_avg", "exp_avg_sq")}
         optimizer.state[p] = dict(step=step.to(p.device) if optimizer.defaults.get("fused") else step, **like)
 
-# %% ../nbs/07_train.ipynb #c48babec
+# %% ../nbs/07_train.ipynb #b6ba425f
 def read_safetensors(
     path:str|Path, # file
 ) -> tuple[dict, dict]: # tensors by name, metadata
@@ -301,30 +298,7 @@ def read_safetensors(
     except (SafetensorError, OSError) as error:
         raise CTSRError(f"{path}: not a readable safetensors file ({error}); weights in other formats are not loaded, convert them first") from None
 
-# %% ../nbs/07_train.ipynb #7aeb8769
-@contextlib.contextmanager
-def locked(
-    folder:str|Path, # made if absent
-    what:str="this run", # for the message
-    wait:float=0., # seconds to wait for another to finish
-):
-    "Hold the lock of `folder`, or say in one line who holds it."
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
-    handle, until = open(folder/".lock", "a+"), time.time() + wait
-    while True:
-        try: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB); break
-        except OSError:
-            if time.time() > until:
-                handle.seek(0); owner = handle.read().strip() or "unknown"
-                handle.close()
-                raise CTSRError(f"{folder}: {what} is being worked on by another process (pid {owner}); wait for it to end, or stop it") from None
-            time.sleep(.2)
-    try:
-        handle.truncate(0); handle.write(str(os.getpid())); handle.flush()
-        yield
-    finally: handle.close()
-
-# %% ../nbs/07_train.ipynb #8f025039
+# %% ../nbs/07_train.ipynb #391defa9
 def check_fit(
     config:TrainConfig,
     prepared:Prepared, # the images it is to be trained on
@@ -348,7 +322,7 @@ def place(
         raise CTSRError(f"'batch_size' {config.batch_size} must be a multiple of the {accelerator.num_processes} processes")
     return accelerator
 
-# %% ../nbs/07_train.ipynb #9d3c01bf
+# %% ../nbs/07_train.ipynb #5c1d82d3
 class Trainer:
     "The state of a run: network, average, optimiser, and what has been seen so far."
     def __init__(self,
@@ -379,7 +353,7 @@ class Trainer:
         self.forward = torch.compile(self.model) if c.compile else self.model
         self.loss = WeightedLoss(c.loss).to(self.device)
 
-# %% ../nbs/07_train.ipynb #8c165591
+# %% ../nbs/07_train.ipynb #84ee3d29
 def train_step(
     t:Trainer,
 ):
@@ -397,7 +371,7 @@ def train_step(
     if c.ema: ema_update(t.average, t.bare, c.ema, t.step)
     t.running += loss.detach(); t.counted += 1; t.step += 1
 
-# %% ../nbs/07_train.ipynb #525ee162
+# %% ../nbs/07_train.ipynb #14a88c26
 def judge(
     t:Trainer,
 ):
@@ -413,7 +387,7 @@ def judge(
                           learning_rate=c.learning_rate * rate_factor(c, t.step - 1, t.plateau.halvings), seconds=round(t.seconds, 2)))
     t.running.zero_(); t.counted = 0
 
-# %% ../nbs/07_train.ipynb #97a8816d
+# %% ../nbs/07_train.ipynb #351265ad
 def _state_path(out) -> Path: return Path(out)/"state"/"checkpoint.safetensors"
 
 def save_checkpoint(
@@ -438,7 +412,7 @@ def final_weights(
     if trainer.final: return trainer.final
     return trainer.best if trainer.config.keep == "best" and trainer.best else trainer.average.state_dict()
 
-# %% ../nbs/07_train.ipynb #56e483b5
+# %% ../nbs/07_train.ipynb #a8cd92f5
 def load_checkpoint(
     trainer:Trainer, # freshly built with the same settings
 ) -> bool: # whether there was one to go on from
@@ -462,7 +436,7 @@ def load_checkpoint(
     _load_moments(t.optimizer, t.names, tensors)
     return True
 
-# %% ../nbs/07_train.ipynb #95eb8e64
+# %% ../nbs/07_train.ipynb #6ecb79f0
 def train(
     config:TrainConfig, # what to train
     prepared:Prepared|str|Path, # images, or the file that holds them
@@ -471,10 +445,10 @@ def train(
     progress:bool=True, # show loss, images/s and time left
     stop_at:int|None=None, # stop after this step, resumable
 ) -> pd.DataFrame: # the history: step, images, loss, val_psnr, val_ssim, val_loss, learning_rate, seconds
-    "Train a run, or go on with it; the same weights come out however often it was interrupted."
+    "Train a run, or go on with it; the same weights come out however often it was interrupted. Two processes cannot train one run."
     prepared = prepared if isinstance(prepared, Prepared) else load_prepared(prepared)
     main = os.environ.get("RANK", "0") == "0"
-    with locked(out, "this run", wait=10) if main else contextlib.nullcontext():
+    with locked(out, f"run '{Path(out).name}'", wait=10) if main else contextlib.nullcontext():
         trainer = Trainer(config, prepared, out)
         resumed = load_checkpoint(trainer)
         if resumed and progress and main: print(f"{trainer.out.name}: going on from step {trainer.step}")
@@ -484,7 +458,7 @@ def train(
         trainer.acc.wait_for_everyone()
     return pd.DataFrame(trainer.history)
 
-# %% ../nbs/07_train.ipynb #20b9b8e4
+# %% ../nbs/07_train.ipynb #e00a4ba2
 def _loop(t, checkpoint_seconds, progress, until):
     "Step, validate and checkpoint up to step `until`."
     start, saved, before = time.time(), time.time(), t.seconds
@@ -514,7 +488,7 @@ def _finish(t, prepared):
     save_json(t.out/"config.json", card)
     save_tensors(t.out/"weights.safetensors", weights, {"format": "pt"})
 
-# %% ../nbs/07_train.ipynb #dca46ff3
+# %% ../nbs/07_train.ipynb #9bddcf67
 def main(
     argv:list|None=None, # arguments instead of the command line's
 ) -> int: # exit status
@@ -535,5 +509,4 @@ def main(
         return 2
     return 0
 
-# %% ../nbs/07_train.ipynb #017d8699
 if __name__ == "__main__" and "__file__" in globals(): raise SystemExit(main())
