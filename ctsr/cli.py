@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['app', 'study', 'data', 'figures', 'main']
 
-# %% ../nbs/12_cli.ipynb #2a6c571e
+# %% ../nbs/12_cli.ipynb #70dc7914
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Optional
@@ -14,35 +15,37 @@ import typer
 
 from .data import CTSRError
 
-# %% ../nbs/12_cli.ipynb #8013eeb0
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+# %% ../nbs/12_cli.ipynb #11634c42
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="Chest CT super-resolution: a study that anyone can re-run. Not a medical device.")
 
-# %% ../nbs/12_cli.ipynb #ddae8334
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+# %% ../nbs/12_cli.ipynb #549316b5
+@app.command()
 def study(
-    context: typer.Context,
     preset: Annotated[str, typer.Argument(help="A preset in nbs/study/presets, or a .yaml file.")] = "quick",
     data: Annotated[Optional[str], typer.Option(help="Folder, file or zip with your own images instead of the preset's source.")] = None,
     set_: Annotated[Optional[list[str]], typer.Option("--set", help="Change a setting: key=value, for example training.steps=100.")] = None,
     out: Annotated[Optional[Path], typer.Option(help="Folder of the study; default runs/<preset>.")] = None,
     jobs: Annotated[Optional[int], typer.Option(help="Processor cores to use; default all.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run, and why.")] = False,
+    snakemake: Annotated[str, typer.Option(help="Further arguments for Snakemake, for example '--executor slurm'.")] = "",
 ):
-    "Run a study: prepare, train, evaluate, draw, report. Only what is stale runs. What follows `--` goes to Snakemake."
+    "Run a study: prepare, train, evaluate, draw, report. Only what is stale runs."
     from ctsr.study import headline, load_preset, run_study
     chosen = load_preset(preset, set_ or (), data)
-    report = run_study(chosen, out and out.resolve(), jobs, dry_run, context.args)
-    if report.exists() and not dry_run: print(f"\n{headline(report.parent/'figures').to_string(index=False)}\n\n[95 % interval]  report: {_near(report)}")
+    report = run_study(chosen, out and out.resolve(), jobs, dry_run, shlex.split(snakemake))
+    if report.exists() and not dry_run:
+        print(f"\n{headline(report.parent/'figures').to_string(index=False)}\n\n[95 % interval]  report: {_near(report)}")
 
 def _near(path:Path) -> str: # shorter where it lies below the current folder
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
-# %% ../nbs/12_cli.ipynb #67aa24ba
+# %% ../nbs/12_cli.ipynb #72c7fc54
 @app.command()
 def data(
     name: Annotated[str, typer.Argument(help="phantom, sample, kaggle, or the path of a folder, file or zip.")],
-    data: Annotated[Optional[str], typer.Option(help="Where the source's files lie already, for example an unpacked kaggle download.")] = None,
+    data: Annotated[Optional[str], typer.Option(
+        help="Where the source's files lie already, for example an unpacked kaggle download.")] = None,
     hr: Annotated[int, typer.Option(help="Side of the prepared images, px.")] = 256,
     fit: Annotated[str, typer.Option(help="crop (centre crop with padding, as the authors did) or resize.")] = "crop",
     window: Annotated[str, typer.Option(help="Grey window for volumes in HU: lung, mediastinum, bone, ...")] = "lung",
@@ -60,7 +63,7 @@ def data(
     save_figure(contact_sheet(prepared), sheet)
     print(f"\nprepared: {_near(path)}\ncontact sheet: {_near(sheet)}")
 
-# %% ../nbs/12_cli.ipynb #4f3c8339
+# %% ../nbs/12_cli.ipynb #eeaac027
 @app.command()
 def figures(
     preset: Annotated[str, typer.Argument(help="A finished study.")] = "quick",
@@ -70,7 +73,7 @@ def figures(
     from ctsr.study import publish
     print(f"published: {_near(publish(preset, out and out.resolve()))}")
 
-# %% ../nbs/12_cli.ipynb #c644dabd
+# %% ../nbs/12_cli.ipynb #a7c662f5
 def main():
     "The `ctsr` command."
     try: app()
@@ -81,5 +84,5 @@ def main():
         print("ctsr: interrupted; run the same command again to go on", file=sys.stderr)
         raise SystemExit(130) from None
 
-# %% ../nbs/12_cli.ipynb #d9802955
+# %% ../nbs/12_cli.ipynb #6ff0bd46
 if __name__ == "__main__" and "__file__" in globals(): main()

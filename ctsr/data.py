@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['WINDOWS', 'FITS', 'IMAGE', 'VOLUME', 'DICOM', 'LUNG_SHARE', 'SPLITS', 'MIN_SIDE', 'SAMPLE', 'KAGGLE', 'NAMED',
-           'COLUMNS', 'window_limits', 'apply_window', 'to_grey', 'center_crop', 'resize_crop', 'read_volume',
-           'lung_share', 'Picture', 'place', 'unpacked', 'read_images', 'locate', 'check_whole', 'read_source',
-           'picture_table', 'split_units', 'split_by_fraction', 'split_along_axis', 'default_split',
-           'resampling_groups', 'mark_and_split', 'source_name', 'prepared_name', 'save_prepared', 'prepare',
-           'Prepared', 'machine_memory', 'read_table', 'load_prepared', 'describe', 'contact_sheet', 'CTSRError',
-           'atomic_path', 'cache_dir', 'fetch_package', 'locked', 'file_sha256', 'save_csv', 'save_json',
-           'save_tensors']
+           'COLUMNS', 'MAX_SIDE', 'LEAK_COLORS', 'window_limits', 'apply_window', 'to_grey', 'center_crop',
+           'resize_crop', 'read_volume', 'lung_share', 'Picture', 'place', 'unpacked', 'read_images', 'locate',
+           'check_whole', 'read_source', 'picture_table', 'split_units', 'split_by_fraction', 'split_along_axis',
+           'default_split', 'resampling_groups', 'believe_subjects', 'mark_and_split', 'source_name', 'prepared_name',
+           'save_prepared', 'prepare', 'Prepared', 'read_table', 'machine_memory', 'load_prepared', 'describe',
+           'contact_sheet', 'CTSRError', 'atomic_path', 'cache_dir', 'fetch_package', 'locked', 'file_sha256',
+           'save_csv', 'save_json', 'save_tensors']
 
-# %% ../nbs/00_data.ipynb #94f0aa52
-import gzip,hashlib,json,os,re,struct,tempfile,zipfile,zlib
+# %% ../nbs/00_data.ipynb #806f7d02
+import gzip,hashlib,json,math,os,re,struct,textwrap,tempfile,zipfile,zlib
 from collections import Counter,defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ from safetensors import SafetensorError,safe_open
 from tqdm import tqdm
 from .duplicates import mark
 from .files import CTSRError,atomic_path,cache_dir,fetch_package,locked,file_sha256,save_csv,save_json,save_tensors
-from .phantom import phantom_volume
+from .phantom import check_options,phantom_volume
 _all_ = ['CTSRError', 'atomic_path', 'cache_dir', 'fetch_package', 'locked', 'file_sha256', 'save_csv', 'save_json', 'save_tensors']
 
-# %% ../nbs/00_data.ipynb #e5f478a3
+# %% ../nbs/00_data.ipynb #30aea9a4
 WINDOWS = {'lung': (-600, 1500), 'mediastinum': (40, 400), 'bone': (400, 1800), 'full': (1023.5, 4095)}  # centre, width in HU
 
 def window_limits(
@@ -35,9 +35,9 @@ def window_limits(
     "The two ends of a window"
     try:
         c,w = map(float, WINDOWS[window] if isinstance(window, str) else window)
-        if w > 0: return c - w/2, c + w/2
+        if w > 0 and np.isfinite([c, w]).all(): return c - w/2, c + w/2
     except (KeyError, TypeError, ValueError): pass
-    raise CTSRError(f"window {window!r} is unknown: use one of {', '.join(WINDOWS)}, or (centre, width) in HU with a positive width")
+    raise CTSRError(f"window {window!r} is unknown: use one of {', '.join(WINDOWS)}, or finite (centre, width) in HU with a positive width")
 
 def apply_window(
     hu:np.ndarray, # any shape, Hounsfield units
@@ -47,7 +47,7 @@ def apply_window(
     lo,hi = window_limits(window)
     return ((hu - lo)*(255/(hi - lo))).clip(0, 255).round().astype(np.uint8)
 
-# %% ../nbs/00_data.ipynb #ede88be8
+# %% ../nbs/00_data.ipynb #0f8cb384
 def to_grey(
     image, # PIL image of any mode
 )->np.ndarray: # (H, W) uint8
@@ -59,7 +59,7 @@ def to_grey(
     top = 1 if image.mode == 'F' and a.max() <= 1 else next((2**b - 1 for b in (8, 12, 16) if a.max() < 2**b), a.max())
     return (a*(255/top)).round().astype(np.uint8)
 
-# %% ../nbs/00_data.ipynb #f8f0eb40
+# %% ../nbs/00_data.ipynb #67f4fa78
 def center_crop(
     a:np.ndarray, # (H, W)
     size:int, # pixels a side
@@ -81,7 +81,7 @@ def resize_crop(
 
 FITS = {'crop': center_crop, 'resize': resize_crop}
 
-# %% ../nbs/00_data.ipynb #2716c186
+# %% ../nbs/00_data.ipynb #a2ee8cd9
 IMAGE = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 VOLUME = ('.nii.gz', '.nii', '.nrrd', '.nhdr', '.mha', '.mhd')
 DICOM = ('.dcm', '.ima', '.dicom')
@@ -97,7 +97,18 @@ def _why(
 )->str: # the last line, without paths
     "What a decoder complains of, on one line"
     said = [o.strip() for o in str(e).splitlines() if o.strip()] or [type(e).__name__]
-    return re.sub(r"['\"]?/\S+", 'it', said[-1]).removeprefix('sitk::ERROR: ')[:160]
+    return re.sub(r"['\"]?[^\s'\"]*/\S+", 'it', said[-1]).removeprefix('sitk::ERROR: ')[:160]
+
+@contextmanager
+def _quiet():
+    "Without what C libraries print to the process's stderr: the reason ends in the list of skipped files instead"
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        for fd in (kept, null): os.close(fd)
 
 def _sitk():
     "SimpleITK without its warnings, or the line that says how to get it"
@@ -106,17 +117,46 @@ def _sitk():
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     return sitk
 
-# %% ../nbs/00_data.ipynb #3ae7d729
+# %% ../nbs/00_data.ipynb #94d107a3
+def _series_in(
+    folder, # holds DICOM files
+)->list: # of lists of Path, each in the order of its slices
+    "GDCM's series; RuntimeError if there is one file that it cannot parse"
+    reader = _sitk().ImageSeriesReader
+    with _quiet(): return [[Path(f) for f in reader.GetGDCMSeriesFileNames(str(folder), i)] for i in reader.GetGDCMSeriesIDs(str(folder))]
+
+def _header(
+    path, # of a volume
+): # SimpleITK's reader, which has read the header only
+    "The header of a volume file; RuntimeError if it cannot be parsed"
+    reader = _sitk().ImageFileReader()
+    reader.SetFileName(str(path))
+    with _quiet(): reader.ReadImageInformation()
+    return reader
+
+def _series_of_sound(
+    files:list, # DICOM files of one folder, one at least of which GDCM cannot parse
+)->list: # of lists of Path
+    "The series of those that have a readable header, linked into a folder of their own"
+    with tempfile.TemporaryDirectory() as tmp:
+        for i,f in enumerate(files):
+            try: _header(f)
+            except RuntimeError: continue
+            (Path(tmp)/f'{i:06d}').symlink_to(f.resolve())
+        try: return [[files[int(f.name)] for f in s] for s in _series_in(tmp)]
+        except RuntimeError: return []
+
 def _dicom_series(
     folder:Path, # holds DICOM files, of any number of series, perhaps with other files between
     files:list, # the DICOM files in it
 )->list: # of lists of files: one a series, in the order of its slices; what belongs to none stands alone
     "Sort a folder's DICOM files into series"
-    reader = _sitk().ImageSeriesReader
-    series = [[Path(f) for f in reader.GetGDCMSeriesFileNames(str(folder), i)] for i in reader.GetGDCMSeriesIDs(str(folder))]
+    try: series = _series_in(folder)
+    except RuntimeError: series = _series_of_sound(files)
     series = [s for s in ([f for f in s if f in set(files)] for s in series) if s]
     return series + [[f] for f in sorted(set(files) - {f for s in series for f in s})]
 
+# %% ../nbs/00_data.ipynb #87a57b30
 def _is_dicom(
     path:Path, # any file
 )->bool:
@@ -127,27 +167,31 @@ def _is_dicom(
 
 def _nifti_header(
     head:bytes, # first 176 bytes of the file
-)->tuple: # byte order, type of the values, where they start
-    "The three fields needed of a NIfTI-1 or NIfTI-2 header"
+)->tuple: # byte order, type of the values, where they start, where they end
+    "What is needed of a NIfTI-1 or NIfTI-2 header"
     for order in '<>':
-        size, = struct.unpack_from(f'{order}i', head)
-        if size == 348: return order, *struct.unpack_from(f'{order}h', head, 70), int(*struct.unpack_from(f'{order}f', head, 108))
-        if size == 540: return order, *struct.unpack_from(f'{order}h', head, 12), *struct.unpack_from(f'{order}q', head, 168)
-    return '<', 0, 0
+        get = lambda kind, at: struct.unpack_from(order + kind, head, at)
+        size, = get('i', 0)
+        if size == 348: dim, (kind, bits), start = get('8h', 40), get('2h', 70), int(*get('f', 108))
+        elif size == 540: dim, (kind, bits), (start,) = get('8q', 16), get('2h', 12), get('q', 168)
+        else: continue
+        return order, kind, start, start + math.prod(dim[1:1 + max(dim[0], 0)])*bits//8
+    return '<', 0, 0, 0
 
-def _nifti_holes(
+def _check_nifti(
     path:Path, # any file
-)->int: # how many of its values are NaN or infinite
-    "ITK's NIfTI reader turns NaN into 0 without a word, so floating point NIfTI is looked through first"
-    if not path.name.lower().endswith(('.nii', '.nii.gz')): return 0
+):
+    "ITK turns NaN into 0 and fills what a cut file lacks with 0, without a word: such NIfTI files are refused first"
+    if not path.name.lower().endswith(('.nii', '.nii.gz')): return
     with (gzip.open if path.name.lower().endswith('.gz') else open)(path, 'rb') as f: data = f.read()
-    order, kind, start = _nifti_header(data[:176].ljust(176, b'\0'))
-    if kind not in (16, 64): return 0
-    wide = kind//8 if kind == 64 else 4
+    order, kind, start, end = _nifti_header(data[:176].ljust(176, b'\0'))
+    if len(data) < end: raise CTSRError(f'is truncated: its header promises {end} bytes, there are {len(data)}')
+    if kind not in (16, 64): return
+    wide = 8 if kind == 64 else 4
     values = np.frombuffer(data, f'{order}f{wide}', count=max(len(data) - start, 0)//wide, offset=min(start, len(data)))
-    return int((~np.isfinite(values)).sum())
+    if holes := int((~np.isfinite(values)).sum()): raise CTSRError(f'holds {holes} NaN or infinite values: repair it or leave it out')
 
-# %% ../nbs/00_data.ipynb #228a4bf7
+# %% ../nbs/00_data.ipynb #038e5cc3
 def _check_volume(
     image, # SimpleITK image
     hu:np.ndarray, # its values
@@ -164,20 +208,20 @@ def _load_volume(
     "Read, turn to axial, check; errors give the reason and leave naming the file to the caller"
     sitk = _sitk()
     try:
-        if holes := _nifti_holes(files[0]): raise CTSRError(f'holds {holes} NaN or infinite values: repair it or leave it out')
-        head = sitk.ImageFileReader()
-        head.SetFileName(str(files[0]))
-        head.ReadImageInformation()
-        image = sitk.ReadImage([str(f) for f in files]) if len(files) > 1 else sitk.ReadImage(str(files[0]))
+        _check_nifti(files[0])
+        head = _header(files[0])
+        modality = head.GetMetaData('0008|0060').strip() if head.HasMetaDataKey('0008|0060') else ''
+        if modality.startswith('RT') or modality == 'SEG': raise CTSRError(f'is DICOM of modality {modality}: it holds no CT slices')
+        with _quiet(): image = sitk.ReadImage([str(f) for f in files]) if len(files) > 1 else sitk.ReadImage(str(files[0]))
         if image.GetDimension() == 2: image = sitk.JoinSeries(image)
         if image.GetDimension() == 3: image = sitk.DICOMOrient(image, 'LPS')
     except (RuntimeError, OSError, EOFError, zlib.error) as e: raise CTSRError(f'cannot be read as a volume ({_why(e)})') from None
     hu = sitk.GetArrayFromImage(image).astype(np.float32)
     _check_volume(image, hu)
     who = head.GetMetaData('0010|0020').strip() if head.HasMetaDataKey('0010|0020') else ''
-    return hu, image.GetSpacing()[::-1], f'patient-{hashlib.sha256(who.encode()).hexdigest()[:8]}' if who else ''
+    return hu, image.GetSpacing()[::-1], f'patient-{hashlib.sha256(os.fsencode(who)).hexdigest()[:8]}' if who else ''
 
-# %% ../nbs/00_data.ipynb #55a7a51c
+# %% ../nbs/00_data.ipynb #147bfd26
 def read_volume(
     path, # NIfTI, NRRD, MetaImage or DICOM file, or a folder with one DICOM series
 )->tuple: # (S, H, W) float32 in HU, (z, y, x) spacing in mm, the subject's name
@@ -191,7 +235,6 @@ def read_volume(
     except CTSRError as e: raise CTSRError(f'{path} {e}') from None
     return hu, spacing, who or _stem(path.name)
 
-# %% ../nbs/00_data.ipynb #caa5c2de
 LUNG_SHARE = .02  # of the slice; less is neck or abdomen
 
 def lung_share(
@@ -206,7 +249,7 @@ def lung_share(
     size[np.append(edge, 0)] = 0
     return float(size[size > hu.size*2.5e-4].sum()/hu.size)
 
-# %% ../nbs/00_data.ipynb #29bdad55
+# %% ../nbs/00_data.ipynb #42b81e6f
 @dataclass(frozen=True)
 class Picture:
     "One grey image at native size, and what is known of it"
@@ -228,7 +271,6 @@ def place(
     below = folders if at is None else folders[at + 1:]
     return None if at is None else SPLITS[folders[at].lower()], below[0] if below else ''
 
-# %% ../nbs/00_data.ipynb #35e62b2a
 MIN_SIDE = 16  # pixels
 
 def _check_on_error(
@@ -248,6 +290,7 @@ def _kind(
     if name.endswith(VOLUME): return 'volume'
     return 'dicom' if _is_dicom(path) else 'is no image file'
 
+# %% ../nbs/00_data.ipynb #a90ec7e5
 def _walk(
     root:Path, # folder
 )->list: # of Path, sorted
@@ -258,6 +301,14 @@ def _walk(
         files += [Path(folder)/n for n in names]
     return sorted(files)
 
+def _origin(
+    path:Path, # below `base`
+    base:Path, # folder
+)->str: # with '/' between its parts
+    "A relative path as printable text on one line; line breaks, controls and bytes that are no UTF-8 become escapes"
+    text = os.fsencode(path.relative_to(base).as_posix()).decode(errors='backslashreplace')
+    return re.sub('[\x00-\x1f\x7f-\x9f\u2028\u2029]', lambda m: m[0].encode('unicode_escape').decode(), text)
+
 def _find(
     root:Path, # a folder or one file
 )->list: # of (origin, kind, files), sorted by origin
@@ -266,14 +317,14 @@ def _find(
     dicom, jobs = defaultdict(list), []
     for f in _walk(root) if root.is_dir() else [root]:
         if (kind := _kind(f)) == 'dicom': dicom[f.parent].append(f)
-        else: jobs.append((f.relative_to(base).as_posix(), kind, [f]))
+        else: jobs.append((_origin(f, base), kind, [f]))
     for folder,files in dicom.items():
         series = _dicom_series(folder, files) if root.is_dir() else [files]
         many = len(series) > 1 or folder == base
-        for s in series: jobs.append(((s[0] if many else folder/'series').relative_to(base).as_posix(), 'dicom', s))
+        for s in series: jobs.append((_origin(s[0] if many else folder/'series', base), 'dicom', s))
     return sorted(jobs, key=lambda job: job[0])
 
-# %% ../nbs/00_data.ipynb #bb913962
+# %% ../nbs/00_data.ipynb #e77bf447
 def _decode(
     path:Path, # picture file
 )->list: # of (H, W) uint8, one a frame
@@ -302,7 +353,7 @@ def _read_pictures(
     split, cls = place(origin)
     return [Picture(a, split, cls, None, origin, i if len(frames) > 1 else None) for i,a in enumerate(frames)], []
 
-# %% ../nbs/00_data.ipynb #cc7f69e6
+# %% ../nbs/00_data.ipynb #fb55dcec
 def _read_slices(
     origin:str, # what to call them
     files:list, # of a volume or of a DICOM series
@@ -322,7 +373,7 @@ def _read_slices(
     pictures = [Picture(a, split, cls, who or _stem(origin), origin, z) for z,a in good.items()]
     return pictures, [f'{n} of {len(hu)} slices {why}' for n,why in left if n]
 
-# %% ../nbs/00_data.ipynb #aac4a1ab
+# %% ../nbs/00_data.ipynb #f794f848
 @contextmanager
 def unpacked(
     path, # folder, file or zip archive
@@ -347,7 +398,7 @@ def _share_classes(
     short = {n: min((m for m in names if n.startswith(f'{m}_')), key=len, default=n) for n in names} | {'': ''}
     return [Picture(**vars(p) | {'cls': short[p.cls]}) for p in pictures]
 
-# %% ../nbs/00_data.ipynb #aebed037
+# %% ../nbs/00_data.ipynb #95a76f57
 def read_images(
     path, # folder, picture, volume or zip archive
     window='lung', # for volumes: a name of `WINDOWS`, or (centre, width) in HU
@@ -357,6 +408,7 @@ def read_images(
     "Read every picture, volume and DICOM series below `path`; what is not read is in the second list"
     _check_on_error(on_error)
     window_limits(window)
+    if not isinstance(lung_only, bool): raise CTSRError(f'lung_only is {lung_only!r}: use True or False')
     pictures, skipped = [], []
     with unpacked(path) as root:
         for origin,kind,files in tqdm(_find(root), desc='reading', unit='file', leave=False, disable=None):
@@ -374,7 +426,7 @@ def read_images(
     what = '; '.join(f'{n} x {o}' for o,n in Counter(s['reason'] for s in skipped).most_common(3)) or 'it is empty'
     raise CTSRError(f'{path} holds no usable image ({what}): give a folder or file of PNG, JPEG, DICOM, NIfTI or NRRD')
 
-# %% ../nbs/00_data.ipynb #2d327691
+# %% ../nbs/00_data.ipynb #895c1c10
 SAMPLE = dict(requirement='pyradiomics==3.0.1', sdist_no_build=True,
     archive_sha256='47c57f441d6cb7973fa3b2ea48d3948df78e3348e1c69e1e2ff19001601fc2f5', members={
     'data/lung1_image.nrrd': '379fa48bf34cfa961e6f5ec19c0c38757a30b9aa884212ef28dc29b5061c64ed',
@@ -396,6 +448,9 @@ def locate(
     data=None, # for kaggle: the folder or zip that is already there
 )->Path|None: # where the source's files are; None for the phantom, which has none
     "Bring a source's files to this machine, unless they are here"
+    for name,given in (('source', source), ('data', data)):
+        if given is None or str(given).strip(): continue
+        raise CTSRError(f"{name} is empty: give the path of the images, or one of {', '.join(NAMED)} as the source")
     if data is not None and source != 'kaggle':
         raise CTSRError(f"data={str(data)!r} goes with source 'kaggle', not {source!r}: give the path of your own images as the source")
     if source == 'phantom': return None
@@ -404,15 +459,17 @@ def locate(
     if path.exists(): return path
     raise CTSRError(f"{path} does not exist: give the path of the images, or one of {', '.join(NAMED)}")
 
-# %% ../nbs/00_data.ipynb #16fc5481
+# %% ../nbs/00_data.ipynb #edd7f20e
 def check_whole(
     name:str, # of the parameter, for the message
     value, # what was given
     least:int, # smallest value allowed
+    most:int|None=None, # largest value allowed
 ):
-    "Refuse what is no whole number, or too small"
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
-        raise CTSRError(f'{name} is {value!r}: give a whole number, {least} or more')
+    "Refuse what is no whole number, or too small, or too large"
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or value < least or most is not None and value > most:
+        raise CTSRError(f"{name} is {value!r}: give a whole number, {least} or more{'' if most is None else f', {most} at most'}")
 
 def _phantom_pictures(
     window, # a name of `WINDOWS`, or (centre, width) in HU
@@ -421,16 +478,20 @@ def _phantom_pictures(
     options:dict, # subjects, slices, and options of `phantom_volume`
 )->list: # of Picture
     "Distinct drawn subjects, named, without a split"
+    if not isinstance(options, dict): raise CTSRError(f'phantom is {options!r}: give a dict, such as dict(subjects=24, slices=4)')
     known = dict(subjects=24, slices=4, size=size, seed=seed, scan=True, views=180, dose=1e5, lo=.12, hi=.92)
-    if bad := set(options) - set(known): raise CTSRError(f"phantom has no option {', '.join(sorted(bad))}: it knows {', '.join(known)}")
+    if bad := sorted(str(k) for k in options if k not in known):
+        raise CTSRError(f"phantom has no option {', '.join(bad)}: it knows {', '.join(known)}")
     o = known | options
     n = o.pop('subjects')
-    check_whole('subjects', n, 1); check_whole('slices', o['slices'], 1)
+    check_whole('subjects', n, 1, 100_000); check_whole('slices', o['slices'], 1)
+    try: check_options(**o)
+    except ValueError as e: raise CTSRError(f'phantom: {e}') from None
     who = [f's{i:03d}' for i in range(n)]
     volumes = [phantom_volume(i, **o) for i in tqdm(range(n), desc='drawing', unit='subject', leave=False, disable=None)]
     return [Picture(apply_window(hu, window), None, '', w, f'phantom/{w}', z) for w,v in zip(who, volumes) for z,hu in enumerate(v)]
 
-# %% ../nbs/00_data.ipynb #2c975e57
+# %% ../nbs/00_data.ipynb #ef88279f
 def read_source(
     source:str, # 'phantom', 'sample', 'kaggle', or a path
     *,
@@ -446,10 +507,17 @@ def read_source(
     path = locate(source, data)
     _check_on_error(on_error)
     if phantom and path is not None: raise CTSRError(f"phantom={phantom!r} goes with source 'phantom', not {source!r}")
-    if path is None: return _phantom_pictures(window, hr, seed, phantom or {}), []
+    window_limits(window)
+    if path is None: return _phantom_pictures(window, hr, seed, {} if phantom is None else phantom), []
     return read_images(path, window, on_error, source == 'sample' if lung_only is None else lung_only)
 
-# %% ../nbs/00_data.ipynb #0f70259a
+# %% ../nbs/00_data.ipynb #88ab9f73
+def _check_split_by(
+    by, # what was given
+):
+    "Refuse what is not a unit of drawing"
+    if by not in ('subject', 'group', 'image'): raise CTSRError(f"split_by is {by!r}: use 'subject', 'group' or 'image'")
+
 def _image_id(
     p:Picture,
 )->str: # the origin from the split's folder on, without suffix, then the slice
@@ -470,13 +538,13 @@ def picture_table(
     table.loc[twice, 'image_id'] = table.origin + slices
     return table
 
-# %% ../nbs/00_data.ipynb #ca7d09d5
+# %% ../nbs/00_data.ipynb #1626fe3e
 def split_units(
     table:pd.DataFrame, # with `subject`, `group` where duplicates are known, and `image_id`
     by:str, # 'subject', 'group' or 'image'
 )->pd.Series: # text; rows that share it stay together
     "What a split must not tear apart: the subject (its duplicate group where none is known), the group, or nothing"
-    if by not in ('subject', 'group', 'image'): raise CTSRError(f"split_by is {by!r}: use 'subject', 'group' or 'image'")
+    _check_split_by(by)
     group = 'duplicates ' + table.group.astype(str) if 'group' in table else table.image_id
     return table.image_id if by == 'image' else group if by == 'group' else table.subject.where(table.subject != '', group)
 
@@ -508,7 +576,7 @@ def split_by_fraction(
     drawn = np.random.default_rng(seed).permutation(np.repeat(['train', 'valid', 'test'], n))
     return units.map(dict(zip(names, drawn)))
 
-# %% ../nbs/00_data.ipynb #fc33cb9a
+# %% ../nbs/00_data.ipynb #f9f8714c
 def split_along_axis(
     table:pd.DataFrame, # one or two subjects, slices in order
     gap:int=2, # slices left out between parts; fewer in a short volume
@@ -535,7 +603,7 @@ def default_split(
     if units < 3: return split_along_axis(table), f'{subjects} subject(s): parts along the axis, two slices apart'
     return split_by_fraction(table, (.7, .1, .2), seed), 'drawn by subject, or by duplicate group where no subject is known: 70/10/20'
 
-# %% ../nbs/00_data.ipynb #e1d24db7
+# %% ../nbs/00_data.ipynb #43fa358a
 def resampling_groups(
     table:pd.DataFrame, # with `subject`, `position` and the duplicates' `group`
     enough:int=8, # subjects to resample by subject
@@ -547,6 +615,26 @@ def resampling_groups(
     unit = table.subject if table.subject[known].nunique() >= enough else part
     return unit.where(known, 'g' + table.group.astype(str))
 
+def believe_subjects(
+    table:pd.DataFrame, # marked, with the near copies' `group`
+)->pd.DataFrame: # with fewer of `leaked`
+    "A patient's id, or a drawn subject's, is better evidence than a likeness: near copies of other such subjects are none"
+    sure = table.subject.str.startswith('patient-') | table.origin.str.fullmatch(r'phantom/s\d+')
+    who = table.subject.where(sure, '')
+    train = table.split == 'train'
+    trained = who[train].groupby(table.group[train]).agg(set)
+    other = [leak == 'near' and w != '' and not {w, ''} & trained[g] for w,g,leak in zip(who, table.group, table.leaked)]
+    return table.assign(leaked=table.leaked.mask(other, 'none'))
+
+def _leaks(
+    table:pd.DataFrame, # of a prepared set
+)->dict: # counts
+    "How much of a set is copies"
+    count = lambda split, kind: int(((table.split == split) & (table.leaked == kind)).sum())
+    return dict(unique=int(table.exact_group.nunique()), groups=int(table.group.nunique()),
+                **{f'{split}_with_{kind}_copy_in_train': count(split, kind) for split in ('valid', 'test') for kind in ('exact', 'near')})
+
+# %% ../nbs/00_data.ipynb #8e8912a7
 def mark_and_split(
     table:pd.DataFrame, # of `picture_table`
     images:list, # their pixels at native size
@@ -564,9 +652,21 @@ def mark_and_split(
         if split is None: new, how = default_split(marked, seed)
         else: new, how = split_by_fraction(marked, split, seed, split_by), f'drawn by {split_by}: {tuple(split)}'
         marked = mark(table.assign(split=new), images)
+    marked = believe_subjects(marked)
     return marked.assign(group=resampling_groups(marked)), how
 
-# %% ../nbs/00_data.ipynb #638149e7
+def _in_splits(
+    table:pd.DataFrame, # with `split`, '' where no split takes the picture
+    how:str, # the split was made
+)->tuple: # the rows that a split takes, in the order of their splits; the others as dicts file, reason
+    "Order by split, and say what is left out"
+    why = ('lies outside the split folders' if how == 'given by the folders' else
+           'lies in the gap that keeps the training, validation and test slices of one volume apart')
+    left = [dict(file=i, reason=why) for i in table.image_id[table.split == '']]
+    order = table.split.map({'train': 0, 'valid': 1, 'test': 2}).dropna().sort_values(kind='stable').index
+    return table.loc[order], left
+
+# %% ../nbs/00_data.ipynb #6b5c57e3
 COLUMNS = ['image_id', 'split', 'class', 'origin', 'subject', 'position', 'group', 'exact_group', 'leaked', 'width', 'height']
 
 def source_name(
@@ -586,23 +686,52 @@ def prepared_name(
     return f'{source_name(source)}-{hr}-{fit}'
 
 def _fingerprint(
+    source:str, # name or path
     path:Path|None, # folder or file; None for the phantom
-)->dict: # files, sha256
-    "One hash of everything below `path`: names and contents"
-    if path is None: return dict(files=0, sha256=None)
+)->dict: # files, sha256, place
+    "One hash of everything below `path`, names and contents; and one of where it lies, since the path itself is the user's own affair"
+    place = source if source in NAMED else hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:12]
+    if path is None: return dict(files=0, sha256=None, place=place)
     files = sorted(f for f in path.rglob('*') if f.is_file()) if path.is_dir() else [path]
-    lines = [f'{f.relative_to(path) if path.is_dir() else f.name} {file_sha256(f)}' for f in files]
-    return dict(files=len(files), sha256=hashlib.sha256('\n'.join(lines).encode()).hexdigest())
+    lines = [f'{_origin(f, path if path.is_dir() else path.parent)} {file_sha256(f)}' for f in files]
+    return dict(files=len(files), sha256=hashlib.sha256('\n'.join(lines).encode()).hexdigest(), place=place)
 
-# %% ../nbs/00_data.ipynb #9c5db4f0
-def _leaks(
-    table:pd.DataFrame, # of a prepared set
-)->dict: # counts
-    "How much of a set is copies"
-    count = lambda split, kind: int(((table.split == split) & (table.leaked == kind)).sum())
-    return dict(unique=int(table.exact_group.nunique()), groups=int(table.group.nunique()),
-                **{f'{split}_with_{kind}_copy_in_train': count(split, kind) for split in ('valid', 'test') for kind in ('exact', 'near')})
+# %% ../nbs/00_data.ipynb #2d422a28
+MAX_SIDE = 8192  # pixels
 
+def _check_out(
+    path:Path, # .safetensors file to be written
+    root:Path|None, # the source's folder or file
+):
+    "Refuse to write where the next run would read"
+    if root is not None and root.is_dir() and path.parent.resolve().is_relative_to(root.resolve()):
+        raise CTSRError(f'{path.parent} lies inside the source {root}, whose next reading would take our products for images: '
+                        'choose an --out outside it')
+
+def _check_same_source(
+    path:Path, # .safetensors file to be written
+    origin:dict, # `_fingerprint` of what is to be prepared
+):
+    "Refuse to overwrite a set of another folder; the same files elsewhere, or other files in the same place, are no other folder"
+    try:
+        held = json.loads(path.with_suffix('.json').read_text(encoding='utf-8'))['input']
+        other = held['place'] != origin['place'] and held['sha256'] != origin['sha256']
+    except (OSError, ValueError, KeyError, TypeError): return
+    if other: raise CTSRError(f'{path} was prepared from another source of that name: choose another --out, or remove the set first')
+
+def _check_settings(
+    out_dir, hr, fit, split, seed, limit, split_by, lung_only, # as given to `prepare`
+):
+    "Refuse a setting before anything is read"
+    if not isinstance(out_dir, (str, os.PathLike)) or not str(out_dir).strip():
+        raise CTSRError(f'out_dir is {out_dir!r}: give the path of a folder')
+    check_whole('hr', hr, MIN_SIDE, MAX_SIDE), check_whole('seed', seed, 0), check_whole('limit', 1 if limit is None else limit, 1)
+    if not isinstance(fit, str) or fit not in FITS: raise CTSRError(f"fit is {fit!r}: use one of {', '.join(FITS)}")
+    if split is not None and not (isinstance(split, str) and split == 'given'): _check_fractions(split)
+    _check_split_by(split_by)
+    if lung_only is not None and not isinstance(lung_only, bool): raise CTSRError(f'lung_only is {lung_only!r}: use True, False or None')
+
+# %% ../nbs/00_data.ipynb #fc0d58c8
 def _manifest(
     table:pd.DataFrame, # of the prepared set
     read:int, # pictures read, the ones then left out among them
@@ -617,6 +746,12 @@ def _manifest(
     return dict(settings, hr=hr, read=read, images=len(table), **counts, subjects=table.subject[table.subject != ''].nunique(),
         duplicates=_leaks(table), native_px=dict(native, below_hr=(short < hr).sum()), skipped_count=len(skipped), skipped=skipped)
 
+def _pixel_sha256(
+    images, # (N, hr, hr) uint8 array or tensor
+)->str: # 64 hex digits
+    "Hash of the pixels alone"
+    return hashlib.sha256(np.ascontiguousarray(images)).hexdigest()
+
 def save_prepared(
     path, # .safetensors file
     images, # (N, hr, hr) uint8
@@ -628,19 +763,11 @@ def save_prepared(
     with atomic_path(path) as block, atomic_path(path.with_suffix('.json')) as manifest, atomic_path(path.with_suffix('.csv')) as rows:
         save_csv(rows, table[COLUMNS])
         save_json(manifest, meta)
-        save_tensors(block, {'images': torch.as_tensor(images)}, {'table_sha256': file_sha256(rows)})
+        seals = dict(table_sha256=file_sha256(rows), manifest_sha256=file_sha256(manifest), images_sha256=_pixel_sha256(images))
+        save_tensors(block, {'images': torch.as_tensor(images)}, seals)
     return path
 
-# %% ../nbs/00_data.ipynb #def70bbe
-def _in_splits(
-    table:pd.DataFrame, # with `split`, '' where no split takes the picture
-)->tuple: # the rows that a split takes, in the order of their splits; the others as dicts file, reason
-    "Order by split, and say what is left out"
-    why = 'is in no split: between two parts of a volume, or outside the split folders'
-    left = [dict(file=i, reason=why) for i in table.image_id[table.split == '']]
-    order = table.split.map({'train': 0, 'valid': 1, 'test': 2}).dropna().sort_values(kind='stable').index
-    return table.loc[order], left
-
+# %% ../nbs/00_data.ipynb #c7de2662
 def prepare(
     source, # 'phantom', 'sample', 'kaggle', or the path of a folder, file or zip
     out_dir, # where the prepared set goes
@@ -657,21 +784,24 @@ def prepare(
     lung_only:bool|None=None, # of volumes, only slices with lung; None: for the sample yes, else no
 )->Path: # of the .safetensors file; the .csv and .json lie beside it
     "Read a source, bring it to one size, find copies, split, and write it as a prepared set"
-    check_whole('hr', hr, MIN_SIDE), check_whole('seed', seed, 0), check_whole('limit', 1 if limit is None else limit, 1)
-    if fit not in FITS: raise CTSRError(f"fit is {fit!r}: use one of {', '.join(FITS)}")
-    if split not in (None, 'given'): split = _check_fractions(split)
+    _check_settings(out_dir, hr, fit, split, seed, limit, split_by, lung_only)
     source, settings = str(source), dict(fit=fit, window=window, seed=seed, limit=limit, phantom=phantom)
+    path, root = Path(out_dir)/f'{prepared_name(source, hr, fit)}.safetensors', locate(source, data)
+    _check_out(path, root)
+    _check_same_source(path, origin := _fingerprint(source, root))
     pictures, skipped = read_source(source, window=window, hr=hr, on_error=on_error, data=data, phantom=phantom, seed=seed,
                                     lung_only=lung_only)
     counts = dict(read=len(pictures), skipped=skipped)
     if limit and limit < len(pictures): pictures = [pictures[i] for i in np.linspace(0, len(pictures) - 1, limit).round().astype(int)]
+    if (need := 2*len(pictures)*hr**2) > machine_memory():
+        raise CTSRError(f'{len(pictures)} images of hr {hr} take {need/1e9:.0f} GB, too much here; choose a smaller hr or limit')
     table, how = mark_and_split(picture_table(pictures), [p.pixels for p in pictures], split, split_by, seed)
-    kept, skipped[len(skipped):] = _in_splits(table)
+    kept, skipped[len(skipped):] = _in_splits(table, how)
     images = np.stack([FITS[fit](pictures[i].pixels, hr) for i in kept.index])
-    meta = _manifest(kept, hr=hr, source=source_name(source), split=how, input=_fingerprint(locate(source, data)), **settings, **counts)
-    return save_prepared(Path(out_dir)/f'{prepared_name(source, hr, fit)}.safetensors', images, kept, meta)
+    meta = _manifest(kept, hr=hr, source=source_name(source), split=how, input=origin, **settings, **counts)
+    return save_prepared(path, images, kept, meta)
 
-# %% ../nbs/00_data.ipynb #acfcfbb9
+# %% ../nbs/00_data.ipynb #ba958ee5
 @dataclass
 class Prepared:
     "Images of one size, one table row each, and the manifest"
@@ -694,27 +824,6 @@ class Prepared:
         images = self.images[rows[0]:rows[-1] + 1] if together else self.images[torch.from_numpy(rows)]
         return Prepared(images, self.table.iloc[rows].reset_index(drop=True), self.meta)
 
-# %% ../nbs/00_data.ipynb #e837b21f
-def machine_memory()->int: # bytes
-    "Memory of this machine, or of the container this runs in"
-    total = os.sysconf('SC_PAGE_SIZE')*os.sysconf('SC_PHYS_PAGES')
-    limit = Path('/sys/fs/cgroup/memory.max')
-    said = limit.read_text().strip() if limit.is_file() else 'max'
-    return min(total, int(said)) if said.isdigit() else total
-
-def _read_images(
-    path:Path, # .safetensors file
-    max_share:float, # of the machine's memory; a larger block stays in its file
-)->tuple: # (N, hr, hr) uint8, hash of the table they belong to
-    "The block of images, in memory or mapped"
-    try:
-        with safe_open(path, 'pt') as f:
-            images, sha = f.get_tensor('images'), (f.metadata() or {}).get('table_sha256')
-    except SafetensorError as e: raise CTSRError(f'{path} holds no prepared images ({_why(e)}): prepare them again') from None
-    if images.dtype != torch.uint8 or images.ndim != 3 or images.shape[1] != images.shape[2]:
-        raise CTSRError(f'{path} holds {images.dtype} of shape {tuple(images.shape)}, not (N, hr, hr) uint8: prepare the images again')
-    return images if images.nbytes > max_share*machine_memory() else images.clone(), sha
-
 def read_table(
     path, # .csv of a prepared set
 )->pd.DataFrame: # with `COLUMNS`
@@ -725,7 +834,27 @@ def read_table(
     if missing := [c for c in COLUMNS if c not in table]: raise CTSRError(f"{path} lacks {', '.join(missing)}: prepare it again")
     return table
 
-# %% ../nbs/00_data.ipynb #0a37f048
+# %% ../nbs/00_data.ipynb #333623e0
+def machine_memory()->int: # bytes
+    "Memory of this machine, or of the container this runs in"
+    total = os.sysconf('SC_PAGE_SIZE')*os.sysconf('SC_PHYS_PAGES')
+    limit = Path('/sys/fs/cgroup/memory.max')
+    said = limit.read_text().strip() if limit.is_file() else 'max'
+    return min(total, int(said)) if said.isdigit() else total
+
+def _read_images(
+    path:Path, # .safetensors file
+    max_share:float, # of the machine's memory; a larger block stays in its file
+)->tuple: # (N, hr, hr) uint8, hashes of table, manifest and pixels
+    "The block of images, in memory or mapped; its size is checked against its header in either case, its pixels in memory only"
+    try:
+        with safe_open(path, 'pt') as f: images, seals = f.get_tensor('images'), f.metadata() or {}
+    except SafetensorError as e: raise CTSRError(f'{path} holds no prepared images ({_why(e)}): prepare them again') from None
+    if images.dtype != torch.uint8 or images.ndim != 3 or images.shape[1] != images.shape[2]:
+        raise CTSRError(f'{path} holds {images.dtype} of shape {tuple(images.shape)}, not (N, hr, hr) uint8: prepare the images again')
+    if images.nbytes > max_share*machine_memory(): return images, seals | dict(images_sha256=None)
+    return images.clone(), seals | dict(images_sha256=seals.get('images_sha256', ''))
+
 def load_prepared(
     path, # .safetensors file written by `prepare`
     max_share:float=.25, # of the machine's memory; a larger set stays in its file and is paged in
@@ -735,24 +864,43 @@ def load_prepared(
     rows, manifest = path.with_suffix('.csv'), path.with_suffix('.json')
     for file in (path, rows, manifest):
         if not file.is_file(): raise CTSRError(f'{file} does not exist: prepare the images first (ctsr data NAME)')
-    images, sha = _read_images(path, max_share)
+    images, seals = _read_images(path, max_share)
     table = read_table(rows)
-    if sha != file_sha256(rows): raise CTSRError(f'{rows} is not the table that {path.name} was written with: prepare again')
+    for file,name in ((rows, 'table'), (manifest, 'manifest')):
+        if seals.get(f'{name}_sha256') == file_sha256(file): continue
+        raise CTSRError(f'{file} is not the {name} that {path.name} was written with: prepare again')
+    if seals['images_sha256'] not in (None, _pixel_sha256(images)):
+        raise CTSRError(f'{path} has changed since it was written: prepare again')
     if len(table) != len(images): raise CTSRError(f'{path} holds {len(images)} images but its table {len(table)} rows: prepare again')
-    try: meta = json.loads(manifest.read_text(encoding='utf-8'))
-    except ValueError: raise CTSRError(f'{manifest} is no JSON: prepare again') from None
-    return Prepared(images, table, meta)
+    return Prepared(images, table, json.loads(manifest.read_text(encoding='utf-8')))
 
-# %% ../nbs/00_data.ipynb #aba9e133
+# %% ../nbs/00_data.ipynb #d3e5da20
 def describe(
     prepared:Prepared,
 )->pd.DataFrame: # a row per split and class, and their total
-    "Counts, copies and small pictures per split and class"
-    t = prepared.table.assign(below=prepared.table[['width', 'height']].min(axis=1) < prepared.images.shape[-1])
+    "Counts, copies and native sizes per split and class, and of the whole"
+    t, meta = prepared.table.assign(px=prepared.table[['width', 'height']].min(axis=1)), prepared.meta
     def counts(part): return {'images': len(part), 'unique': part.exact_group.nunique(), 'groups': part.group.nunique(),
-        **{f'{kind} copy in train': (part.leaked == kind).sum() for kind in ('exact', 'near')}, 'below hr': part.below.sum()}
-    rows = {(s, c): counts(part) for s in ('train', 'valid', 'test') for c,part in t[t.split == s].groupby('class')}
-    return pd.DataFrame(rows | {('all', ''): counts(t)}).T.astype(int).rename_axis(['split', 'class'])
+        **{f'{kind} copy in train': (part.leaked == kind).sum() for kind in ('exact', 'near')},
+        'least px': part.px.min(), 'median px': part.px.median(), 'most px': part.px.max(),
+        'below hr': (part.px < prepared.images.shape[-1]).sum()}
+    rows = {}
+    for split in ('train', 'valid', 'test'):
+        classes = dict(list((part := t[t.split == split]).groupby('class')))
+        rows |= {(split, c): counts(p) for c,p in classes.items()} | ({(split, 'all classes'): counts(part)} if len(classes) > 1 else {})
+    whole = f"{meta['read']} read, {meta['skipped_count']} skipped" if 'read' in meta else ''
+    return pd.DataFrame(rows | {('all', whole): counts(t)}).T.astype(int).rename_axis(['split', 'class'])
+
+# %% ../nbs/00_data.ipynb #cf110172
+LEAK_COLORS = {'none': 'black', 'near': 'tab:orange', 'exact': 'tab:red'}
+
+def _sheet_title(
+    row:dict, # of a prepared table
+    width:int=26, # characters a line
+)->str: # two lines or more
+    "Split, class and name of a picture, whole"
+    name = row['image_id'].rsplit('/', 1)[-1] if row['class'] else row['image_id'].removeprefix(row['split'] + '/')
+    return '\n'.join(line for text in (f"{row['split']} {row['class']}", name) for line in textwrap.wrap(text, width)).replace('$', r'\$')
 
 def contact_sheet(
     prepared:Prepared,
@@ -761,17 +909,20 @@ def contact_sheet(
 ): # matplotlib Figure
     "A page of the pictures, each under its name, coloured by whether a copy lies in train"
     import matplotlib.pyplot as plt
+    from matplotlib.patches import Patch
     at = np.unique(np.linspace(0, len(prepared) - 1, min(n, len(prepared))).round().astype(int))
     columns = min(8, len(at))
     rows = -(-len(at)//columns)
-    fig, axes = plt.subplots(rows, columns, figsize=(1.7*columns, 1.95*rows), squeeze=False, layout='constrained')
+    names = [_sheet_title(row) for row in prepared.table.iloc[at].to_dict('records')]
+    height = 1.7 + .11*max(n.count('\n') + 1 for n in names)
+    fig, axes = plt.subplots(rows, columns, figsize=(max(1.7*columns, 5), height*rows + .3), squeeze=False, layout='constrained')
     for ax in axes.flat: ax.axis('off')
-    for ax,i in zip(axes.flat, at):
-        row = prepared.table.iloc[i]
+    for ax,i,name in zip(axes.flat, at, names):
         ax.imshow(prepared.images[int(i)], cmap='gray', vmin=0, vmax=255)
-        color = {'none': 'black', 'near': 'tab:orange', 'exact': 'tab:red'}[row.leaked]
-        name = row.image_id.rsplit('/', 1)[-1] if row['class'] else row.image_id.removeprefix(row.split + '/')
-        ax.set_title(f"{row.split} {row['class']}"[:26] + f'\n{name[-26:]}', fontsize=7, color=color)
+        ax.set_title(name, fontsize=7, color=LEAK_COLORS[prepared.table.leaked.iloc[i]])
+    said = {'none': 'no copy in train found, or train itself', 'near': 'near copy in train', 'exact': 'exact copy in train'}
+    handles = [Patch(color=LEAK_COLORS[k], label=v) for k,v in said.items()]
+    fig.legend(handles=handles, loc='outside lower center', ncols=3, fontsize=8, frameon=False)
     if path is not None:
         with atomic_path(path) as tmp: fig.savefig(tmp, dpi=110)
     return fig

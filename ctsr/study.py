@@ -9,7 +9,7 @@ __all__ = ['FIGURE_FILES', 'STYLE', 'DIGITS', 'SHOWN', 'checkout', 'Source', 'Ev
            'sidecar', 'headline', 'table_html', 'details', 'render_page', 'code_sha256', 'stamp_path', 'read_stamp',
            'stale', 'run_job', 'write_plan', 'snakemake', 'run_study', 'publish', 'main']
 
-# %% ../nbs/11_study.ipynb #72db7dce
+# %% ../nbs/11_study.ipynb #a35c7f13
 import ast
 import dataclasses
 import datetime
@@ -34,7 +34,7 @@ from .data import CTSRError, atomic_path, file_sha256, locked, prepared_name, sa
 from .degrade import task_from
 from .train import TrainConfig, checked
 
-# %% ../nbs/11_study.ipynb #27c97ecf
+# %% ../nbs/11_study.ipynb #f2ab0e87
 def checkout(
     start:str|Path|None=None, # folder to start from; default the current one, then the package's own
 ) -> Path: # folder that holds settings.ini and nbs/study
@@ -44,13 +44,13 @@ def checkout(
         if (folder/"nbs"/"study"/"Snakefile").exists(): return folder
     raise CTSRError("the study needs a clone of the project (its notebooks are not in the installed package): clone it and run there")
 
-# %% ../nbs/11_study.ipynb #5071e5aa
+# %% ../nbs/11_study.ipynb #855f8bce
 def _shown(path) -> str:
     "A path as seen from the checkout, where it lies in it: results name no machine's folders."
     path = Path(path).resolve()
     return str(path.relative_to(checkout()) if path.is_relative_to(checkout()) else path)
 
-# %% ../nbs/11_study.ipynb #b4c29c54
+# %% ../nbs/11_study.ipynb #e212f785
 @dataclass(frozen=True)
 class Source:
     "Which images to prepare; `ctsr.data.prepare` takes these."
@@ -73,7 +73,7 @@ class Evaluation:
     lpips: str = "alex" # network of LPIPS: alex, vgg, or none
     batch_size: int = 8 # images at a time
 
-# %% ../nbs/11_study.ipynb #bf27c7d0
+# %% ../nbs/11_study.ipynb #06eeca7c
 @dataclass(frozen=True)
 class Figures:
     "What the figures show."
@@ -96,7 +96,7 @@ class Preset:
     runs: dict = field(default_factory=dict) # name -> TrainConfig fields, `task` by name
     evaluation: dict = field(default_factory=dict) # see Evaluation
 
-# %% ../nbs/11_study.ipynb #65477083
+# %% ../nbs/11_study.ipynb #9687c272
 def override(
     settings:dict, # nested; changed in place
     assignment:str, # 'a.b.c=value'
@@ -111,7 +111,7 @@ def override(
     try: settings[last] = yaml.safe_load(text)
     except yaml.YAMLError: raise CTSRError(f"--set {assignment}: the value is not readable as YAML; quote it") from None
 
-# %% ../nbs/11_study.ipynb #ca97b444
+# %% ../nbs/11_study.ipynb #551108c1
 def run_settings(
     preset:Preset,
 ) -> dict: # run name -> TrainConfig
@@ -125,7 +125,7 @@ def run_settings(
         configs[name] = checked(TrainConfig, settings, f"runs.{name}")
     return configs
 
-# %% ../nbs/11_study.ipynb #c9349db1
+# %% ../nbs/11_study.ipynb #759066a1
 def load_preset(
     name:str, # of a file in nbs/study/presets, or the path of one
     assignments:tuple|list=(), # 'key=value' overrides
@@ -134,7 +134,8 @@ def load_preset(
     "Read a preset and check every key of it."
     folder = checkout()/"nbs"/"study"/"presets"
     path = Path(name) if name.endswith((".yaml", ".yml")) else folder/f"{name}.yaml"
-    if not path.exists(): raise CTSRError(f"no preset '{name}'; there are {', '.join(sorted(p.stem for p in folder.glob('*.yaml')))}, or name a .yaml file")
+    if not path.exists():
+        raise CTSRError(f"no preset '{name}'; there are {', '.join(sorted(p.stem for p in folder.glob('*.yaml')))}, or name a .yaml file")
     try: settings = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error: raise CTSRError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None
     if not isinstance(settings, dict): raise CTSRError(f"{path}: expected keys and values; look at quick.yaml for an example")
@@ -142,17 +143,18 @@ def load_preset(
     for assignment in assignments: override(settings, assignment)
     if data:
         source = settings.get("source") or {}
-        settings["source"] = source | ({"data": str(Path(data).resolve())} if source.get("name") == "kaggle" else {"name": str(Path(data).resolve())})
+        settings["source"] = source | {"data" if source.get("name") == "kaggle" else "name": str(Path(data).resolve())}
     return check_preset(settings, str(path))
 
-# %% ../nbs/11_study.ipynb #19d876ac
+# %% ../nbs/11_study.ipynb #32b57452
 def check_preset(
     settings:dict, # as read
     where:str="preset", # for messages
 ) -> Preset:
     "Refuse a preset with an unknown key, a value of the wrong type or a name that leads nowhere."
     preset = checked(Preset, settings, where)
-    source, evaluation, figures = checked(Source, preset.source, "source"), checked(Evaluation, preset.evaluation, "evaluation"), checked(Figures, preset.figures, "figures")
+    source, evaluation = checked(Source, preset.source, "source"), checked(Evaluation, preset.evaluation, "evaluation")
+    figures = checked(Figures, preset.figures, "figures")
     for name, fields in preset.tasks.items(): task_from({"name": name, **(fields or {})})
     runs = run_settings(preset)
     if bad := [r for r in (*runs, preset.name) if not r.replace("-", "").replace("_", "").replace(".", "").isalnum()]:
@@ -160,12 +162,13 @@ def check_preset(
     for label, pair in figures.bars.items():
         if not (isinstance(pair, list) and len(pair) == 2 and pair[0] in (*runs, *evaluation.baselines)):
             raise CTSRError(f"figures.bars: '{label}' must be [run, input] with a run of this preset or a baseline, got {pair!r}")
-        if pair[0] in runs and pair[1] not in {runs[pair[0]].up, *evaluation.inputs}: raise CTSRError(f"figures.bars: '{label}' is tested on '{pair[1]}', which evaluation.inputs does not name")
+        if pair[0] in runs and pair[1] not in {runs[pair[0]].up, *evaluation.inputs}:
+            raise CTSRError(f"figures.bars: '{label}' is tested on '{pair[1]}', which evaluation.inputs does not name")
     if figures.task not in preset.tasks: raise CTSRError(f"figures: 'task' must be one of {', '.join(preset.tasks)}, got {figures.task!r}")
     if source.on_error not in ("skip", "raise"): raise CTSRError(f"source: 'on_error' must be skip or raise, got {source.on_error!r}")
     return preset
 
-# %% ../nbs/11_study.ipynb #4ba72128
+# %% ../nbs/11_study.ipynb #dae836d0
 @dataclass(frozen=True)
 class Job:
     "One notebook to run."
@@ -180,15 +183,18 @@ class Job:
     @property
     def key(self) -> str: return self.name.replace("/", "--") # as a file name
 
-# %% ../nbs/11_study.ipynb #f7dd4e63
+# %% ../nbs/11_study.ipynb #27b5441e
 def prepare_jobs(preset, root) -> dict: # task name -> Job
     "One prepared set per image size and fit; tasks share them."
     source, jobs = checked(Source, preset.source, "source"), {}
     for task in preset.tasks:
         t = task_from({"name": task, **(preset.tasks[task] or {})})
         stem = prepared_name(source.name, t.hr, t.fit)
-        jobs[task] = Job(f"prepare/{stem}", "prepare", f"prepare/{stem}.ipynb", dict(source=source.name, hr=t.hr, fit=t.fit, out=f"{root}/prepare",
-            **{k: v for k, v in dataclasses.asdict(source).items() if k != "name"}), [f"prepare/{stem}{end}" for end in (".csv", ".json", ".safetensors")])
+        jobs[task] = Job(
+            f"prepare/{stem}", "prepare", f"prepare/{stem}.ipynb",
+            dict(source=source.name, hr=t.hr, fit=t.fit, out=f"{root}/prepare",
+                 **{k: v for k, v in dataclasses.asdict(source).items() if k != "name"}),
+            [f"prepare/{stem}{end}" for end in (".csv", ".json", ".safetensors")])
     return jobs
 
 def train_jobs(preset, root, prepared) -> dict: # run name -> Job
@@ -196,11 +202,13 @@ def train_jobs(preset, root, prepared) -> dict: # run name -> Job
     jobs = {}
     for name, config in run_settings(preset).items():
         need = prepared[config.task["name"]]
-        jobs[name] = Job(f"train/{name}", "train", f"train/{name}/train.ipynb", dict(run=name, prepared=f"{root}/{need.outputs[-1]}", out=f"{root}/train/{name}", **dataclasses.asdict(config)),
+        jobs[name] = Job(
+            f"train/{name}", "train", f"train/{name}/train.ipynb",
+            dict(run=name, prepared=f"{root}/{need.outputs[-1]}", out=f"{root}/train/{name}", **dataclasses.asdict(config)),
             [f"train/{name}/{file}" for file in ("history.csv", "config.json", "weights.safetensors")], [need.name])
     return jobs
 
-# %% ../nbs/11_study.ipynb #c2434e14
+# %% ../nbs/11_study.ipynb #9e75c2fa
 def evaluate_jobs(preset, root, prepared, trained) -> list: # of Job
     "One notebook for all interpolations of a task, and one for each run."
     e, draws, jobs = checked(Evaluation, preset.evaluation, "evaluation"), checked(Figures, preset.figures, "figures"), []
@@ -208,7 +216,9 @@ def evaluate_jobs(preset, root, prepared, trained) -> list: # of Job
     def job(name, task, need, **own):
         folder = f"evaluate/{name}--{task}"
         spec = dataclasses.asdict(task_from({"name": task, **(preset.tasks[task] or {})}))
-        return Job(folder, "evaluate", f"{folder}/evaluate.ipynb", dict(task=spec, prepared=f"{root}/{prepared[task].outputs[-1]}", out=f"{root}/{folder}", **own, **common),
+        return Job(
+            folder, "evaluate", f"{folder}/evaluate.ipynb",
+            dict(task=spec, prepared=f"{root}/{prepared[task].outputs[-1]}", out=f"{root}/{folder}", **own, **common),
             [f"{folder}/per_image.csv", f"{folder}/samples.safetensors"], [prepared[task].name, *need])
     for task in preset.tasks: jobs.append(job("interpolation", task, [], run_folder="", restorers=e.baselines))
     for name, config in run_settings(preset).items():
@@ -216,8 +226,9 @@ def evaluate_jobs(preset, root, prepared, trained) -> list: # of Job
         jobs.append(job(name, config.task["name"], [trained[name].name], run_folder=f"{root}/train/{name}", restorers=inputs))
     return jobs
 
-# %% ../nbs/11_study.ipynb #c06b69f6
-FIGURE_FILES = ["fig1_design.png", "fig2_examples.png", "fig3_ssim.png", "fig3_ssim_as_coded.png", "fig4_psnr.png", "fig_paired.png", "fig_by_class.png",
+# %% ../nbs/11_study.ipynb #45cacbaa
+FIGURE_FILES = ["fig1_design.png", "fig2_examples.png", "fig3_ssim.png", "fig3_ssim_as_coded.png", "fig4_psnr.png",
+                "fig_paired.png", "fig_by_class.png",
                 "table_summary.csv", "table_paired.csv", "table_by_class.csv", "table_data.csv", "per_image.csv"]
 
 def gather_jobs(preset, root, trained, evaluated) -> list: # of Job
@@ -227,13 +238,18 @@ def gather_jobs(preset, root, trained, evaluated) -> list: # of Job
     prepared = sorted({job.parameters["prepared"] for job in evaluated})
     shown = dataclasses.asdict(checked(Figures, preset.figures, "figures"))
     spec = dataclasses.asdict(task_from({"name": shown["task"], **(preset.tasks[shown["task"]] or {})}))
-    figures = Job("figures/all", "figures", "figures/figures.ipynb", dict(preset=preset.name, evaluations=evaluations, trainings={n: f"{root}/train/{n}" for n in trained},
-        prepared=prepared, out=f"{root}/figures", **shown | dict(task=spec)),
-        [f"figures/{file}" for file in files] + [f"figures/{Path(file).stem}.json" for file in files], [j.name for j in (*trained.values(), *evaluated)])
-    report = Job("report/page", "report", "report/report.ipynb", dict(title=preset.title, preset=preset.name, root=str(root)), ["report.html"], [figures.name], page="report.html")
+    figures = Job(
+        "figures/all", "figures", "figures/figures.ipynb",
+        dict(preset=preset.name, evaluations=evaluations, trainings={n: f"{root}/train/{n}" for n in trained},
+             prepared=prepared, out=f"{root}/figures", **shown | dict(task=spec)),
+        [f"figures/{file}" for file in files] + [f"figures/{Path(file).stem}.json" for file in files],
+        [j.name for j in (*trained.values(), *evaluated)])
+    report = Job(
+        "report/page", "report", "report/report.ipynb", dict(title=preset.title, preset=preset.name, root=str(root)),
+        ["report.html"], [figures.name], page="report.html")
     return [figures, report]
 
-# %% ../nbs/11_study.ipynb #1e367260
+# %% ../nbs/11_study.ipynb #167f0cfd
 def plan(
     preset:Preset,
     root:str|Path, # the study's folder, for example runs/quick
@@ -245,7 +261,7 @@ def plan(
     unique = {job.name: job for job in prepared.values()}
     return [*unique.values(), *trained.values(), *evaluated, *gather_jobs(preset, root, trained, evaluated)]
 
-# %% ../nbs/11_study.ipynb #82fe13ec
+# %% ../nbs/11_study.ipynb #4809409b
 def notebook_parameters(
     path:str|Path, # notebook with a cell tagged 'parameters'
 ) -> dict: # name -> default
@@ -267,7 +283,7 @@ def check_parameters(
         if default is None or value is None or type(value) is type(default) or (type(default) is float and type(value) is int): continue
         raise CTSRError(f"{Path(path).name}: parameter '{key}' must be {type(default).__name__}, got {type(value).__name__} {value!r}")
 
-# %% ../nbs/11_study.ipynb #3f4a0332
+# %% ../nbs/11_study.ipynb #f8985027
 def _execute(notebook, output, parameters, cwd):
     "papermill, its kernel reached over sockets in a private folder instead of open ports; once more where the kernel did not start."
     import papermill
@@ -276,8 +292,9 @@ def _execute(notebook, output, parameters, cwd):
         with tempfile.TemporaryDirectory(prefix="ctsr-") as sockets:
             config = Config(KernelManager=dict(transport="ipc", ip=f"{sockets}/kernel"))
             try:
-                return papermill.execute_notebook(str(notebook), str(output), parameters, kernel_name="python3", progress_bar=False, autosave_cell_every=0, cwd=str(cwd),
-                                                  stdout_file=sys.stdout, stderr_file=sys.stderr, start_timeout=120, config=config)
+                return papermill.execute_notebook(
+                    str(notebook), str(output), parameters, kernel_name="python3", progress_bar=False, autosave_cell_every=0,
+                    cwd=str(cwd), stdout_file=sys.stdout, stderr_file=sys.stderr, start_timeout=120, config=config)
             except RuntimeError as error:
                 if attempt or not any(word in str(error) for word in ("before replying", "didn't respond")): raise
 
@@ -295,14 +312,15 @@ def run_notebook(
     try: _execute(notebook, partial, parameters, cwd or checkout())
     except PapermillExecutionError as error:
         os.replace(partial, failed)
-        raise CTSRError(f"{error.evalue if error.ename == 'CTSRError' else f'{error.ename}: {error.evalue}'} (see {_shown(failed)})") from None
+        what = error.evalue if error.ename == "CTSRError" else f"{error.ename}: {error.evalue}"
+        raise CTSRError(f"{what} (see {_shown(failed)})") from None
     except Exception as error:
-        raise CTSRError(f"{Path(notebook).name}: its kernel stopped ({type(error).__name__}: {' '.join(str(error).split())[:200]}); was it killed, or is memory short? "
-                        "run the same command again to go on") from None
+        raise CTSRError(f"{Path(notebook).name}: its kernel stopped ({type(error).__name__}: {' '.join(str(error).split())[:200]});"
+                        " was it killed, or is memory short? run the same command again to go on") from None
     os.replace(partial, output); failed.unlink(missing_ok=True)
     return output
 
-# %% ../nbs/11_study.ipynb #a7e1ebc1
+# %% ../nbs/11_study.ipynb #b98ef141
 def git_state() -> dict: # commit, dirty
     "The commit of the checkout, and whether tracked files differ from it."
     ask = lambda *args: subprocess.run(["git", "-C", str(checkout()), *args], capture_output=True, text=True)
@@ -313,7 +331,8 @@ def git_state() -> dict: # commit, dirty
 def machine() -> dict:
     "Device, threads and versions."
     import torch
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    names = [l.split(":")[1].strip() for l in Path("/proc/cpuinfo").read_text().splitlines() if l.startswith("model name")] if sys.platform == "linux" else []
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} processor" + (f", {names[0]}" if names else "")
     return dict(device=device, threads=torch.get_num_threads(), python=platform.python_version(), torch=str(torch.__version__))
 
 def sidecar(
@@ -324,24 +343,34 @@ def sidecar(
 ) -> Path: # <name>.json beside it
     "Write beside a figure or table where it comes from."
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    made = dict(file=Path(path).name, sha256=file_sha256(path), notebook=notebook, parameters=parameters, **git_state(), **machine(), time=now,
-                inputs={str(p): file_sha256(p) for p in inputs})
+    made = dict(file=Path(path).name, sha256=file_sha256(path), notebook=notebook, parameters=parameters, **git_state(), **machine(),
+                time=now, inputs={str(p): file_sha256(p) for p in inputs})
     save_json(Path(path).with_suffix(".json"), made)
     return Path(path).with_suffix(".json")
 
-# %% ../nbs/11_study.ipynb #c2342c45
+# %% ../nbs/11_study.ipynb #bc52f8df
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2433; --soft: #5b6475; --line: #d9dee8; --paper: #fff; --tint: #f5f7fa }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e8f0; --soft: #9aa4b6; --line: #394255; --paper: #161b26; --tint: #1e2533 } }
-body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 62rem; margin: 2.5rem auto; padding: 0 1.2rem }
-h1 { font-size: 1.9rem; line-height: 1.2 } h2 { margin-top: 2.6rem; border-bottom: 1px solid var(--line); padding-bottom: .3rem }
-img { max-width: 100%; height: auto; background: #fff; border-radius: 4px } .scroll { overflow-x: auto } .anchor-link, .jp-InputPrompt, .prompt { display: none }
-table { border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums; margin: .8rem 0 } th, td { padding: .28rem .7rem; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap }
-thead th { border-bottom: 2px solid var(--soft) } tbody tr:hover { background: var(--tint) } details { margin: .4rem 0 1.6rem } summary { cursor: pointer; color: var(--soft) }
-pre, code { font-size: .84rem; background: var(--tint); border-radius: 3px } pre { padding: .8rem; overflow-x: auto } footer { color: var(--soft); margin: 3rem 0 1rem; font-size: .85rem }
+body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 62rem; margin: 2.5rem auto;
+  padding: 0 1.2rem }
+h1 { font-size: 1.9rem; line-height: 1.2 }
+h2 { margin-top: 2.6rem; border-bottom: 1px solid var(--line); padding-bottom: .3rem }
+img { max-width: 100%; height: auto; background: #fff; border-radius: 4px }
+.scroll { overflow-x: auto }
+.anchor-link, .jp-InputPrompt, .prompt { display: none }
+table { border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums; margin: .8rem 0 }
+th, td { padding: .28rem .7rem; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap }
+thead th { border-bottom: 2px solid var(--soft) }
+tbody tr:hover { background: var(--tint) }
+details { margin: .4rem 0 1.6rem }
+summary { cursor: pointer; color: var(--soft) }
+pre, code { font-size: .84rem; background: var(--tint); border-radius: 3px }
+pre { padding: .8rem; overflow-x: auto }
+footer { color: var(--soft); margin: 3rem 0 1rem; font-size: .85rem }
 """
 
-# %% ../nbs/11_study.ipynb #0e0e3186
+# %% ../nbs/11_study.ipynb #c2a54baf
 DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3}
 SHOWN = {"up": "tested on", "psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS"}
 
@@ -357,7 +386,7 @@ def headline(
     wide = t.assign(text=text).pivot_table(index=["task", "run", "up"], columns="metric", values="text", aggfunc="first", sort=False)
     return wide[[m for m in DIGITS if m in wide]].reset_index().rename_axis(columns=None).rename(columns=SHOWN)
 
-# %% ../nbs/11_study.ipynb #56e00c63
+# %% ../nbs/11_study.ipynb #14992222
 def table_html(
     table, # DataFrame
 ): # -> IPython HTML
@@ -376,7 +405,7 @@ def details(
     inner = content.data if hasattr(content, "data") else f"<pre>{html.escape(json.dumps(content, indent=1, ensure_ascii=False))}</pre>"
     return HTML(f"<details><summary>{html.escape(summary)}</summary>{inner}</details>")
 
-# %% ../nbs/11_study.ipynb #b86f875c
+# %% ../nbs/11_study.ipynb #2a8114eb
 def render_page(
     notebook:str|Path, # executed
     page:str|Path, # HTML file to write
@@ -388,18 +417,22 @@ def render_page(
     nb.cells = [c for c in nb.cells if not (c.cell_type == "markdown" and c.source.startswith("# "))]  # the page has its own heading
     exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True)
     body = exporter.from_notebook_node(nb)[0]
-    title = next((l[2:] for c in nb.cells for o in c.get("outputs", []) for l in o.get("data", {}).get("text/markdown", "").splitlines() if l.startswith("# ")), Path(notebook).stem)
-    whole = (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>'
+    outputs = (o for c in nb.cells for o in c.get("outputs", []))
+    lines = (l for o in outputs for l in o.get("data", {}).get("text/markdown", "").splitlines())
+    title = next((l[2:] for l in lines if l.startswith("# ")), Path(notebook).stem)
+    whole = ('<!doctype html><html lang="en"><head><meta charset="utf-8">'
+             f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>'
              f"<style>{STYLE}</style></head><body>{body}<footer>Research software, not a medical device.</footer></body></html>")
     with atomic_path(page) as temporary: Path(temporary).write_text(whole, encoding="utf-8")
 
-# %% ../nbs/11_study.ipynb #6d4028c6
+# %% ../nbs/11_study.ipynb #6992b48a
 def code_sha256(
     path:str|Path, # notebook
 ) -> str:
     "Hash of a notebook's code cells."
     import nbformat
-    return hashlib.sha256("\0".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code").encode()).hexdigest()
+    cells = nbformat.read(path, as_version=4).cells
+    return hashlib.sha256("\0".join(c.source for c in cells if c.cell_type == "code").encode()).hexdigest()
 
 def stamp_path(root, name) -> Path: return Path(root)/"done"/f"{name.replace('/', '--')}.json"
 
@@ -408,7 +441,7 @@ def read_stamp(root, name) -> dict|None:
     try: return json.loads(stamp_path(root, name).read_text())
     except (OSError, json.JSONDecodeError): return None
 
-# %% ../nbs/11_study.ipynb #b052f0b3
+# %% ../nbs/11_study.ipynb #9fac24a7
 def stale(
     jobs:list, # of Job, in order
     root:str|Path, # absolute path of the study's folder
@@ -419,15 +452,17 @@ def stale(
         stamp, path = read_stamp(root, job.name), checkout()/"nbs"/"study"/f"{job.notebook}.ipynb"
         code = notebooks.setdefault(job.notebook, code_sha256(path))
         if stamp is None: why[job.name] = "not done yet"
-        elif changed := [k for k in job.parameters if stamp["parameters"].get(k) != json.loads(json.dumps(job.parameters[k]))]: why[job.name] = f"{changed[0]} changed"
+        elif changed := [k for k in job.parameters if stamp["parameters"].get(k) != json.loads(json.dumps(job.parameters[k]))]:
+            why[job.name] = f"{changed[0]} changed"
         elif len(stamp["parameters"]) != len(job.parameters): why[job.name] = "parameters changed"
         elif stamp["code_sha256"] != code: why[job.name] = f"{job.notebook}.ipynb changed"
         elif lost := [o for o in job.outputs if not (Path(root)/o).exists()]: why[job.name] = f"{lost[0]} is gone"
         elif first := [n for n in job.needs if n in why]: why[job.name] = f"follows from {first[0]}"
-        elif any(stamp["needs"].get(n) != (read_stamp(root, n) or {}).get("made") for n in job.needs): why[job.name] = "its input changed"
+        elif any(stamp["needs"].get(n) != (read_stamp(root, n) or {}).get("made") for n in job.needs):
+            why[job.name] = "its input changed"
     return why
 
-# %% ../nbs/11_study.ipynb #8e233257
+# %% ../nbs/11_study.ipynb #f29c8a50
 def _die_with(pid:int):
     "End this process and its children when process `pid` is gone."
     def watch():
@@ -456,14 +491,16 @@ def run_job(
     with locked(root/"locks"/p["key"], p["name"], wait=15):
         run_notebook(notebook, root/p["executed"], p["parameters"])
         if p["page"]: render_page(root/p["executed"], root/p["page"])
-        if lost := [o for o in p["outputs"] if not (root/o).exists()]: raise CTSRError(f"{p['name']}: {notebook.name} ended without writing {lost[0]}")
+        if lost := [o for o in p["outputs"] if not (root/o).exists()]:
+            raise CTSRError(f"{p['name']}: {notebook.name} ended without writing {lost[0]}")
         outputs = {o: file_sha256(root/o) for o in p["outputs"]}
-        stamp = dict(job=p["name"], parameters=p["parameters"], code_sha256=code_sha256(notebook), needs={n: (read_stamp(root, n) or {}).get("made") for n in p["needs"]},
-            outputs=outputs, made=hashlib.sha256(json.dumps(outputs).encode()).hexdigest(), seconds=round(time.time() - started, 1), **git_state())
+        stamp = dict(job=p["name"], parameters=p["parameters"], code_sha256=code_sha256(notebook),
+                     needs={n: (read_stamp(root, n) or {}).get("made") for n in p["needs"]}, outputs=outputs,
+                     made=hashlib.sha256(json.dumps(outputs).encode()).hexdigest(), seconds=round(time.time() - started, 1), **git_state())
         save_json(stamp_path(root, p["name"]), stamp)
     print(f"{what}: done in {stamp['seconds']:.0f} s", flush=True)
 
-# %% ../nbs/11_study.ipynb #286f213e
+# %% ../nbs/11_study.ipynb #ce3bccdf
 def write_plan(
     jobs:list, # of Job, in order
     todo:int, # how many of them will run
@@ -475,7 +512,7 @@ def write_plan(
     for job in jobs: save_json(folder/f"{job.key}.json", dataclasses.asdict(job) | dict(key=job.key, root=str(root)))
     (folder/"todo").write_text(str(todo))
 
-# %% ../nbs/11_study.ipynb #5f9efb68
+# %% ../nbs/11_study.ipynb #2a6925d8
 def _end_with_parent():
     "On Linux, have the kernel end this process when its parent ends."
     if sys.platform == "linux":
@@ -488,15 +525,16 @@ def snakemake(
     extra:tuple|list=(), # further arguments, for example an executor
 ) -> int: # exit status
     "Let Snakemake run what has no stamp."
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(checkout()/"nbs"/"study"/"Snakefile"), "--directory", str(root), "--cores", str(cores),
-               "--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "--keep-going", "--quiet", "all", *extra]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(checkout()/"nbs"/"study"/"Snakefile"), "--directory", str(root),
+               "--cores", str(cores), "--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "--keep-going", "--quiet", "all",
+               *extra]
     process = subprocess.Popen(command, env=os.environ | {"CTSR_STUDY_PID": str(os.getpid())}, cwd=checkout(), preexec_fn=_end_with_parent)
     try: return process.wait()
     except KeyboardInterrupt:
         process.send_signal(signal.SIGINT); process.wait()
         raise CTSRError("interrupted; run the same command again to go on where it stopped") from None
 
-# %% ../nbs/11_study.ipynb #6588c69a
+# %% ../nbs/11_study.ipynb #200fbcaa
 def run_study(
     preset:Preset,
     root:str|Path|None=None, # folder of the study; default runs/<preset>
@@ -512,7 +550,8 @@ def run_study(
     for job in the_plan: check_parameters(checkout()/"nbs"/"study"/f"{job.notebook}.ipynb", job.parameters)
     todo, report = stale(the_plan, root), root/"report.html"
     if dry_run or not todo:
-        print("\n".join(f"would run {name}: {why}" for name, why in todo.items()) or f"nothing to do: all {len(the_plan)} notebooks of '{preset.name}' are up to date")
+        print("\n".join(f"would run {name}: {why}" for name, why in todo.items())
+              or f"nothing to do: all {len(the_plan)} notebooks of '{preset.name}' are up to date")
         return report
     with locked(root, f"study '{preset.name}'"):
         _make_ready(the_plan, todo, root)
@@ -532,9 +571,10 @@ def _what_failed(the_plan, root) -> str:
     left = list(stale(the_plan, root))
     kept = sorted(root.rglob("*.failed.ipynb"))
     where = f"; look at {', '.join(_shown(k) for k in kept)}" if kept else ""
-    return f"{len(left)} of {len(the_plan)} notebooks not done ({', '.join(left[:4])}{', …' if len(left) > 4 else ''}){where}; mend the cause and run the same command again: what is done is kept"
+    return (f"{len(left)} of {len(the_plan)} notebooks not done ({', '.join(left[:4])}{', …' if len(left) > 4 else ''}){where};"
+            " mend the cause and run the same command again: what is done is kept")
 
-# %% ../nbs/11_study.ipynb #c3d75910
+# %% ../nbs/11_study.ipynb #a66b7034
 def publish(
     name:str, # of a finished study
     root:str|Path|None=None, # its folder; default runs/<name>
@@ -556,7 +596,7 @@ def publish(
     os.replace(fresh, target); shutil.rmtree(old, ignore_errors=True)
     return target
 
-# %% ../nbs/11_study.ipynb #bf9189b2
+# %% ../nbs/11_study.ipynb #cbecbeb4
 def main(
     argv:list|None=None, # the plan file of a job
 ) -> int: # exit status
@@ -568,5 +608,5 @@ def main(
         return 2
     return 0
 
-# %% ../nbs/11_study.ipynb #ae634047
+# %% ../nbs/11_study.ipynb #cef19314
 if __name__ == "__main__" and "__file__" in globals(): raise SystemExit(main())

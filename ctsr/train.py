@@ -8,7 +8,7 @@ __all__ = ['MODELS', 'LOSSES', 'checked', 'TrainConfig', 'build_model', 'run_nor
            'validate', 'read_safetensors', 'check_fit', 'place', 'Trainer', 'train_step', 'judge', 'save_checkpoint',
            'final_weights', 'load_checkpoint', 'train', 'main']
 
-# %% ../nbs/07_train.ipynb #290a2baa
+# %% ../nbs/07_train.ipynb #1590eabd
 import contextlib
 import dataclasses
 import json
@@ -33,7 +33,7 @@ from .degrade import adjusted_baseline, degrade_pair, flip_quarter, random_crop_
 from .metrics import psnr, ssim
 from .runet import RUNet
 
-# %% ../nbs/07_train.ipynb #9a070b34
+# %% ../nbs/07_train.ipynb #38b9b6b1
 def _fits(value, kind) -> bool:
     "Whether `value` may stand where `kind` is declared; whole numbers may stand for real ones, nothing else is bent."
     if typing.get_origin(kind) in (typing.Union, types.UnionType): return any(_fits(value, k) for k in typing.get_args(kind))
@@ -61,7 +61,7 @@ def checked(
     if missing: raise CTSRError(f"{where}: missing '{missing[0]}'")
     return cls(**settings)
 
-# %% ../nbs/07_train.ipynb #ad054aa4
+# %% ../nbs/07_train.ipynb #857c8833
 @dataclass(frozen=True)
 class TrainConfig:
     "Everything that decides the weights of a run."
@@ -95,14 +95,15 @@ class TrainConfig:
         choices = dict(up=("bilinear", "nearest", "bicubic"), adjusted=("none", "random", "fixed"), keep=("best", "last"),
                        schedule=("cosine", "plateau", "constant"), precision=("bf16", "fp32"), validate_on=("valid", "test"))
         for key, allowed in choices.items():
-            if getattr(self, key) not in allowed: raise CTSRError(f"'{key}' must be one of {', '.join(allowed)}, got {getattr(self, key)!r}")
+            if getattr(self, key) not in allowed:
+                raise CTSRError(f"'{key}' must be one of {', '.join(allowed)}, got {getattr(self, key)!r}")
         for key in ("steps", "batch_size", "validate_every", "learning_rate", "std"):
             if not getattr(self, key) > 0: raise CTSRError(f"'{key}' must be greater than 0, got {getattr(self, key)}")
         for key in ("crop", "warmup", "clip", "weight_decay", "ema", "seed", "patience"):
             if getattr(self, key) < 0: raise CTSRError(f"'{key}' must not be negative, got {getattr(self, key)}")
         if self.ema >= 1: raise CTSRError(f"'ema' must be below 1, got {self.ema}")
 
-# %% ../nbs/07_train.ipynb #c2349574
+# %% ../nbs/07_train.ipynb #256f9611
 MODELS = {"runet": RUNet}
 
 def build_model(
@@ -134,14 +135,14 @@ def predict(
     "The restored image: the network's output, its channels averaged, normalisation undone."
     return run_normalised(model, up, mean, std).float().mean(1, keepdim=True) * std + mean
 
-# %% ../nbs/07_train.ipynb #d8f8dbc8
+# %% ../nbs/07_train.ipynb #f6e79d0f
 def l1(x, y): return F.l1_loss(x, y)
 def l2(x, y): return F.mse_loss(x, y)
 def charbonnier(x, y, eps=1e-3): return ((x - y) ** 2 + eps ** 2).sqrt().mean()
 
 LOSSES = {"l1": l1, "l2": l2, "charbonnier": charbonnier, "vgg": None}  # vgg is built when asked for: it fetches weights
 
-# %% ../nbs/07_train.ipynb #6053376e
+# %% ../nbs/07_train.ipynb #64c79cfc
 class WeightedLoss(nn.Module):
     "Weighted sum of losses between normalised images (the authors compare what the network sees and gives)."
     def __init__(self,
@@ -163,7 +164,7 @@ class WeightedLoss(nn.Module):
     ) -> torch.Tensor: # scalar
         return sum(w * (self.vgg if k == "vgg" else LOSSES[k])(x, y) for k, w in self.weights.items())
 
-# %% ../nbs/07_train.ipynb #91035b47
+# %% ../nbs/07_train.ipynb #36af9721
 def step_generator(
     seed:int, # of the run
     step:int, # counted from 0
@@ -184,7 +185,7 @@ def batch_indices(
     order = torch.randperm(n, generator=step_generator(seed + 1, step // per_epoch))
     return order[step % per_epoch * batch_size:][:batch_size]
 
-# %% ../nbs/07_train.ipynb #e04c83da
+# %% ../nbs/07_train.ipynb #7a841730
 def train_batch(
     images:torch.Tensor, # (N,H,W) uint8
     config:TrainConfig,
@@ -203,7 +204,7 @@ def train_batch(
     up = degrade_pair(hr, task_from(config.task), config.up)[1]
     return tuple(random_crop_pair((up, hr), config.crop, generator)) if config.crop else (up, hr)
 
-# %% ../nbs/07_train.ipynb #dd630930
+# %% ../nbs/07_train.ipynb #e9b4ef73
 def rate_factor(
     config:TrainConfig,
     step:int, # counted from 0
@@ -216,7 +217,7 @@ def rate_factor(
     done = max(0., (step - config.warmup) / max(1, config.steps - config.warmup))
     return warm * .5 * (1 + math.cos(math.pi * min(1., done)))
 
-# %% ../nbs/07_train.ipynb #cd3f2093
+# %% ../nbs/07_train.ipynb #8b6d5834
 @dataclass
 class Plateau:
     "ReduceLROnPlateau's rule as a value that can be saved: the watched loss, how long it has not improved, halvings so far."
@@ -233,7 +234,7 @@ class Plateau:
         else: self.waited += 1
         if self.waited > patience: self.halvings, self.waited = self.halvings + 1, 0
 
-# %% ../nbs/07_train.ipynb #62a27dc2
+# %% ../nbs/07_train.ipynb #efc5ace4
 @torch.no_grad()
 def ema_update(
     average:nn.Module, # changed in place
@@ -249,7 +250,7 @@ def ema_update(
     for a, b in pairs:
         if not a.is_floating_point(): a.copy_(b)
 
-# %% ../nbs/07_train.ipynb #63625df3
+# %% ../nbs/07_train.ipynb #dd86a994
 @torch.inference_mode()
 def validate(
     model:nn.Module, # the averaged weights
@@ -273,7 +274,7 @@ def validate(
     values = torch.cat(rows, 1).mean(1).tolist()
     return dict(zip(("val_psnr", "val_ssim", "val_loss"), values))
 
-# %% ../nbs/07_train.ipynb #669c81a6
+# %% ../nbs/07_train.ipynb #c2f56cd8
 def _moments(optimizer, names) -> dict:
     "Adam's state as named tensors."
     params = [p for group in optimizer.param_groups for p in group["params"]]
@@ -284,10 +285,11 @@ def _load_moments(optimizer, names, tensors):
     params = [p for group in optimizer.param_groups for p in group["params"]]
     for n, p in zip(names, params):
         step = tensors[f"adam.step.{n}"].clone()
-        like = {k: torch.empty_like(p, memory_format=torch.preserve_format).copy_(tensors[f"adam.{k}.{n}"]) for k in ("exp_avg", "exp_avg_sq")}
+        like = {k: torch.empty_like(p, memory_format=torch.preserve_format).copy_(tensors[f"adam.{k}.{n}"])
+                for k in ("exp_avg", "exp_avg_sq")}
         optimizer.state[p] = dict(step=step.to(p.device) if optimizer.defaults.get("fused") else step, **like)
 
-# %% ../nbs/07_train.ipynb #b6ba425f
+# %% ../nbs/07_train.ipynb #25c126f2
 def read_safetensors(
     path:str|Path, # file
 ) -> tuple[dict, dict]: # tensors by name, metadata
@@ -296,16 +298,18 @@ def read_safetensors(
     try:
         with safe_open(str(path), "pt") as f: return {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise CTSRError(f"{path}: not a readable safetensors file ({error}); weights in other formats are not loaded, convert them first") from None
+        raise CTSRError(f"{path}: not a readable safetensors file ({error}); weights in other formats are not loaded,"
+                        " convert them first") from None
 
-# %% ../nbs/07_train.ipynb #391defa9
+# %% ../nbs/07_train.ipynb #3bff0d8d
 def check_fit(
     config:TrainConfig,
     prepared:Prepared, # the images it is to be trained on
 ):
     "Refuse settings that the prepared images cannot serve."
     side, task = prepared.images.shape[-1], task_from(config.task)
-    if task.hr != side: raise CTSRError(f"task '{task.name}' is for {task.hr} px but the prepared images have {side}: prepare them at that size")
+    if task.hr != side:
+        raise CTSRError(f"task '{task.name}' is for {task.hr} px but the prepared images have {side}: prepare them at that size")
     if config.crop > side: raise CTSRError(f"'crop' is {config.crop} px but the images have {side}: make it smaller, or 0 for whole images")
 
 def place(
@@ -322,7 +326,7 @@ def place(
         raise CTSRError(f"'batch_size' {config.batch_size} must be a multiple of the {accelerator.num_processes} processes")
     return accelerator
 
-# %% ../nbs/07_train.ipynb #5c1d82d3
+# %% ../nbs/07_train.ipynb #95d4a3b5
 class Trainer:
     "The state of a run: network, average, optimiser, and what has been seen so far."
     def __init__(self,
@@ -353,7 +357,7 @@ class Trainer:
         self.forward = torch.compile(self.model) if c.compile else self.model
         self.loss = WeightedLoss(c.loss).to(self.device)
 
-# %% ../nbs/07_train.ipynb #84ee3d29
+# %% ../nbs/07_train.ipynb #7495485a
 def train_step(
     t:Trainer,
 ):
@@ -371,7 +375,7 @@ def train_step(
     if c.ema: ema_update(t.average, t.bare, c.ema, t.step)
     t.running += loss.detach(); t.counted += 1; t.step += 1
 
-# %% ../nbs/07_train.ipynb #14a88c26
+# %% ../nbs/07_train.ipynb #5f0c1158
 def judge(
     t:Trainer,
 ):
@@ -379,7 +383,8 @@ def judge(
     c = t.config
     if not c.ema: t.average.load_state_dict(t.bare.state_dict())
     scores = validate(t.average, t.valid, c, t.loss, t.acc.autocast)
-    if not math.isfinite(scores["val_loss"]): raise CTSRError(f"{t.out.name}: the loss is not finite at step {t.step}; lower 'learning_rate' or set 'clip'")
+    if not math.isfinite(scores["val_loss"]):
+        raise CTSRError(f"{t.out.name}: the loss is not finite at step {t.step}; lower 'learning_rate' or set 'clip'")
     t.plateau.update(scores["val_loss"], c.patience)
     if scores["val_psnr"] > t.best_psnr:
         t.best_psnr, t.best = scores["val_psnr"], {k: v.clone() for k, v in t.average.state_dict().items()}
@@ -387,7 +392,7 @@ def judge(
                           learning_rate=c.learning_rate * rate_factor(c, t.step - 1, t.plateau.halvings), seconds=round(t.seconds, 2)))
     t.running.zero_(); t.counted = 0
 
-# %% ../nbs/07_train.ipynb #351265ad
+# %% ../nbs/07_train.ipynb #b48aa947
 def _state_path(out) -> Path: return Path(out)/"state"/"checkpoint.safetensors"
 
 def save_checkpoint(
@@ -401,8 +406,9 @@ def save_checkpoint(
         parts = dict(model=t.bare.state_dict(), average=t.average.state_dict(), best=t.best or {})
         tensors = {f"{part}.{k}": v for part, state in parts.items() for k, v in state.items()} | _moments(t.optimizer, t.names)
         tensors["running"] = t.running
-    meta = dict(config=dataclasses.asdict(t.config), step=t.step, history=t.history, plateau=dataclasses.asdict(t.plateau), best_psnr=t.best_psnr,
-                counted=t.counted, seconds=t.seconds, done=done, threads=torch.get_num_threads(), device=t.device.type, world=t.world)
+    meta = dict(config=dataclasses.asdict(t.config), step=t.step, history=t.history, plateau=dataclasses.asdict(t.plateau),
+                best_psnr=t.best_psnr, counted=t.counted, seconds=t.seconds, done=done, threads=torch.get_num_threads(),
+                device=t.device.type, world=t.world)
     save_tensors(_state_path(t.out), {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {"state": json.dumps(meta)})
 
 def final_weights(
@@ -412,7 +418,7 @@ def final_weights(
     if trainer.final: return trainer.final
     return trainer.best if trainer.config.keep == "best" and trainer.best else trainer.average.state_dict()
 
-# %% ../nbs/07_train.ipynb #a8cd92f5
+# %% ../nbs/07_train.ipynb #fc4920a6
 def load_checkpoint(
     trainer:Trainer, # freshly built with the same settings
 ) -> bool: # whether there was one to go on from
@@ -423,8 +429,8 @@ def load_checkpoint(
     state = json.loads(meta.get("state", "{}"))
     if state.get("config") != json.loads(json.dumps(dataclasses.asdict(t.config))): return False
     if not state["done"] and (state["threads"], state["world"]) != (torch.get_num_threads(), t.world):
-        print(f"{t.out.name}: going on with {torch.get_num_threads()} threads and {t.world} processes after {state['threads']} and {state['world']}:"
-              " the weights will differ in the last digits from an uninterrupted run")
+        print(f"{t.out.name}: going on with {torch.get_num_threads()} threads and {t.world} processes after {state['threads']}"
+              f" and {state['world']}: the weights will differ in the last digits from an uninterrupted run")
     part = lambda name: {k.removeprefix(name + "."): v.to(t.device) for k, v in tensors.items() if k.startswith(name + ".")}
     t.step, t.history, t.plateau = state["step"], state["history"], Plateau(**state["plateau"])
     t.best_psnr, t.counted, t.seconds = state["best_psnr"], state["counted"], state["seconds"]
@@ -436,7 +442,7 @@ def load_checkpoint(
     _load_moments(t.optimizer, t.names, tensors)
     return True
 
-# %% ../nbs/07_train.ipynb #6ecb79f0
+# %% ../nbs/07_train.ipynb #b91f8995
 def train(
     config:TrainConfig, # what to train
     prepared:Prepared|str|Path, # images, or the file that holds them
@@ -458,37 +464,41 @@ def train(
         trainer.acc.wait_for_everyone()
     return pd.DataFrame(trainer.history)
 
-# %% ../nbs/07_train.ipynb #e00a4ba2
+# %% ../nbs/07_train.ipynb #57470a9f
 def _loop(t, checkpoint_seconds, progress, until):
     "Step, validate and checkpoint up to step `until`."
     start, saved, before = time.time(), time.time(), t.seconds
-    bar = tqdm(total=t.config.steps, initial=t.step, desc=t.out.name, unit="step", mininterval=2, disable=not progress, dynamic_ncols=False, ncols=110)
-    first = t.step
+    size = t.config.batch_size
+    bar = tqdm(total=t.config.steps * size, initial=t.step * size, desc=t.out.name, unit=" images", mininterval=2, disable=not progress, ncols=110)
     while t.step < until:
-        train_step(t); bar.update()
+        train_step(t)
+        if bar.update(size): bar.set_postfix_str(_seen(t), refresh=False)
         t.seconds = before + time.time() - start
         due = t.step % t.config.validate_every == 0 or t.step == t.config.steps
         if due: judge(t)
-        if due and progress:
-            row, rate = t.history[-1], (t.step - first) * t.config.batch_size / max(1e-9, time.time() - start)
-            bar.set_postfix_str(f"loss {row['loss']:.4g}, val {row['val_psnr']:.2f} dB, {rate:.0f} images/s")
         if t.rank == 0 and (time.time() - saved > checkpoint_seconds or t.step == until < t.config.steps):
             save_checkpoint(t); saved = time.time()
     bar.close()
+
+def _seen(t) -> str:
+    "What the progress bar shows beside images/s and time left."
+    loss = (t.running / t.counted).item() if t.counted else t.history[-1]["loss"]
+    return f"loss {loss:.4g}" + (f", val {t.history[-1]['val_psnr']:.2f} dB" if t.history else "")
 
 def _finish(t, prepared):
     "Write what a finished run leaves: history, settings, weights."
     save_checkpoint(t, done=True)
     weights = {k: v.detach().cpu().contiguous() for k, v in final_weights(t).items()}
     device = torch.cuda.get_device_name() if t.device.type == "cuda" else "cpu"
-    card = dataclasses.asdict(t.config) | dict(parameters=sum(p.numel() for p in t.bare.parameters()), device=device, threads=torch.get_num_threads(),
-        processes=t.world, torch=str(torch.__version__), seconds=round(t.seconds, 1), train_images=len(t.images), source=prepared.meta.get("source"),
+    card = dataclasses.asdict(t.config) | dict(
+        parameters=sum(p.numel() for p in t.bare.parameters()), device=device, threads=torch.get_num_threads(), processes=t.world,
+        torch=str(torch.__version__), seconds=round(t.seconds, 1), train_images=len(t.images), source=prepared.meta.get("source"),
         best_val_psnr=t.best_psnr)
     save_csv(t.out/"history.csv", pd.DataFrame(t.history))
     save_json(t.out/"config.json", card)
     save_tensors(t.out/"weights.safetensors", weights, {"format": "pt"})
 
-# %% ../nbs/07_train.ipynb #9bddcf67
+# %% ../nbs/07_train.ipynb #aceed368
 def main(
     argv:list|None=None, # arguments instead of the command line's
 ) -> int: # exit status

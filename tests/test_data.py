@@ -20,10 +20,11 @@ import torch
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 import ctsr.data
-from ctsr.data import COLUMNS, CTSRError, load_prepared, prepare, read_images, read_volume, split_by_fraction
+from ctsr.data import COLUMNS, CTSRError, describe, load_prepared, prepare, read_images, read_volume, split_by_fraction
 from ctsr.degrade import TASKS
 from ctsr.evaluate import per_image
 from ctsr.perceptual import WEIGHTS, VGGLoss, load_features, read_arrays
@@ -35,9 +36,6 @@ GOOD = 6  # pictures in a folder that is otherwise in order
 
 def ctsr_data(*arguments, **kwargs):
     return subprocess.run([sys.executable, "-m", "ctsr.cli", "data", *map(str, arguments)], capture_output=True, text=True, **kwargs)
-
-
-def known_bug(*case, why, id=None): return pytest.param(*case, marks=pytest.mark.xfail(strict=True, reason=why), id=id)
 
 
 def contents(folder):
@@ -118,14 +116,13 @@ BAD = {  # file name, how it is made, a word of the reason
     "NaN in nii.gz": ("hole.nii.gz", lambda p: as_nifti(p, holey().astype(np.float64)), "1 NaN"),
     "infinite nrrd": ("far.nrrd", lambda p: as_nrrd(p, np.nan_to_num(holey(), nan=np.inf)), "infinite"),
     "truncated nii.gz": ("cut.nii.gz", cut(as_nifti), "cannot be read"),
+    "truncated nii": ("cut.nii", cut(as_nifti), "its header promises 8544 bytes, there are 4272"),
+    "truncated float nii": ("cut.nii", cut(as_nifti, np.float32), "truncated"),
     "truncated nrrd": ("cut.nrrd", cut(as_nrrd), "cannot be read"),
     "text named dcm": ("letter.dcm", lambda p: p.write_text("no scanner wrote this"), "cannot be read"),
     "four dimensions": ("4d.nii", lambda p: nibabel.save(nibabel.Nifti1Image(noise(32, 32, 4, 2), np.eye(4)), p), "3-D"),
 }
-CASES = [pytest.param(*v, id=k) for k, v in BAD.items()] + [
-    known_bug("cut.nii", cut(as_nifti), "", why="ITK fills what a truncated .nii lacks with 0 HU", id="truncated nii"),
-    known_bug("cut.nii", cut(as_nifti, np.float32), "", why="ITK fills what a truncated .nii lacks with 0 HU", id="truncated float nii"),
-]
+CASES = [pytest.param(*v, id=k) for k, v in BAD.items()]
 
 
 @pytest.mark.parametrize("name, make, word", CASES)
@@ -171,13 +168,19 @@ def test_a_source_without_images_is_refused(tmp_path, make, word, on_error):
 
 
 @pytest.mark.parametrize("settings, words", [
-    (dict(hr=-5), ("hr", "-5", "16 or more")), (dict(hr=0), ("hr", "16 or more")), (dict(hr="32"), ("hr", "'32'", "whole number")), (dict(hr=32.), ("hr", "whole number")),
+    (dict(hr=-5), ("hr", "-5", "16 or more")), (dict(hr=0), ("hr", "16 or more")), (dict(hr="32"), ("hr", "'32'", "whole number")),
+    (dict(hr=32.), ("hr", "whole number")),
     (dict(seed=-1), ("seed", "0 or more")), (dict(limit=-2), ("limit", "1 or more")), (dict(fit="zoom"), ("fit", "zoom", "crop, resize")),
-    (dict(window="lnug"), ("window", "lnug", "mediastinum")), (dict(window=(40, -400)), ("window", "positive width")), (dict(on_error="ignore"), ("on_error", "skip", "raise")),
-    (dict(split="given"), ("split", "train, valid or test", "leave split out")), (dict(split=(.5, .6, .1)), ("split", "sum to 1")), (dict(split=(1.2, -.2, 0)), ("split", "sum to 1")),
-    (dict(split=(.8, 0, .2), split_by="patient"), ("split_by", "patient", "subject")), (dict(phantom=dict(subjects=2)), ("phantom", "goes with source 'phantom'")),
-    (dict(data="elsewhere"), ("data", "elsewhere", "kaggle")), known_bug(dict(hr=10**9), ("hr",), why="too little memory ends in a MemoryError"),
-    known_bug(dict(window=(float("nan"), 400)), ("window",), why="a window about NaN is accepted")], ids=str)
+    (dict(window="lnug"), ("window", "lnug", "mediastinum")), (dict(window=(40, -400)), ("window", "positive width")),
+    (dict(on_error="ignore"), ("on_error", "skip", "raise")),
+    (dict(split="given"), ("split", "train, valid or test", "leave split out")), (dict(split=(.5, .6, .1)), ("split", "sum to 1")),
+    (dict(split=(1.2, -.2, 0)), ("split", "sum to 1")),
+    (dict(split=(.8, 0, .2), split_by="patient"), ("split_by", "patient", "subject")),
+    (dict(phantom=dict(subjects=2)), ("phantom", "goes with source 'phantom'")),
+    (dict(data="elsewhere"), ("data", "elsewhere", "kaggle")), (dict(hr=10**9), ("hr", "8192 at most")),
+    (dict(window=(float("nan"), 400)), ("window", "finite")), (dict(window=(40, float("inf"))), ("window", "finite")), (dict(fit=["crop"]), ("fit",)),
+    (dict(split_by="patient"), ("split_by", "patient")), (dict(lung_only="no"), ("lung_only", "'no'")), (dict(phantom=3), ("phantom", "3")),
+    (dict(data=" "), ("data is empty",))], ids=str)
 def test_a_bad_setting_is_named_before_anything_is_written(tmp_path, existing, settings, words):
     with refused(*words): prepare(tmp_path/"in", tmp_path/"out", **dict(hr=32) | settings)
     with refused(*words): prepare(tmp_path/"in", tmp_path/"new", **dict(hr=32) | settings)
@@ -185,11 +188,12 @@ def test_a_bad_setting_is_named_before_anything_is_written(tmp_path, existing, s
 
 
 @pytest.mark.parametrize("options, words", [
-    (dict(subjets=3), ("subjets", "subjects")), (dict(subjects=-3), ("subjects", "1 or more")), (dict(subjects="3"), ("subjects", "whole number")), (dict(slices=0), ("slices", "1 or more")),
-    known_bug(dict(size=-64), ("size",), why="phantom options other than subjects and slices are not checked"),
-    known_bug(dict(views=0), ("views",), why="views=0 prepares black pictures"), known_bug(dict(dose=-1.), ("dose",), why="phantom options are not checked")], ids=str)
+    (dict(subjets=3), ("subjets", "subjects")), (dict(subjects=-3), ("subjects", "1 or more")), (dict(subjects="3"), ("subjects", "whole number")),
+    (dict(slices=0), ("slices", "1 or more")),
+    (dict(size=-64), ("size is -64", "from 16")), (dict(views=0), ("views is 0", "from 1")), (dict(dose=-1.), ("dose is -1", "from 1")),
+    (dict(dose=float("nan")), ("dose is nan",)), (dict(lo="low"), ("lo is 'low'",)), (dict(scan=1), ("scan is 1", "True or False"))], ids=str)
 def test_a_bad_phantom_is_refused(tmp_path, options, words):
-    with refused(*words), np.errstate(all="ignore"): prepare("phantom", tmp_path/"out", hr=32, phantom=dict(subjects=2, slices=1, size=32, views=9) | options)
+    with refused(*words): prepare("phantom", tmp_path/"out", hr=32, phantom=dict(subjects=2, slices=1, size=32, views=9) | options)
     assert not (tmp_path/"out").exists()
 
 
@@ -207,13 +211,48 @@ def test_split_folders_go_by_their_usual_names(tmp_path, name):
     assert {(p.split, p.cls) for p in found} == {({"tra": "train", "val": "valid", "tes": "test"}[name[:3].lower()], "normal")}
 
 
-@pytest.mark.xfail(strict=True, reason="a file name that is not UTF-8 ends in a UnicodeEncodeError")
-def test_a_latin_1_file_name_is_read_or_named(tmp_path):
+@pytest.mark.parametrize("name, known_as", [(b"L\xfcge.png", r"L\xfcge.png"), (b"two\nlines.png", r"two\nlines.png"),
+                                            ("Lüge, ñ.png".encode(), "Lüge, ñ.png")])
+def test_any_file_name_is_one_line_of_text(tmp_path, name, known_as):
     folder = pictures(tmp_path/"in")
-    try: (folder/"good0.png").rename(os.fsdecode(os.fsencode(folder/"Luege").replace(b"ue", b"\xfc")) + ".png")
+    try: (folder/"good0.png").rename(os.fsdecode(os.fsencode(folder) + b"/" + name))
     except OSError: pytest.skip("this file system takes UTF-8 only")
-    try: load_prepared(prepare(folder, tmp_path/"out", hr=32))
-    except CTSRError: pass
+    table = load_prepared(prepare(folder, tmp_path/"out", hr=32)).table
+    assert known_as in set(table.origin) and len(table) == GOOD
+    with refused(known_as): (folder/os.fsdecode(name)).write_bytes(b""); prepare(folder, tmp_path/"out", hr=32, on_error="raise")
+
+
+@pytest.mark.parametrize("inside", [".", "out", "a/b"])
+def test_a_folder_is_not_prepared_into_itself(tmp_path, inside):
+    folder = pictures(tmp_path/"in")
+    before = contents(folder)
+    with refused(folder, "lies inside the source", "--out"): prepare(folder, folder/inside, hr=32)
+    (tmp_path/"link").symlink_to(folder)
+    with refused("lies inside the source"): prepare(tmp_path/"link", folder/inside, hr=32)
+    assert contents(folder) == before
+
+
+def test_two_folders_of_one_name_do_not_overwrite_each_other(tmp_path):
+    for parent, n in (("a", 2), ("b", 3)): pictures(tmp_path/parent/"scans", n)
+    path = prepare(tmp_path/"a"/"scans", tmp_path/"out", hr=32)
+    before = contents(tmp_path/"out")
+    with refused(path, "another source of that name", "--out"): prepare(tmp_path/"b"/"scans", tmp_path/"out", hr=32)
+    assert contents(tmp_path/"out") == before
+    (tmp_path/"a").rename(tmp_path/"moved")
+    assert prepare(tmp_path/"moved"/"scans", tmp_path/"out", hr=32) == path, "the same files in another place are the same source"
+
+
+@pytest.mark.parametrize("out", [None, "", 3], ids=str)
+def test_an_out_that_is_no_folder_is_refused(tmp_path, out):
+    with refused("out_dir", "folder"): prepare(pictures(tmp_path/"in"), out, hr=32)
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o027])
+def test_the_three_files_are_open_to_the_same_people(tmp_path, umask):
+    before = os.umask(umask)
+    try: path = prepare(pictures(tmp_path/"in"), tmp_path/"out", hr=32)
+    finally: os.umask(before)
+    assert {path.with_suffix(s).stat().st_mode & 0o777 for s in (".safetensors", ".csv", ".json")} == {0o666 & ~umask}
 
 
 def test_16_bit_png_keeps_its_values(tmp_path):
@@ -239,7 +278,8 @@ def test_colour_becomes_luma_and_alpha_is_dropped(tmp_path):
 
 
 COMMANDS = {
-    "truncated png": (lambda p: pictures(p).joinpath("cut.png").write_bytes(png()[:900]), ["--on-error", "raise"], ("cut.png", "truncated", "repair or remove it")),
+    "truncated png": (lambda p: pictures(p).joinpath("cut.png").write_bytes(png()[:900]), ["--on-error", "raise"],
+                      ("cut.png", "truncated", "repair or remove it")),
     "empty folder": (lambda p: p.mkdir(), [], ("source", "is empty", "give a folder or file of")),
     "negative size": (pictures, ["--hr", "-5"], ("hr is -5", "16 or more")),
 }
@@ -252,6 +292,11 @@ def test_the_command_line_says_it_in_one_line(tmp_path, root, make, extra, words
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and not done.stdout, done.stdout + done.stderr
     assert done.stderr.startswith("ctsr: ") and all(w in done.stderr for w in words), done.stderr
     assert not (tmp_path/"out").exists()
+
+
+def test_no_source_at_all_is_refused(tmp_path, root):
+    done = ctsr_data("", "--out", tmp_path/"out", cwd=root)
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and "source is empty" in done.stderr, done.stderr
 
 
 # 2. Volumes, written by others' libraries. Ours come as (z: feet to head, y: front to back, x: right to left), as DICOM's LPS.
@@ -315,12 +360,19 @@ def test_damaged_dicom_costs_only_itself(tmp_path):
     assert len(found) == 6 and len(skipped) == 1 and skipped[0]["file"].startswith("cut/") and "cannot be read" in skipped[0]["reason"]
 
 
-@pytest.mark.xfail(strict=True, reason="sorting a folder into series lets GDCM's RuntimeError through", raises=RuntimeError)
 def test_a_dose_file_beside_the_slices_is_listed(tmp_path):
     from pydicom.data import get_testdata_file
     as_dicom(tmp_path/"in", thorax())
     (tmp_path/"in"/"dose.dcm").write_bytes(Path(get_testdata_file("rtdose_1frame.dcm", download=False)).read_bytes())
-    assert sum(p.subject.startswith("patient-") for p in read_images(tmp_path/"in")[0]) >= 6
+    found, skipped = read_images(tmp_path/"in")
+    assert [p.position for p in found] == list(range(6)) and len({p.subject for p in found}) == 1
+    assert [s["file"] for s in skipped] == ["dose.dcm"] and "cannot be read" in skipped[0]["reason"]
+    as_dicom(tmp_path/"plan", thorax()[:1])
+    dose = pydicom.dcmread(tmp_path/"plan"/"000.dcm")
+    dose.Modality = "RTDOSE"
+    dose.save_as(tmp_path/"in"/"dose.dcm")
+    found, skipped = read_images(tmp_path/"in")
+    assert len(found) == 6 and "RTDOSE" in skipped[0]["reason"]
 
 
 @pytest.mark.parametrize("codes", ["LPS", "RAS", "PIR", "SLA"])
@@ -404,24 +456,35 @@ def rewrite(suffix, change):
 def tensors(**named): return lambda path: save_file(named, path)
 
 
+def one_image_less(path):
+    "As its own table would have sealed it."
+    with safe_open(path, "pt") as f: images, seal = f.get_tensor("images").clone(), f.metadata()
+    save_file({"images": images[1:].clone()}, path, metadata=seal)
+
+
 TAMPERED = {
-    "images cut": (rewrite(".safetensors", lambda b: b[:len(b)//2]), ".safetensors"), "images a byte short": (rewrite(".safetensors", lambda b: b[:-1]), ".safetensors"),
-    "images empty": (rewrite(".safetensors", lambda b: b""), ".safetensors"), "images of noise": (rewrite(".safetensors", lambda b: noise(999).tobytes()), ".safetensors"),
-    "images a pickle": (rewrite(".safetensors", lambda b: pickle.dumps({"images": 1})), ".safetensors"), "images missing": (lambda p: p.unlink(), ".safetensors"),
-    "images of floats": (tensors(images=torch.zeros(GOOD, 32, 32)), ".safetensors"), "images not square": (tensors(images=torch.zeros(GOOD, 32, 16, dtype=torch.uint8)), ".safetensors"),
-    "other tensors": (tensors(weights=torch.zeros(3)), ".safetensors"), "images without their seal": (tensors(images=torch.zeros(GOOD, 32, 32, dtype=torch.uint8)), ".csv"),
+    "images cut": (rewrite(".safetensors", lambda b: b[:len(b)//2]), ".safetensors"),
+    "images a byte short": (rewrite(".safetensors", lambda b: b[:-1]), ".safetensors"),
+    "images empty": (rewrite(".safetensors", lambda b: b""), ".safetensors"),
+    "images of noise": (rewrite(".safetensors", lambda b: noise(999).tobytes()), ".safetensors"),
+    "images a pickle": (rewrite(".safetensors", lambda b: pickle.dumps({"images": 1})), ".safetensors"),
+    "images missing": (lambda p: p.unlink(), ".safetensors"),
+    "images of floats": (tensors(images=torch.zeros(GOOD, 32, 32)), ".safetensors"),
+    "images not square": (tensors(images=torch.zeros(GOOD, 32, 16, dtype=torch.uint8)), ".safetensors"),
+    "an image less": (one_image_less, ".safetensors"),
+    "other tensors": (tensors(weights=torch.zeros(3)), ".safetensors"),
+    "images without their seal": (tensors(images=torch.zeros(GOOD, 32, 32, dtype=torch.uint8)), ".csv"),
     "table edited": (rewrite(".csv", lambda b: b.replace(b"train", b"test ")), ".csv"), "table cut": (rewrite(".csv", lambda b: b[:len(b)//2]), ".csv"),
     "a row less": (rewrite(".csv", lambda b: b[:b[:-1].rindex(b"\n") + 1]), ".csv"), "table empty": (rewrite(".csv", lambda b: b""), ".csv"),
     "another table": (rewrite(".csv", lambda b: b"a,b\n1,2\n"), ".csv"), "table of noise": (rewrite(".csv", lambda b: noise(999).tobytes()), ".csv"),
     "table missing": (lambda p: p.with_suffix(".csv").unlink(), ".csv"), "manifest cut": (rewrite(".json", lambda b: b[:len(b)//2]), ".json"),
     "manifest of noise": (rewrite(".json", lambda b: b"\xff\xfe\x00"), ".json"), "manifest missing": (lambda p: p.with_suffix(".json").unlink(), ".json"),
+    "manifest edited": (rewrite(".json", lambda b: b.replace(b'"read": 6', b'"read": 9')), ".json"), "manifest a list": (rewrite(".json", lambda b: b"[]"), ".json"),
+    "a pixel changed": (rewrite(".safetensors", lambda b: b[:-500] + bytes([b[-500] ^ 255]) + b[-499:]), ".safetensors"),
 }
-FORGED = [known_bug(rewrite(".safetensors", lambda b: b[:-500] + bytes([b[-500] ^ 255]) + b[-499:]), ".safetensors", why="the pixels carry no hash", id="a pixel changed"),
-          known_bug(rewrite(".json", lambda b: b.replace(b'"read": 6', b'"read": 9')), ".json", why="the manifest carries no hash", id="manifest edited"),
-          known_bug(rewrite(".json", lambda b: b"[]"), ".json", why="a manifest that is no object is accepted", id="manifest a list")]
 
 
-@pytest.mark.parametrize("tamper, suffix", [pytest.param(*v, id=k) for k, v in TAMPERED.items()] + FORGED)
+@pytest.mark.parametrize("tamper, suffix", TAMPERED.values(), ids=TAMPERED)
 def test_a_cut_or_tampered_set_is_refused(existing, tamper, suffix):
     path, before = existing
     load_prepared(path)
@@ -496,7 +559,8 @@ def test_hostile_vgg_weights_are_not_run(tmp_path, monkeypatch, marker, wrap, ca
 
 
 @pytest.mark.parametrize("payload", [Hostile, HostileNumpy])
-@pytest.mark.parametrize("hide", [lambda e: e, lambda e: {"VGG16_0": {"Conv_0": {"kernel": e}}}, lambda e: np.array([e], dtype=object)], ids=["bare", "nested", "in an array"])
+@pytest.mark.parametrize("hide", [lambda e: e, lambda e: {"VGG16_0": {"Conv_0": {"kernel": e}}}, lambda e: np.array([e], dtype=object)],
+                         ids=["bare", "nested", "in an array"])
 def test_hostile_arrays_are_not_run(tmp_path, marker, payload, hide):
     file = tmp_path/"vgg16.ckpt"
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
@@ -546,8 +610,8 @@ def test_a_hostile_run_is_not_run(tmp_path, marker, wrap, careless):
     with refused(run/"weights.safetensors", "not a readable safetensors file", "convert"): load_run(run)
 
 
-@pytest.mark.parametrize("config", [known_bug("pickle", why="a config.json that is not UTF-8 ends in a UnicodeDecodeError"), known_bug("[1]", why="a config.json that is a list ends in an AttributeError"),
-                                    known_bug('{"model": {"name": "runet", "width": 0.0625}}', why="a config.json without `up` ends in a KeyError"), "{", "{}"])
+@pytest.mark.parametrize("config", [
+    "pickle", "[1]", '{"model": {"name": "runet", "width": 0.0625}}', "{", "{}"])
 def test_a_hostile_or_broken_config_is_refused(tmp_path, marker, config):
     run = finished_run(tmp_path/"run")
     (run/"config.json").write_bytes(pickle.dumps(Hostile(marker)) if config == "pickle" else config.encode())
@@ -576,16 +640,18 @@ def test_the_papers_images_and_their_copies(paper):
     assert len(leaked) == meta["duplicates"]["test_with_exact_copy_in_train"] == 46 and set(leaked["class"]) == {"normal"}
     assert set(leaked.exact_group) <= set(t[t.split.eq("train")].exact_group) and t[t.split.eq("train")].leaked.eq("none").all()
     assert list(t.columns) == COLUMNS and t.image_id.is_unique
-    rows = {tuple(line.split()[:-6]): line.split()[-6:] for line in printed.splitlines() if line.startswith(("all", "test"))}
-    rows |= {("test", line.split()[0]): line.split()[1:] for line in printed.splitlines() if line.startswith(" ") and len(line.split()) == 7}
-    assert rows["all",][:2] == ["1000", "847"] and rows["test", "normal"][3] == "46" and "skipped" not in printed
+    rows = describe(prepared)
+    assert "1000 read, 0 skipped" in printed and rows.to_string() in printed
+    assert rows.loc["all", "1000 read, 0 skipped"][["images", "unique"]].tolist() == [1000, 847]
+    assert rows.loc["test", "all classes"][["images", "exact copy in train"]].tolist() == [315, 46] and rows.loc["test", "normal"]["exact copy in train"] == 46
     with Image.open(path.with_suffix(".png")) as sheet: assert min(sheet.size) > 500
 
 
 def test_the_copies_are_copies_in_the_files(paper, kaggle):
     "Said of the files themselves, without the library."
     t = load_prepared(paper[0]).table
-    pixels = {o: hashlib.sha256((im := np.asarray(Image.open(kaggle/o).convert("L"))).tobytes() + str(im.shape).encode()).digest() for o in t[t["class"].eq("normal")].origin}
+    pixels = {o: hashlib.sha256((im := np.asarray(Image.open(kaggle/o).convert("L"))).tobytes() + str(im.shape).encode()).digest()
+              for o in t[t["class"].eq("normal")].origin}
     train = {pixels[o] for o in t[t["class"].eq("normal") & t.split.eq("train")].origin}
     assert sum(pixels[o] in train for o in t[t["class"].eq("normal") & t.split.eq("test")].origin) == 46
 
@@ -616,11 +682,12 @@ def test_the_sample_is_two_subjects_and_the_second_is_never_trained_on(sample):
 
 def test_the_sample_is_88_slices_less_the_gap(sample):
     t, left = sample.table, sample.meta["skipped"]
-    gap = [s["file"] for s in left if "between two parts" in s["reason"]]
+    gap = [s["file"] for s in left if "gap" in s["reason"]]
     assert sample.meta["read"] == 88 and len(t) == 86 and len(gap) == 2 and sample.meta["skipped_count"] == len(left)
     at = {s: part.position.tolist() for s, part in t.groupby("split")}
     assert {k: len(v) for k, v in at.items()} == {"train": 30, "valid": 8, "test": 48}
-    assert sorted(at["train"] + [int(g.split("/")[1]) for g in gap] + at["valid"]) == list(range(min(at["train"]), max(at["valid"]) + 1)) and max(at["train"]) + 3 == min(at["valid"])
+    assert sorted(at["train"] + [int(g.split("/")[1]) for g in gap] + at["valid"]) == list(range(min(at["train"]), max(at["valid"]) + 1))
+    assert max(at["train"]) + 3 == min(at["valid"])
     lung = {s["file"]: s["reason"] for s in left if "no lung" in s["reason"]}
     assert set(lung) == {"lung1_image.nrrd", "lung2_image.nrrd"} and "of 48" in lung["lung1_image.nrrd"] and "of 61" in lung["lung2_image.nrrd"]
     assert all(x.min() < x.max() for x in sample.images.float().flatten(1))
@@ -639,7 +706,8 @@ def test_no_subject_lies_in_two_splits(shares, seed):
     t = table_of(20)
     split = split_by_fraction(t, shares, seed)
     assert split.groupby(t.subject).nunique().eq(1).all()
-    assert {n: t.subject[split == n].nunique() for n in ("train", "valid", "test")} == pytest.approx(dict(zip(("train", "valid", "test"), 20*np.array(shares))), abs=1)
+    names = ("train", "valid", "test")
+    assert {n: t.subject[split == n].nunique() for n in names} == pytest.approx(dict(zip(names, 20*np.array(shares))), abs=1)
 
 
 def test_eighty_twenty_by_image_tears_subjects_apart_and_is_exact():
@@ -675,13 +743,26 @@ def test_copies_stay_together_where_no_subject_is_known(tmp_path):
     assert (torn[torn.split.eq("test")].leaked == "exact").any()
 
 
+def test_small_drawn_subjects_are_not_taken_for_copies_of_each_other(tmp_path):
+    t = load_prepared(prepare("phantom", tmp_path/"out", hr=16, phantom=dict(subjects=12, slices=3, views=9))).table
+    assert t.leaked.eq("none").all() and t.split.nunique() == 3
+
+
+def test_what_lies_outside_the_split_folders_is_said_so(tmp_path):
+    pictures(tmp_path/"in"/"train", 2); Image.fromarray(noise(48, 48)).save(tmp_path/"in"/"loose.png")
+    left = load_prepared(prepare(tmp_path/"in", tmp_path/"out", hr=32)).meta["skipped"]
+    assert left == [dict(file="loose", reason="lies outside the split folders")]
+
+
 # 8. The phantom.
 
 def test_the_phantom_is_the_same_in_every_process_and_differs_by_subject():
     code = ("import hashlib; from ctsr.phantom import phantom_volume as v\n"
-            "for subject, seed in ((3, 7), (4, 7), (3, 8)): print(hashlib.sha256(v(subject, 2, size=48, views=24, seed=seed).tobytes()).hexdigest())")
-    started = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONHASHSEED": h, "OMP_NUM_THREADS": n}) for h, n in (("1", "1"), ("2", "2"))]
+            "for scan in (True, False):\n"
+            "    for subject, seed in ((3, 7), (4, 7), (3, 8)): print(hashlib.sha256(v(subject, 2, size=48, views=24, seed=seed, scan=scan).tobytes()).hexdigest())")
+    started = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True,
+                                env=os.environ | {"PYTHONHASHSEED": h, "OMP_NUM_THREADS": n}) for h, n in (("1", "1"), ("2", "2"))]
     first, second = (p.communicate(timeout=60)[0].split() for p in started)
-    assert all(p.returncode == 0 for p in started) and len(first) == 3
+    assert all(p.returncode == 0 for p in started) and len(first) == 6
     assert first == second, "two fresh processes"
-    assert len(set(first)) == 3, "another subject, or another seed, is another person"
+    assert len(set(first)) == 6, "another subject, or another seed, is another person, not only other noise"

@@ -64,7 +64,9 @@ def test_notebooks_are_clean_and_of_readable_size(root):
 def test_study_is_refused_in_one_line_without_a_checkout(root, tmp_path):
     "The installed package alone: the library works, the study says what it needs."
     site = tmp_path/"site"
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", str(site), str(root)], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", str(site), str(root)],
+                   check=True, capture_output=True)
     assert (site/"ctsr"/"train.py").exists()
-    done = subprocess.run([sys.executable, "-c", "from ctsr.cli import main; main()", "study"], cwd=tmp_path, env={"PYTHONPATH": str(site), "PATH": ""}, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", "from ctsr.cli import main; main()", "study"], cwd=tmp_path,
+                          env={"PYTHONPATH": str(site), "PATH": ""}, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("ctsr: the study needs a clone") and len(done.stderr.splitlines()) == 1, done.stderr

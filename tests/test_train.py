@@ -57,7 +57,8 @@ def test_two_processes_train_together(phantom, tmp_path, launcher):
     config, out = tmp_path/"run.json", tmp_path/"run"
     config.write_text(json.dumps(SETTINGS | dict(steps=10, validate_every=5)))
     start = {"torchrun": ["torch.distributed.run", "--nproc_per_node=2", "--master_port=29511"],
-             "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=29512"]}[launcher]
+             "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no",
+                            "--dynamo_backend=no", "--main_process_port=29512"]}[launcher]
     done = subprocess.run([sys.executable, "-m", *start, "-m", "ctsr.train", "--config", str(config), "--data", str(phantom), "--out", str(out)],
                           capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""}, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -85,9 +86,10 @@ def test_plateau_schedule_halves_as_torch_does(phantom, tmp_path):
         assert optimizer.param_groups[0]["lr"] == .5 ** ours.halvings
 
 
-@pytest.mark.parametrize("change, word", [(dict(steps=-5), "steps"), (dict(up="cubic"), "up"), (dict(loss={"l3": 1.}), "l3"), (dict(batch_size=0), "batch_size"),
-                                          (dict(steps="10"), "steps"), (dict(model=dict(name="unet")), "unet"), (dict(model=dict(name="runet", depth=3)), "depth"), (dict(crop=128), "crop"),
-                                          (dict(task=dict(name="x5", hr=96, lr=19)), "96")])
+@pytest.mark.parametrize("change, word", [
+    (dict(steps=-5), "steps"), (dict(up="cubic"), "up"), (dict(loss={"l3": 1.}), "l3"), (dict(batch_size=0), "batch_size"),
+    (dict(steps="10"), "steps"), (dict(model=dict(name="unet")), "unet"), (dict(model=dict(name="runet", depth=3)), "depth"),
+    (dict(crop=128), "crop"), (dict(task=dict(name="x5", hr=96, lr=19)), "96")])
 def test_bad_settings_are_named(phantom, tmp_path, change, word):
     with pytest.raises(CTSRError, match=word): train(checked(TrainConfig, SETTINGS | change), phantom, tmp_path/"run", progress=False)
     assert not (tmp_path/"run"/"weights.safetensors").exists()
@@ -95,5 +97,6 @@ def test_bad_settings_are_named(phantom, tmp_path, change, word):
 
 def test_a_loss_that_blows_up_is_reported(phantom, tmp_path):
     with pytest.raises(CTSRError, match="not finite"):
-        train(TrainConfig(**SETTINGS | dict(learning_rate=1e30, warmup=0, clip=0., steps=6, validate_every=2, precision="fp32")), phantom, tmp_path/"run", progress=False)
+        wild = dict(learning_rate=1e30, warmup=0, clip=0., steps=6, validate_every=2, precision="fp32")
+        train(TrainConfig(**SETTINGS | wild), phantom, tmp_path/"run", progress=False)
     assert not (tmp_path/"run"/"weights.safetensors").exists()
