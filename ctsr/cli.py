@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'study', 'data', 'figures', 'main']
 
-# %% ../nbs/12_cli.ipynb #70dc7914
+# %% ../nbs/12_cli.ipynb #6309179a
 import shlex
 import sys
 from pathlib import Path
@@ -15,11 +15,11 @@ import typer
 
 from .data import CTSRError
 
-# %% ../nbs/12_cli.ipynb #11634c42
+# %% ../nbs/12_cli.ipynb #07c7f7d5
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="Chest CT super-resolution: a study that anyone can re-run. Not a medical device.")
 
-# %% ../nbs/12_cli.ipynb #549316b5
+# %% ../nbs/12_cli.ipynb #f2ad6302
 @app.command()
 def study(
     preset: Annotated[str, typer.Argument(help="A preset in nbs/study/presets, or a .yaml file.")] = "quick",
@@ -28,19 +28,20 @@ def study(
     out: Annotated[Optional[Path], typer.Option(help="Folder of the study; default runs/<preset>.")] = None,
     jobs: Annotated[Optional[int], typer.Option(help="Processor cores to use; default all.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run, and why.")] = False,
+    redo: Annotated[Optional[list[str]], typer.Option(help="Run a job, or a kind of jobs, in any case: train, evaluate, ...")] = None,
     snakemake: Annotated[str, typer.Option(help="Further arguments for Snakemake, for example '--executor slurm'.")] = "",
 ):
     "Run a study: prepare, train, evaluate, draw, report. Only what is stale runs."
     from ctsr.study import headline, load_preset, run_study
     chosen = load_preset(preset, set_ or (), data)
-    report = run_study(chosen, out and out.resolve(), jobs, dry_run, shlex.split(snakemake))
+    report = run_study(chosen, out and out.resolve(), jobs, dry_run, redo or (), shlex.split(snakemake))
     if report.exists() and not dry_run:
         print(f"\n{headline(report.parent/'figures').to_string(index=False)}\n\n[95 % interval]  report: {_near(report)}")
 
 def _near(path:Path) -> str: # shorter where it lies below the current folder
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
-# %% ../nbs/12_cli.ipynb #72c7fc54
+# %% ../nbs/12_cli.ipynb #151fcce3
 @app.command()
 def data(
     name: Annotated[str, typer.Argument(help="phantom, sample, kaggle, or the path of a folder, file or zip.")],
@@ -63,7 +64,7 @@ def data(
     save_figure(contact_sheet(prepared), sheet)
     print(f"\nprepared: {_near(path)}\ncontact sheet: {_near(sheet)}")
 
-# %% ../nbs/12_cli.ipynb #eeaac027
+# %% ../nbs/12_cli.ipynb #27d0528e
 @app.command()
 def figures(
     preset: Annotated[str, typer.Argument(help="A finished study.")] = "quick",
@@ -73,7 +74,7 @@ def figures(
     from ctsr.study import publish
     print(f"published: {_near(publish(preset, out and out.resolve()))}")
 
-# %% ../nbs/12_cli.ipynb #a7c662f5
+# %% ../nbs/12_cli.ipynb #9084e04f
 def main():
     "The `ctsr` command."
     try: app()
@@ -84,5 +85,5 @@ def main():
         print("ctsr: interrupted; run the same command again to go on", file=sys.stderr)
         raise SystemExit(130) from None
 
-# %% ../nbs/12_cli.ipynb #6ff0bd46
+# %% ../nbs/12_cli.ipynb #e15a8330
 if __name__ == "__main__" and "__file__" in globals(): main()

@@ -631,7 +631,7 @@ def _leaks(
 )->dict: # counts
     "How much of a set is copies"
     count = lambda split, kind: int(((table.split == split) & (table.leaked == kind)).sum())
-    return dict(unique=int(table.exact_group.nunique()), groups=int(table.group.nunique()),
+    return dict(unique=int(table.exact_group.nunique()), groups=int(table.near_group.nunique()),
                 **{f'{split}_with_{kind}_copy_in_train': count(split, kind) for split in ('valid', 'test') for kind in ('exact', 'near')})
 
 # %% ../nbs/00_data.ipynb #8e8912a7
@@ -641,7 +641,7 @@ def mark_and_split(
     split=None, # 'given' by the folders, or three shares to draw; None: as given, else `default_split`
     split_by:str='subject', # what a drawn split keeps together
     seed:int=0, # starts the draw
-)->tuple: # table with split, exact_group, group, leaked; how the split was made
+)->tuple: # table with split, exact_group, near_group (duplicates), group (unit of resampling), leaked; how it was split
     "Find the copies, split, and say what leaks from train"
     if split == 'given' and (table.split == '').all():
         raise CTSRError("split is 'given', but no folder is called train, valid or test: add such folders, or leave split out")
@@ -653,7 +653,7 @@ def mark_and_split(
         else: new, how = split_by_fraction(marked, split, seed, split_by), f'drawn by {split_by}: {tuple(split)}'
         marked = mark(table.assign(split=new), images)
     marked = believe_subjects(marked)
-    return marked.assign(group=resampling_groups(marked)), how
+    return marked.assign(near_group=marked.group, group=resampling_groups(marked)), how
 
 def _in_splits(
     table:pd.DataFrame, # with `split`, '' where no split takes the picture
@@ -667,7 +667,7 @@ def _in_splits(
     return table.loc[order], left
 
 # %% ../nbs/00_data.ipynb #6b5c57e3
-COLUMNS = ['image_id', 'split', 'class', 'origin', 'subject', 'position', 'group', 'exact_group', 'leaked', 'width', 'height']
+COLUMNS = ['image_id', 'split', 'class', 'origin', 'subject', 'position', 'group', 'near_group', 'exact_group', 'leaked', 'width', 'height']
 
 def source_name(
     source:str, # name or path
@@ -828,7 +828,7 @@ def read_table(
     path, # .csv of a prepared set
 )->pd.DataFrame: # with `COLUMNS`
     "The table, with text as text (a class may well be called NA) and no position where there is none"
-    kinds = dict.fromkeys(COLUMNS, str) | dict(position='Int64', exact_group=int, width=int, height=int)
+    kinds = dict.fromkeys(COLUMNS, str) | dict(position='Int64', near_group=int, exact_group=int, width=int, height=int)
     try: table = pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values={'position': ['']})
     except ValueError as e: raise CTSRError(f'{path} is no table of a prepared set ({_why(e)}): prepare it again') from None
     if missing := [c for c in COLUMNS if c not in table]: raise CTSRError(f"{path} lacks {', '.join(missing)}: prepare it again")
@@ -880,7 +880,7 @@ def describe(
 )->pd.DataFrame: # a row per split and class, and their total
     "Counts, copies and native sizes per split and class, and of the whole"
     t, meta = prepared.table.assign(px=prepared.table[['width', 'height']].min(axis=1)), prepared.meta
-    def counts(part): return {'images': len(part), 'unique': part.exact_group.nunique(), 'groups': part.group.nunique(),
+    def counts(part): return {'images': len(part), 'unique': part.exact_group.nunique(), 'groups': part.near_group.nunique(),
         **{f'{kind} copy in train': (part.leaked == kind).sum() for kind in ('exact', 'near')},
         'least px': part.px.min(), 'median px': part.px.median(), 'most px': part.px.max(),
         'below hr': (part.px < prepared.images.shape[-1]).sum()}

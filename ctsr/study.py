@@ -6,11 +6,12 @@
 __all__ = ['FIGURE_FILES', 'STYLE', 'DIGITS', 'SHOWN', 'checkout', 'Source', 'Evaluation', 'Figures', 'Preset', 'override',
            'run_settings', 'load_preset', 'check_preset', 'Job', 'prepare_jobs', 'train_jobs', 'evaluate_jobs',
            'gather_jobs', 'plan', 'notebook_parameters', 'check_parameters', 'run_notebook', 'git_state', 'machine',
-           'sidecar', 'headline', 'table_html', 'details', 'render_page', 'code_sha256', 'stamp_path', 'read_stamp',
-           'stale', 'run_job', 'write_plan', 'snakemake', 'run_study', 'publish', 'main']
+           'sidecar', 'headline', 'table_html', 'details', 'render_page', 'code_sha256', 'listing_sha256', 'stamp_path',
+           'read_stamp', 'stale', 'run_job', 'write_plan', 'snakemake', 'run_study', 'publish', 'main']
 
-# %% ../nbs/11_study.ipynb #a35c7f13
+# %% ../nbs/11_study.ipynb #e9c7bcb5
 import ast
+import contextlib
 import dataclasses
 import datetime
 import fcntl
@@ -30,11 +31,12 @@ from pathlib import Path
 
 import yaml
 
-from .data import CTSRError, atomic_path, file_sha256, locked, prepared_name, save_json
-from .degrade import task_from
-from .train import TrainConfig, checked
+from .data import WINDOWS, CTSRError, atomic_path, file_sha256, locked, prepared_name, save_json
+from .degrade import MODES, task_from
+from .metrics import PROTOCOLS
+from .train import TrainConfig, build_model, check_loss, checked
 
-# %% ../nbs/11_study.ipynb #f2ab0e87
+# %% ../nbs/11_study.ipynb #70fc9310
 def checkout(
     start:str|Path|None=None, # folder to start from; default the current one, then the package's own
 ) -> Path: # folder that holds settings.ini and nbs/study
@@ -44,13 +46,13 @@ def checkout(
         if (folder/"nbs"/"study"/"Snakefile").exists(): return folder
     raise CTSRError("the study needs a clone of the project (its notebooks are not in the installed package): clone it and run there")
 
-# %% ../nbs/11_study.ipynb #855f8bce
+# %% ../nbs/11_study.ipynb #c92c1d10
 def _shown(path) -> str:
     "A path as seen from the checkout, where it lies in it: results name no machine's folders."
     path = Path(path).resolve()
     return str(path.relative_to(checkout()) if path.is_relative_to(checkout()) else path)
 
-# %% ../nbs/11_study.ipynb #e212f785
+# %% ../nbs/11_study.ipynb #bd9d28ba
 @dataclass(frozen=True)
 class Source:
     "Which images to prepare; `ctsr.data.prepare` takes these."
@@ -73,7 +75,7 @@ class Evaluation:
     lpips: str = "alex" # network of LPIPS: alex, vgg, or none
     batch_size: int = 8 # images at a time
 
-# %% ../nbs/11_study.ipynb #06eeca7c
+# %% ../nbs/11_study.ipynb #6df6f369
 @dataclass(frozen=True)
 class Figures:
     "What the figures show."
@@ -81,6 +83,7 @@ class Figures:
     task: str # task of Figures 2 to 4
     examples: int = 3 # rows of Figure 2
     draws: int = 10_000 # bootstrap resamples
+    contrasts: list = field(default_factory=list) # further pairs of labels to compare, [this, with that]
     columns: list = field(default_factory=list) # labels shown in Figure 2; empty for the first three
     paper: dict = field(default_factory=dict) # metric -> label -> the paper's printed mean: only where data and task are the paper's
 
@@ -95,8 +98,9 @@ class Preset:
     training: dict = field(default_factory=dict) # TrainConfig fields shared by all runs
     runs: dict = field(default_factory=dict) # name -> TrainConfig fields, `task` by name
     evaluation: dict = field(default_factory=dict) # see Evaluation
+    checkpoint_seconds: float = 60. # how often a training saves its state
 
-# %% ../nbs/11_study.ipynb #9687c272
+# %% ../nbs/11_study.ipynb #c8f1622d
 def override(
     settings:dict, # nested; changed in place
     assignment:str, # 'a.b.c=value'
@@ -111,7 +115,7 @@ def override(
     try: settings[last] = yaml.safe_load(text)
     except yaml.YAMLError: raise CTSRError(f"--set {assignment}: the value is not readable as YAML; quote it") from None
 
-# %% ../nbs/11_study.ipynb #551108c1
+# %% ../nbs/11_study.ipynb #756088b5
 def run_settings(
     preset:Preset,
 ) -> dict: # run name -> TrainConfig
@@ -125,7 +129,7 @@ def run_settings(
         configs[name] = checked(TrainConfig, settings, f"runs.{name}")
     return configs
 
-# %% ../nbs/11_study.ipynb #759066a1
+# %% ../nbs/11_study.ipynb #62e0967d
 def load_preset(
     name:str, # of a file in nbs/study/presets, or the path of one
     assignments:tuple|list=(), # 'key=value' overrides
@@ -146,7 +150,44 @@ def load_preset(
         settings["source"] = source | {"data" if source.get("name") == "kaggle" else "name": str(Path(data).resolve())}
     return check_preset(settings, str(path))
 
-# %% ../nbs/11_study.ipynb #32b57452
+# %% ../nbs/11_study.ipynb #2becec0d
+def _among(where, key, values, allowed):
+    "Refuse a value, or any of a list, that is not allowed."
+    values = values if isinstance(values, list) else [values]
+    if not values: raise CTSRError(f"{where}: '{key}' must name at least one of {', '.join(allowed)}")
+    if bad := [v for v in values if v not in allowed]:
+        raise CTSRError(f"{where}: '{key}' must be among {', '.join(allowed)}, got {bad[0]!r}")
+
+def _check_run(name, config):
+    "Build the network without its weights and name the losses: a misspelt argument is found now, not after hours."
+    import torch
+    try:
+        with torch.device("meta"): build_model(config.model)
+        check_loss(config.loss)
+    except CTSRError as error: raise CTSRError(f"runs.{name}: {error}") from None
+
+def _check_evaluation(e):
+    for key in ("baselines", "inputs"): _among("evaluation", key, getattr(e, key), MODES)
+    _among("evaluation", "protocols", e.protocols, list(PROTOCOLS)); _among("evaluation", "lpips", e.lpips, ["alex", "vgg", "none"])
+    _among("evaluation", "split", e.split, ["train", "valid", "test"])
+    if e.batch_size < 1: raise CTSRError(f"evaluation: 'batch_size' must be at least 1, got {e.batch_size}")
+
+def _check_figures(f, e, runs):
+    "Every bar leads to a run, or a baseline, of the figures' task; columns and contrasts name bars."
+    if not f.bars: raise CTSRError("figures: 'bars' must name at least one condition, the baseline")
+    own = {name: {c.up, *e.inputs} for name, c in runs.items() if c.task["name"] == f.task} | {b: {b} for b in e.baselines}
+    for label, pair in f.bars.items():
+        if not (isinstance(pair, list) and len(pair) == 2 and pair[0] in own):
+            raise CTSRError(f"figures.bars: '{label}' must be [run, input] with a run of task {f.task} or a baseline, got {pair!r}")
+        if pair[1] not in own[pair[0]]: raise CTSRError(f"figures.bars: '{label}': {pair[0]} is not tested on '{pair[1]}'")
+    if f.columns: _among("figures", "columns", f.columns, list(f.bars))
+    for pair in f.contrasts:
+        if not (isinstance(pair, list) and len(pair) == 2): raise CTSRError(f"figures: 'contrasts' holds pairs of labels, got {pair!r}")
+        _among("figures", "contrasts", pair, list(f.bars))
+    for key in ("examples", "draws"):
+        if getattr(f, key) < 1: raise CTSRError(f"figures: '{key}' must be at least 1, got {getattr(f, key)}")
+
+# %% ../nbs/11_study.ipynb #cd6d567b
 def check_preset(
     settings:dict, # as read
     where:str="preset", # for messages
@@ -156,19 +197,18 @@ def check_preset(
     source, evaluation = checked(Source, preset.source, "source"), checked(Evaluation, preset.evaluation, "evaluation")
     figures = checked(Figures, preset.figures, "figures")
     for name, fields in preset.tasks.items(): task_from({"name": name, **(fields or {})})
+    if figures.task not in preset.tasks: raise CTSRError(f"figures: 'task' must be one of {', '.join(preset.tasks)}, got {figures.task!r}")
     runs = run_settings(preset)
+    for name, config in runs.items(): _check_run(name, config)
+    _check_evaluation(evaluation)
+    _check_figures(figures, evaluation, runs)
     if bad := [r for r in (*runs, preset.name) if not r.replace("-", "").replace("_", "").replace(".", "").isalnum()]:
         raise CTSRError(f"{where}: '{bad[0]}' cannot name a folder; use letters, digits, '-' and '_'")
-    for label, pair in figures.bars.items():
-        if not (isinstance(pair, list) and len(pair) == 2 and pair[0] in (*runs, *evaluation.baselines)):
-            raise CTSRError(f"figures.bars: '{label}' must be [run, input] with a run of this preset or a baseline, got {pair!r}")
-        if pair[0] in runs and pair[1] not in {runs[pair[0]].up, *evaluation.inputs}:
-            raise CTSRError(f"figures.bars: '{label}' is tested on '{pair[1]}', which evaluation.inputs does not name")
-    if figures.task not in preset.tasks: raise CTSRError(f"figures: 'task' must be one of {', '.join(preset.tasks)}, got {figures.task!r}")
+    _among("source", "window", source.window, list(WINDOWS))
     if source.on_error not in ("skip", "raise"): raise CTSRError(f"source: 'on_error' must be skip or raise, got {source.on_error!r}")
     return preset
 
-# %% ../nbs/11_study.ipynb #dae836d0
+# %% ../nbs/11_study.ipynb #51f3308b
 @dataclass(frozen=True)
 class Job:
     "One notebook to run."
@@ -179,11 +219,12 @@ class Job:
     outputs: list # files it leaves, in the study's folder
     needs: list = field(default_factory=list) # names of jobs
     page: str = "" # HTML page to render from the executed notebook
+    watch: str = "" # folder or file of the user's that it reads
 
     @property
     def key(self) -> str: return self.name.replace("/", "--") # as a file name
 
-# %% ../nbs/11_study.ipynb #27b5441e
+# %% ../nbs/11_study.ipynb #62a90cb3
 def prepare_jobs(preset, root) -> dict: # task name -> Job
     "One prepared set per image size and fit; tasks share them."
     source, jobs = checked(Source, preset.source, "source"), {}
@@ -194,7 +235,8 @@ def prepare_jobs(preset, root) -> dict: # task name -> Job
             f"prepare/{stem}", "prepare", f"prepare/{stem}.ipynb",
             dict(source=source.name, hr=t.hr, fit=t.fit, out=f"{root}/prepare",
                  **{k: v for k, v in dataclasses.asdict(source).items() if k != "name"}),
-            [f"prepare/{stem}{end}" for end in (".csv", ".json", ".safetensors")])
+            [f"prepare/{stem}{end}" for end in (".csv", ".json", ".safetensors")],
+            watch=source.data or ("" if source.name in ("phantom", "sample", "kaggle") else source.name))
     return jobs
 
 def train_jobs(preset, root, prepared) -> dict: # run name -> Job
@@ -204,11 +246,12 @@ def train_jobs(preset, root, prepared) -> dict: # run name -> Job
         need = prepared[config.task["name"]]
         jobs[name] = Job(
             f"train/{name}", "train", f"train/{name}/train.ipynb",
-            dict(run=name, prepared=f"{root}/{need.outputs[-1]}", out=f"{root}/train/{name}", **dataclasses.asdict(config)),
+            dict(run=name, prepared=f"{root}/{need.outputs[-1]}", out=f"{root}/train/{name}",
+                 checkpoint_seconds=float(preset.checkpoint_seconds), **dataclasses.asdict(config)),
             [f"train/{name}/{file}" for file in ("history.csv", "config.json", "weights.safetensors")], [need.name])
     return jobs
 
-# %% ../nbs/11_study.ipynb #9e75c2fa
+# %% ../nbs/11_study.ipynb #bccec496
 def evaluate_jobs(preset, root, prepared, trained) -> list: # of Job
     "One notebook for all interpolations of a task, and one for each run."
     e, draws, jobs = checked(Evaluation, preset.evaluation, "evaluation"), checked(Figures, preset.figures, "figures"), []
@@ -226,10 +269,10 @@ def evaluate_jobs(preset, root, prepared, trained) -> list: # of Job
         jobs.append(job(name, config.task["name"], [trained[name].name], run_folder=f"{root}/train/{name}", restorers=inputs))
     return jobs
 
-# %% ../nbs/11_study.ipynb #45cacbaa
+# %% ../nbs/11_study.ipynb #2113f045
 FIGURE_FILES = ["fig1_design.png", "fig2_examples.png", "fig3_ssim.png", "fig3_ssim_as_coded.png", "fig4_psnr.png",
                 "fig_paired.png", "fig_by_class.png",
-                "table_summary.csv", "table_paired.csv", "table_by_class.csv", "table_data.csv", "per_image.csv"]
+                "table_summary.csv", "table_paired.csv", "table_contrasts.csv", "table_by_class.csv", "table_data.csv", "per_image.csv"]
 
 def gather_jobs(preset, root, trained, evaluated) -> list: # of Job
     "The figures and the report."
@@ -249,7 +292,7 @@ def gather_jobs(preset, root, trained, evaluated) -> list: # of Job
         ["report.html"], [figures.name], page="report.html")
     return [figures, report]
 
-# %% ../nbs/11_study.ipynb #167f0cfd
+# %% ../nbs/11_study.ipynb #5c7e7baa
 def plan(
     preset:Preset,
     root:str|Path, # the study's folder, for example runs/quick
@@ -261,7 +304,7 @@ def plan(
     unique = {job.name: job for job in prepared.values()}
     return [*unique.values(), *trained.values(), *evaluated, *gather_jobs(preset, root, trained, evaluated)]
 
-# %% ../nbs/11_study.ipynb #4809409b
+# %% ../nbs/11_study.ipynb #56dbac15
 def notebook_parameters(
     path:str|Path, # notebook with a cell tagged 'parameters'
 ) -> dict: # name -> default
@@ -283,7 +326,7 @@ def check_parameters(
         if default is None or value is None or type(value) is type(default) or (type(default) is float and type(value) is int): continue
         raise CTSRError(f"{Path(path).name}: parameter '{key}' must be {type(default).__name__}, got {type(value).__name__} {value!r}")
 
-# %% ../nbs/11_study.ipynb #f8985027
+# %% ../nbs/11_study.ipynb #64b55240
 def _execute(notebook, output, parameters, cwd):
     "papermill, its kernel reached over sockets in a private folder instead of open ports; once more where the kernel did not start."
     import papermill
@@ -298,6 +341,15 @@ def _execute(notebook, output, parameters, cwd):
             except RuntimeError as error:
                 if attempt or not any(word in str(error) for word in ("before replying", "didn't respond")): raise
 
+def _reason(error) -> str:
+    "What a failed cell said; our own errors speak for themselves."
+    return error.evalue if error.ename == "CTSRError" else f"{error.ename}: {' '.join(error.evalue.split())}"
+
+def _keep(partial, failed) -> str:
+    "Keep what a failed notebook had done, where the disk allows it."
+    with contextlib.suppress(OSError): os.replace(partial, failed)
+    return _shown(failed)
+
 def run_notebook(
     notebook:str|Path, # to run
     output:str|Path, # where the executed one goes
@@ -310,17 +362,17 @@ def run_notebook(
     output = Path(output).resolve(); output.parent.mkdir(parents=True, exist_ok=True)
     partial, failed = output.with_name(f".{output.stem}.partial.ipynb"), output.with_name(f"{output.stem}.failed.ipynb")
     try: _execute(notebook, partial, parameters, cwd or checkout())
-    except PapermillExecutionError as error:
-        os.replace(partial, failed)
-        what = error.evalue if error.ename == "CTSRError" else f"{error.ename}: {error.evalue}"
-        raise CTSRError(f"{what} (see {_shown(failed)})") from None
-    except Exception as error:
-        raise CTSRError(f"{Path(notebook).name}: its kernel stopped ({type(error).__name__}: {' '.join(str(error).split())[:200]});"
-                        " was it killed, or is memory short? run the same command again to go on") from None
+    except PapermillExecutionError as error: raise CTSRError(f"{_reason(error)} (see {_keep(partial, failed)})") from None
+    except OSError as error:
+        raise CTSRError(f"{_shown(output)}: {error.strerror}; free space there and run the same command again") from None
+    except RuntimeError as error:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise CTSRError(f"{Path(notebook).name}: its kernel stopped ({said}), see {_keep(partial, failed)}; was it killed, or is"
+                        " memory short? run the same command again to go on") from None
     os.replace(partial, output); failed.unlink(missing_ok=True)
     return output
 
-# %% ../nbs/11_study.ipynb #b98ef141
+# %% ../nbs/11_study.ipynb #e32b2e16
 def git_state() -> dict: # commit, dirty
     "The commit of the checkout, and whether tracked files differ from it."
     ask = lambda *args: subprocess.run(["git", "-C", str(checkout()), *args], capture_output=True, text=True)
@@ -331,8 +383,9 @@ def git_state() -> dict: # commit, dirty
 def machine() -> dict:
     "Device, threads and versions."
     import torch
-    names = [l.split(":")[1].strip() for l in Path("/proc/cpuinfo").read_text().splitlines() if l.startswith("model name")] if sys.platform == "linux" else []
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} processor" + (f", {names[0]}" if names else "")
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
+    name = next((l.split(":")[1].strip() for l in lines if l.startswith("model name")), platform.processor() or "processor")
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{name} ({platform.machine()})"
     return dict(device=device, threads=torch.get_num_threads(), python=platform.python_version(), torch=str(torch.__version__))
 
 def sidecar(
@@ -348,7 +401,7 @@ def sidecar(
     save_json(Path(path).with_suffix(".json"), made)
     return Path(path).with_suffix(".json")
 
-# %% ../nbs/11_study.ipynb #bc52f8df
+# %% ../nbs/11_study.ipynb #9f76a00b
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2433; --soft: #5b6475; --line: #d9dee8; --paper: #fff; --tint: #f5f7fa }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e8f0; --soft: #9aa4b6; --line: #394255; --paper: #161b26; --tint: #1e2533 } }
@@ -370,7 +423,7 @@ pre { padding: .8rem; overflow-x: auto }
 footer { color: var(--soft); margin: 3rem 0 1rem; font-size: .85rem }
 """
 
-# %% ../nbs/11_study.ipynb #c2a54baf
+# %% ../nbs/11_study.ipynb #482ab80f
 DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3}
 SHOWN = {"up": "tested on", "psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS"}
 
@@ -386,7 +439,7 @@ def headline(
     wide = t.assign(text=text).pivot_table(index=["task", "run", "up"], columns="metric", values="text", aggfunc="first", sort=False)
     return wide[[m for m in DIGITS if m in wide]].reset_index().rename_axis(columns=None).rename(columns=SHOWN)
 
-# %% ../nbs/11_study.ipynb #14992222
+# %% ../nbs/11_study.ipynb #589d7f06
 def table_html(
     table, # DataFrame
 ): # -> IPython HTML
@@ -405,7 +458,7 @@ def details(
     inner = content.data if hasattr(content, "data") else f"<pre>{html.escape(json.dumps(content, indent=1, ensure_ascii=False))}</pre>"
     return HTML(f"<details><summary>{html.escape(summary)}</summary>{inner}</details>")
 
-# %% ../nbs/11_study.ipynb #2a8114eb
+# %% ../nbs/11_study.ipynb #f8d4327c
 def render_page(
     notebook:str|Path, # executed
     page:str|Path, # HTML file to write
@@ -425,7 +478,7 @@ def render_page(
              f"<style>{STYLE}</style></head><body>{body}<footer>Research software, not a medical device.</footer></body></html>")
     with atomic_path(page) as temporary: Path(temporary).write_text(whole, encoding="utf-8")
 
-# %% ../nbs/11_study.ipynb #6992b48a
+# %% ../nbs/11_study.ipynb #814787aa
 def code_sha256(
     path:str|Path, # notebook
 ) -> str:
@@ -434,6 +487,22 @@ def code_sha256(
     cells = nbformat.read(path, as_version=4).cells
     return hashlib.sha256("\0".join(c.source for c in cells if c.cell_type == "code").encode()).hexdigest()
 
+def listing_sha256(
+    path:str|Path, # folder or file
+) -> str|None: # None where there is nothing
+    "Hash of the names, sizes and ages of all files: quick to make, and different when a file is added, removed or written."
+    files = [Path(path)] if Path(path).is_file() else sorted(p for p in Path(path).rglob("*") if p.is_file())
+    lines = [f"{p} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files]
+    return hashlib.sha256("\0".join(lines).encode("utf-8", "surrogateescape")).hexdigest() if files else None
+
+def _record(path) -> list: # sha256, bytes, nanoseconds
+    return [file_sha256(path), path.stat().st_size, path.stat().st_mtime_ns]
+
+def _intact(path, record) -> bool:
+    "Whether a file is what it was; its hash is only made where its age differs."
+    if not path.exists() or path.stat().st_size != record[1]: return False
+    return path.stat().st_mtime_ns == record[2] or file_sha256(path) == record[0]
+
 def stamp_path(root, name) -> Path: return Path(root)/"done"/f"{name.replace('/', '--')}.json"
 
 def read_stamp(root, name) -> dict|None:
@@ -441,10 +510,11 @@ def read_stamp(root, name) -> dict|None:
     try: return json.loads(stamp_path(root, name).read_text())
     except (OSError, json.JSONDecodeError): return None
 
-# %% ../nbs/11_study.ipynb #9fac24a7
+# %% ../nbs/11_study.ipynb #bdbf43fb
 def stale(
     jobs:list, # of Job, in order
     root:str|Path, # absolute path of the study's folder
+    redo:tuple|list=(), # names or kinds of jobs to run in any case
 ) -> dict: # name of each job to run -> why
     "Which jobs must run, and why."
     why, notebooks = {}, {}
@@ -452,17 +522,20 @@ def stale(
         stamp, path = read_stamp(root, job.name), checkout()/"nbs"/"study"/f"{job.notebook}.ipynb"
         code = notebooks.setdefault(job.notebook, code_sha256(path))
         if stamp is None: why[job.name] = "not done yet"
+        elif job.name in redo or job.name.split("/")[0] in redo: why[job.name] = "asked for"
         elif changed := [k for k in job.parameters if stamp["parameters"].get(k) != json.loads(json.dumps(job.parameters[k]))]:
             why[job.name] = f"{changed[0]} changed"
         elif len(stamp["parameters"]) != len(job.parameters): why[job.name] = "parameters changed"
         elif stamp["code_sha256"] != code: why[job.name] = f"{job.notebook}.ipynb changed"
-        elif lost := [o for o in job.outputs if not (Path(root)/o).exists()]: why[job.name] = f"{lost[0]} is gone"
+        elif lost := [o for o in job.outputs if not _intact(Path(root)/o, stamp["outputs"].get(o, [None] * 3))]:
+            why[job.name] = f"{lost[0]} is gone or changed"
+        elif job.watch and stamp["watched"] != listing_sha256(job.watch): why[job.name] = f"{job.watch} changed"
         elif first := [n for n in job.needs if n in why]: why[job.name] = f"follows from {first[0]}"
         elif any(stamp["needs"].get(n) != (read_stamp(root, n) or {}).get("made") for n in job.needs):
             why[job.name] = "its input changed"
     return why
 
-# %% ../nbs/11_study.ipynb #f29c8a50
+# %% ../nbs/11_study.ipynb #683a8808
 def _die_with(pid:int):
     "End this process and its children when process `pid` is gone."
     def watch():
@@ -488,19 +561,21 @@ def run_job(
     root, notebook, started = Path(p["root"]), checkout()/"nbs"/"study"/f"{p['notebook']}.ipynb", time.time()
     what = f"{_ticket(root)} {p['name'].replace('/', ' ')}"
     print(what, flush=True)
+    watched = listing_sha256(p["watch"]) if p["watch"] else None
     with locked(root/"locks"/p["key"], p["name"], wait=15):
         run_notebook(notebook, root/p["executed"], p["parameters"])
         if p["page"]: render_page(root/p["executed"], root/p["page"])
         if lost := [o for o in p["outputs"] if not (root/o).exists()]:
             raise CTSRError(f"{p['name']}: {notebook.name} ended without writing {lost[0]}")
-        outputs = {o: file_sha256(root/o) for o in p["outputs"]}
+        outputs = {o: _record(root/o) for o in p["outputs"]}
         stamp = dict(job=p["name"], parameters=p["parameters"], code_sha256=code_sha256(notebook),
                      needs={n: (read_stamp(root, n) or {}).get("made") for n in p["needs"]}, outputs=outputs,
-                     made=hashlib.sha256(json.dumps(outputs).encode()).hexdigest(), seconds=round(time.time() - started, 1), **git_state())
+                     watched=watched, made=hashlib.sha256(json.dumps([r[0] for r in outputs.values()]).encode()).hexdigest(),
+                     seconds=round(time.time() - started, 1), **git_state())
         save_json(stamp_path(root, p["name"]), stamp)
     print(f"{what}: done in {stamp['seconds']:.0f} s", flush=True)
 
-# %% ../nbs/11_study.ipynb #ce3bccdf
+# %% ../nbs/11_study.ipynb #e7fae13e
 def write_plan(
     jobs:list, # of Job, in order
     todo:int, # how many of them will run
@@ -512,7 +587,7 @@ def write_plan(
     for job in jobs: save_json(folder/f"{job.key}.json", dataclasses.asdict(job) | dict(key=job.key, root=str(root)))
     (folder/"todo").write_text(str(todo))
 
-# %% ../nbs/11_study.ipynb #2a6925d8
+# %% ../nbs/11_study.ipynb #1ef4503d
 def _end_with_parent():
     "On Linux, have the kernel end this process when its parent ends."
     if sys.platform == "linux":
@@ -534,26 +609,30 @@ def snakemake(
         process.send_signal(signal.SIGINT); process.wait()
         raise CTSRError("interrupted; run the same command again to go on where it stopped") from None
 
-# %% ../nbs/11_study.ipynb #200fbcaa
+# %% ../nbs/11_study.ipynb #902acc56
 def run_study(
     preset:Preset,
     root:str|Path|None=None, # folder of the study; default runs/<preset>
     jobs:int|None=None, # processor cores to use; default all
     dry_run:bool=False, # only say what would run
+    redo:tuple|list=(), # names or kinds of jobs to run in any case
     extra:tuple|list=(), # further arguments for Snakemake
 ) -> Path: # the report
     "Run what is stale of a study, and nothing else."
     root = (checkout()/(root or Path("runs")/preset.name)).resolve()
     the_plan = plan(preset, _shown(root))
-    cores = jobs or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else jobs or os.cpu_count()
-    if cores < 1: raise CTSRError(f"--jobs must be at least 1, got {jobs}")
+    if jobs is not None and jobs < 1: raise CTSRError(f"--jobs must be at least 1, got {jobs}")
+    cores = jobs or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    if unknown := [r for r in redo if r not in {j.name for j in the_plan} | {j.name.split("/")[0] for j in the_plan}]:
+        raise CTSRError(f"--redo {unknown[0]}: no such job; there are {', '.join(j.name for j in the_plan)}")
     for job in the_plan: check_parameters(checkout()/"nbs"/"study"/f"{job.notebook}.ipynb", job.parameters)
-    todo, report = stale(the_plan, root), root/"report.html"
+    todo, report = stale(the_plan, root, redo), root/"report.html"
     if dry_run or not todo:
         print("\n".join(f"would run {name}: {why}" for name, why in todo.items())
               or f"nothing to do: all {len(the_plan)} notebooks of '{preset.name}' are up to date")
         return report
     with locked(root, f"study '{preset.name}'"):
+        todo = stale(the_plan, root, redo)  # another study may have ended meanwhile
         _make_ready(the_plan, todo, root)
         save_json(root/"preset.json", dataclasses.asdict(preset))
         print(f"study '{preset.name}': {len(todo)} of {len(the_plan)} notebooks to run on {cores} cores, in {_shown(root)}", flush=True)
@@ -574,7 +653,7 @@ def _what_failed(the_plan, root) -> str:
     return (f"{len(left)} of {len(the_plan)} notebooks not done ({', '.join(left[:4])}{', …' if len(left) > 4 else ''}){where};"
             " mend the cause and run the same command again: what is done is kept")
 
-# %% ../nbs/11_study.ipynb #a66b7034
+# %% ../nbs/11_study.ipynb #0c19b273
 def publish(
     name:str, # of a finished study
     root:str|Path|None=None, # its folder; default runs/<name>
@@ -596,7 +675,7 @@ def publish(
     os.replace(fresh, target); shutil.rmtree(old, ignore_errors=True)
     return target
 
-# %% ../nbs/11_study.ipynb #cbecbeb4
+# %% ../nbs/11_study.ipynb #fd31e462
 def main(
     argv:list|None=None, # the plan file of a job
 ) -> int: # exit status
@@ -608,5 +687,5 @@ def main(
         return 2
     return 0
 
-# %% ../nbs/11_study.ipynb #cef19314
+# %% ../nbs/11_study.ipynb #891f8c04
 if __name__ == "__main__" and "__file__" in globals(): raise SystemExit(main())

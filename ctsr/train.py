@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'LOSSES', 'checked', 'TrainConfig', 'build_model', 'run_normalised', 'predict', 'l1', 'l2', 'charbonnier',
-           'WeightedLoss', 'step_generator', 'batch_indices', 'train_batch', 'rate_factor', 'Plateau', 'ema_update',
-           'validate', 'read_safetensors', 'check_fit', 'place', 'Trainer', 'train_step', 'judge', 'save_checkpoint',
-           'final_weights', 'load_checkpoint', 'train', 'main']
+           'check_loss', 'WeightedLoss', 'step_generator', 'batch_indices', 'train_batch', 'rate_factor', 'Plateau',
+           'ema_update', 'validate', 'read_safetensors', 'check_fit', 'place', 'Trainer', 'train_step', 'broadcast',
+           'judge', 'save_checkpoint', 'final_weights', 'load_checkpoint', 'train', 'main']
 
-# %% ../nbs/07_train.ipynb #1590eabd
+# %% ../nbs/07_train.ipynb #e3232750
 import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -33,7 +34,7 @@ from .degrade import adjusted_baseline, degrade_pair, flip_quarter, random_crop_
 from .metrics import psnr, ssim
 from .runet import RUNet
 
-# %% ../nbs/07_train.ipynb #38b9b6b1
+# %% ../nbs/07_train.ipynb #701bbf9f
 def _fits(value, kind) -> bool:
     "Whether `value` may stand where `kind` is declared; whole numbers may stand for real ones, nothing else is bent."
     if typing.get_origin(kind) in (typing.Union, types.UnionType): return any(_fits(value, k) for k in typing.get_args(kind))
@@ -61,7 +62,7 @@ def checked(
     if missing: raise CTSRError(f"{where}: missing '{missing[0]}'")
     return cls(**settings)
 
-# %% ../nbs/07_train.ipynb #857c8833
+# %% ../nbs/07_train.ipynb #2533fbb0
 @dataclass(frozen=True)
 class TrainConfig:
     "Everything that decides the weights of a run."
@@ -103,7 +104,7 @@ class TrainConfig:
             if getattr(self, key) < 0: raise CTSRError(f"'{key}' must not be negative, got {getattr(self, key)}")
         if self.ema >= 1: raise CTSRError(f"'ema' must be below 1, got {self.ema}")
 
-# %% ../nbs/07_train.ipynb #256f9611
+# %% ../nbs/07_train.ipynb #86c056bb
 MODELS = {"runet": RUNet}
 
 def build_model(
@@ -135,24 +136,31 @@ def predict(
     "The restored image: the network's output, its channels averaged, normalisation undone."
     return run_normalised(model, up, mean, std).float().mean(1, keepdim=True) * std + mean
 
-# %% ../nbs/07_train.ipynb #f6e79d0f
+# %% ../nbs/07_train.ipynb #bf1fbe35
 def l1(x, y): return F.l1_loss(x, y)
 def l2(x, y): return F.mse_loss(x, y)
 def charbonnier(x, y, eps=1e-3): return ((x - y) ** 2 + eps ** 2).sqrt().mean()
 
 LOSSES = {"l1": l1, "l2": l2, "charbonnier": charbonnier, "vgg": None}  # vgg is built when asked for: it fetches weights
 
-# %% ../nbs/07_train.ipynb #64c79cfc
+# %% ../nbs/07_train.ipynb #1e43728a
+def check_loss(
+    weights:dict, # name in LOSSES -> weight
+):
+    "Refuse a loss that does not exist or a weight that is none."
+    if not weights: raise CTSRError(f"loss: name at least one of {', '.join(LOSSES)} with its weight")
+    for name, w in weights.items():
+        if name not in LOSSES: raise CTSRError(f"loss: unknown name {name!r}; known are {', '.join(LOSSES)}")
+        if isinstance(w, bool) or not isinstance(w, (int, float)) or not 0 <= w < math.inf:
+            raise CTSRError(f"loss: the weight of '{name}' must be a number of at least 0, got {w!r}")
+
 class WeightedLoss(nn.Module):
     "Weighted sum of losses between normalised images (the authors compare what the network sees and gives)."
     def __init__(self,
         weights:dict, # name in LOSSES -> weight
     ):
         super().__init__()
-        unknown = [k for k in weights if k not in LOSSES]
-        if unknown or not weights: raise CTSRError(f"loss: unknown name {unknown[:1] or weights!r}; known are {', '.join(LOSSES)}")
-        bad = [k for k, w in weights.items() if isinstance(w, bool) or not isinstance(w, (int, float)) or w < 0]
-        if bad: raise CTSRError(f"loss: the weight of '{bad[0]}' must be a number of at least 0, got {weights[bad[0]]!r}")
+        check_loss(weights)
         self.weights = weights
         if "vgg" in weights:
             from ctsr.perceptual import VGGLoss
@@ -164,14 +172,16 @@ class WeightedLoss(nn.Module):
     ) -> torch.Tensor: # scalar
         return sum(w * (self.vgg if k == "vgg" else LOSSES[k])(x, y) for k, w in self.weights.items())
 
-# %% ../nbs/07_train.ipynb #36af9721
+# %% ../nbs/07_train.ipynb #888a1841
 def step_generator(
     seed:int, # of the run
-    step:int, # counted from 0
+    purpose:str, # what is drawn: 'order', 'augment', ...
+    step:int, # or epoch, counted from 0
+    rank:int=0, # of the process that draws
     device:str|torch.device="cpu", # where it will draw
 ) -> torch.Generator:
-    "The generator for all random choices of one step."
-    state = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]
+    "The generator for one purpose at one step."
+    state = np.random.SeedSequence([seed, *purpose.encode(), rank, step]).generate_state(1, np.uint64)[0]
     return torch.Generator(device).manual_seed(int(state >> np.uint64(1)))
 
 def batch_indices(
@@ -182,10 +192,10 @@ def batch_indices(
 ) -> torch.Tensor: # (batch_size or fewer,) int64
     "Indices of one step's images: every epoch a new order, its last batch as short as it comes."
     per_epoch = math.ceil(n / batch_size)
-    order = torch.randperm(n, generator=step_generator(seed + 1, step // per_epoch))
+    order = torch.randperm(n, generator=step_generator(seed, "order", step // per_epoch))
     return order[step % per_epoch * batch_size:][:batch_size]
 
-# %% ../nbs/07_train.ipynb #7a841730
+# %% ../nbs/07_train.ipynb #a534e239
 def train_batch(
     images:torch.Tensor, # (N,H,W) uint8
     config:TrainConfig,
@@ -193,10 +203,11 @@ def train_batch(
     rank:int=0, # of this process
     world:int=1, # processes
 ) -> tuple[torch.Tensor, torch.Tensor]: # up, hr: (B,1,h,w) in [0,1]
-    "The pairs of one step, made on the images' device; processes take every `world`-th image of the batch."
+    "The pairs of one step, made on the images' device; processes take equal shares, a short batch begins anew to fill the last."
     n, device = len(images), images.device
-    index = batch_indices(n * (1 if config.adjusted == "none" else 2), config.batch_size, step, config.seed)[rank::world]
-    generator = step_generator(config.seed + 2 + rank, step, device)
+    index = batch_indices(n * (1 if config.adjusted == "none" else 2), config.batch_size, step, config.seed)
+    index = index.repeat(2)[:-(-len(index) // world) * world][rank::world] if world > 1 else index
+    generator = step_generator(config.seed, "augment", step, rank, device)
     hr = images[(index % n).to(device)].unsqueeze(1).float() / 255
     turned = index >= n
     if turned.any(): hr[turned] = adjusted_baseline(hr[turned], config.adjusted, generator).chunk(2)[1]  # its rotated half
@@ -204,7 +215,7 @@ def train_batch(
     up = degrade_pair(hr, task_from(config.task), config.up)[1]
     return tuple(random_crop_pair((up, hr), config.crop, generator)) if config.crop else (up, hr)
 
-# %% ../nbs/07_train.ipynb #e9b4ef73
+# %% ../nbs/07_train.ipynb #5e2c0cac
 def rate_factor(
     config:TrainConfig,
     step:int, # counted from 0
@@ -217,7 +228,7 @@ def rate_factor(
     done = max(0., (step - config.warmup) / max(1, config.steps - config.warmup))
     return warm * .5 * (1 + math.cos(math.pi * min(1., done)))
 
-# %% ../nbs/07_train.ipynb #8b6d5834
+# %% ../nbs/07_train.ipynb #bd5f1eb3
 @dataclass
 class Plateau:
     "ReduceLROnPlateau's rule as a value that can be saved: the watched loss, how long it has not improved, halvings so far."
@@ -234,7 +245,7 @@ class Plateau:
         else: self.waited += 1
         if self.waited > patience: self.halvings, self.waited = self.halvings + 1, 0
 
-# %% ../nbs/07_train.ipynb #efc5ace4
+# %% ../nbs/07_train.ipynb #94278e63
 @torch.no_grad()
 def ema_update(
     average:nn.Module, # changed in place
@@ -250,7 +261,7 @@ def ema_update(
     for a, b in pairs:
         if not a.is_floating_point(): a.copy_(b)
 
-# %% ../nbs/07_train.ipynb #dd86a994
+# %% ../nbs/07_train.ipynb #35ce0041
 @torch.inference_mode()
 def validate(
     model:nn.Module, # the averaged weights
@@ -274,7 +285,7 @@ def validate(
     values = torch.cat(rows, 1).mean(1).tolist()
     return dict(zip(("val_psnr", "val_ssim", "val_loss"), values))
 
-# %% ../nbs/07_train.ipynb #c2f56cd8
+# %% ../nbs/07_train.ipynb #a8b0d76f
 def _moments(optimizer, names) -> dict:
     "Adam's state as named tensors."
     params = [p for group in optimizer.param_groups for p in group["params"]]
@@ -289,7 +300,7 @@ def _load_moments(optimizer, names, tensors):
                 for k in ("exp_avg", "exp_avg_sq")}
         optimizer.state[p] = dict(step=step.to(p.device) if optimizer.defaults.get("fused") else step, **like)
 
-# %% ../nbs/07_train.ipynb #25c126f2
+# %% ../nbs/07_train.ipynb #ee03e76d
 def read_safetensors(
     path:str|Path, # file
 ) -> tuple[dict, dict]: # tensors by name, metadata
@@ -301,7 +312,7 @@ def read_safetensors(
         raise CTSRError(f"{path}: not a readable safetensors file ({error}); weights in other formats are not loaded,"
                         " convert them first") from None
 
-# %% ../nbs/07_train.ipynb #3bff0d8d
+# %% ../nbs/07_train.ipynb #3f132d08
 def check_fit(
     config:TrainConfig,
     prepared:Prepared, # the images it is to be trained on
@@ -326,7 +337,7 @@ def place(
         raise CTSRError(f"'batch_size' {config.batch_size} must be a multiple of the {accelerator.num_processes} processes")
     return accelerator
 
-# %% ../nbs/07_train.ipynb #95d4a3b5
+# %% ../nbs/07_train.ipynb #195dd03f
 class Trainer:
     "The state of a run: network, average, optimiser, and what has been seen so far."
     def __init__(self,
@@ -337,11 +348,14 @@ class Trainer:
         check_fit(config, prepared)
         self.config, self.out, self.acc = config, Path(out), place(config)
         self.rank, self.world, self.device = self.acc.process_index, self.acc.num_processes, self.acc.device
-        self.images = prepared.split("train").images.to(self.device)
-        self.valid = prepared.split(config.validate_on).images.to(self.device)
+        images, valid = prepared.split("train").images, prepared.split(config.validate_on).images
+        self.data_sha256 = hashlib.sha256(images.numpy().tobytes() + b"|" + valid.numpy().tobytes()).hexdigest()
+        self.images, self.valid = images.to(self.device), valid.to(self.device)
+        self.source = prepared.meta.get("source")
         self._build(torch.channels_last if config.channels_last else torch.contiguous_format)
         self.step, self.history, self.seconds = 0, [], 0.  # steps taken, rows of validations, time spent
-        self.plateau, self.best, self.best_psnr, self.final = Plateau(), None, -math.inf, None
+        self.plateau, self.best, self.best_psnr = Plateau(), None, -math.inf
+        self.final, self.card = None, {}  # weights and description, once finished
         self.running, self.counted = torch.zeros((), device=self.device), 0  # loss since the last validation
 
     def _build(self, form):
@@ -357,7 +371,7 @@ class Trainer:
         self.forward = torch.compile(self.model) if c.compile else self.model
         self.loss = WeightedLoss(c.loss).to(self.device)
 
-# %% ../nbs/07_train.ipynb #7495485a
+# %% ../nbs/07_train.ipynb #06d670b3
 def train_step(
     t:Trainer,
 ):
@@ -375,7 +389,14 @@ def train_step(
     if c.ema: ema_update(t.average, t.bare, c.ema, t.step)
     t.running += loss.detach(); t.counted += 1; t.step += 1
 
-# %% ../nbs/07_train.ipynb #5f0c1158
+# %% ../nbs/07_train.ipynb #7b941900
+def broadcast(
+    value, # of this process
+): # -> that of the first process
+    "What the first process says, in all processes."
+    from accelerate.utils import broadcast_object_list
+    return broadcast_object_list([value])[0]
+
 def judge(
     t:Trainer,
 ):
@@ -383,6 +404,7 @@ def judge(
     c = t.config
     if not c.ema: t.average.load_state_dict(t.bare.state_dict())
     scores = validate(t.average, t.valid, c, t.loss, t.acc.autocast)
+    if t.world > 1: scores = broadcast(scores)  # all processes go by the first one's
     if not math.isfinite(scores["val_loss"]):
         raise CTSRError(f"{t.out.name}: the loss is not finite at step {t.step}; lower 'learning_rate' or set 'clip'")
     t.plateau.update(scores["val_loss"], c.patience)
@@ -392,7 +414,7 @@ def judge(
                           learning_rate=c.learning_rate * rate_factor(c, t.step - 1, t.plateau.halvings), seconds=round(t.seconds, 2)))
     t.running.zero_(); t.counted = 0
 
-# %% ../nbs/07_train.ipynb #b48aa947
+# %% ../nbs/07_train.ipynb #7bc1b01b
 def _state_path(out) -> Path: return Path(out)/"state"/"checkpoint.safetensors"
 
 def save_checkpoint(
@@ -408,7 +430,7 @@ def save_checkpoint(
         tensors["running"] = t.running
     meta = dict(config=dataclasses.asdict(t.config), step=t.step, history=t.history, plateau=dataclasses.asdict(t.plateau),
                 best_psnr=t.best_psnr, counted=t.counted, seconds=t.seconds, done=done, threads=torch.get_num_threads(),
-                device=t.device.type, world=t.world)
+                device=t.device.type, world=t.world, data_sha256=t.data_sha256, card=t.card)
     save_tensors(_state_path(t.out), {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {"state": json.dumps(meta)})
 
 def final_weights(
@@ -418,16 +440,19 @@ def final_weights(
     if trainer.final: return trainer.final
     return trainer.best if trainer.config.keep == "best" and trainer.best else trainer.average.state_dict()
 
-# %% ../nbs/07_train.ipynb #fc4920a6
+# %% ../nbs/07_train.ipynb #cacd145a
 def load_checkpoint(
     trainer:Trainer, # freshly built with the same settings
 ) -> bool: # whether there was one to go on from
-    "Go on from the checkpoint in the run's folder, if it belongs to these settings."
+    "Go on from the checkpoint in the run's folder, if it belongs to these settings and images."
     t, path = trainer, _state_path(trainer.out)
     if not path.exists(): return False
     tensors, meta = read_safetensors(path)
     state = json.loads(meta.get("state", "{}"))
-    if state.get("config") != json.loads(json.dumps(dataclasses.asdict(t.config))): return False
+    settings, old = json.loads(json.dumps(dataclasses.asdict(t.config))), state.get("config", {})
+    if changed := [k for k in settings if old.get(k) != settings[k]] + ["images"] * (state.get("data_sha256") != t.data_sha256):
+        if t.rank == 0: print(f"{t.out.name}: starting anew, the checkpoint there is of other {', '.join(changed)}")
+        return False
     if not state["done"] and (state["threads"], state["world"]) != (torch.get_num_threads(), t.world):
         print(f"{t.out.name}: going on with {torch.get_num_threads()} threads and {t.world} processes after {state['threads']}"
               f" and {state['world']}: the weights will differ in the last digits from an uninterrupted run")
@@ -435,14 +460,14 @@ def load_checkpoint(
     t.step, t.history, t.plateau = state["step"], state["history"], Plateau(**state["plateau"])
     t.best_psnr, t.counted, t.seconds = state["best_psnr"], state["counted"], state["seconds"]
     if state["done"]:
-        t.final = part("final")
+        t.final, t.card = part("final"), state["card"]
         return True
     t.bare.load_state_dict(part("model")); t.average.load_state_dict(part("average"))
     t.best, t.running = part("best") or None, tensors["running"].to(t.device)
     _load_moments(t.optimizer, t.names, tensors)
     return True
 
-# %% ../nbs/07_train.ipynb #b91f8995
+# %% ../nbs/07_train.ipynb #d117c53f
 def train(
     config:TrainConfig, # what to train
     prepared:Prepared|str|Path, # images, or the file that holds them
@@ -459,17 +484,17 @@ def train(
         resumed = load_checkpoint(trainer)
         if resumed and progress and main: print(f"{trainer.out.name}: going on from step {trainer.step}")
         _loop(trainer, checkpoint_seconds, progress and main, min(stop_at or config.steps, config.steps))
-        finished = trainer.final and (trainer.out/"weights.safetensors").exists()
-        if trainer.step >= config.steps and main and not finished: _finish(trainer, prepared)
+        if trainer.step >= config.steps and main: _finish(trainer)
         trainer.acc.wait_for_everyone()
     return pd.DataFrame(trainer.history)
 
-# %% ../nbs/07_train.ipynb #57470a9f
+# %% ../nbs/07_train.ipynb #35efe890
 def _loop(t, checkpoint_seconds, progress, until):
     "Step, validate and checkpoint up to step `until`."
     start, saved, before = time.time(), time.time(), t.seconds
     size = t.config.batch_size
-    bar = tqdm(total=t.config.steps * size, initial=t.step * size, desc=t.out.name, unit=" images", mininterval=2, disable=not progress, ncols=110)
+    bar = tqdm(total=t.config.steps * size, initial=t.step * size, desc=t.out.name, unit=" images", mininterval=2, ncols=110,
+               disable=not progress)
     while t.step < until:
         train_step(t)
         if bar.update(size): bar.set_postfix_str(_seen(t), refresh=False)
@@ -485,20 +510,25 @@ def _seen(t) -> str:
     loss = (t.running / t.counted).item() if t.counted else t.history[-1]["loss"]
     return f"loss {loss:.4g}" + (f", val {t.history[-1]['val_psnr']:.2f} dB" if t.history else "")
 
-def _finish(t, prepared):
-    "Write what a finished run leaves: history, settings, weights."
-    save_checkpoint(t, done=True)
-    weights = {k: v.detach().cpu().contiguous() for k, v in final_weights(t).items()}
+def _describe(t) -> dict:
+    "The card of a finished run: its settings, and where and on what it was trained."
     device = torch.cuda.get_device_name() if t.device.type == "cuda" else "cpu"
-    card = dataclasses.asdict(t.config) | dict(
+    return dataclasses.asdict(t.config) | dict(
         parameters=sum(p.numel() for p in t.bare.parameters()), device=device, threads=torch.get_num_threads(), processes=t.world,
-        torch=str(torch.__version__), seconds=round(t.seconds, 1), train_images=len(t.images), source=prepared.meta.get("source"),
-        best_val_psnr=t.best_psnr)
+        torch=str(torch.__version__), seconds=round(t.seconds, 1), train_images=len(t.images), valid_images=len(t.valid), source=t.source,
+        data_sha256=t.data_sha256, best_val_psnr=t.best_psnr)
+
+def _finish(t):
+    "Write what a finished run leaves: history, card, weights. Asked for again, they are written again from the checkpoint."
+    if not t.final:
+        t.card = _describe(t)
+        save_checkpoint(t, done=True)
+    weights = {k: v.detach().cpu().contiguous() for k, v in final_weights(t).items()}
     save_csv(t.out/"history.csv", pd.DataFrame(t.history))
-    save_json(t.out/"config.json", card)
+    save_json(t.out/"config.json", t.card)
     save_tensors(t.out/"weights.safetensors", weights, {"format": "pt"})
 
-# %% ../nbs/07_train.ipynb #aceed368
+# %% ../nbs/07_train.ipynb #ade9a7d8
 def main(
     argv:list|None=None, # arguments instead of the command line's
 ) -> int: # exit status

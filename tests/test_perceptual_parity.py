@@ -1,11 +1,11 @@
 """LPIPS against its authors' package, and VGG features against a plain forward pass.
 
 `lpips` needs torchvision, which does not load beside every PyTorch. Only its two feature networks are used, so a stand-in module that
-holds ours takes its place; the heads and all arithmetic are the package's own. To run:
-`pip install --no-deps --target FOLDER lpips==0.1.4`, then pytest with FOLDER on PYTHONPATH.
+holds ours takes its place; the heads and all arithmetic are the package's own. It is fetched into a folder of the test's, never installed.
 """
 import importlib
 import importlib.util
+import subprocess
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -27,9 +27,19 @@ def ours(request):
     except CTSRError as e: pytest.skip(f"weights cannot be had here: {e}")
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    "A folder with the package lpips in it, or nothing where it is installed already."
+    if importlib.util.find_spec("lpips"): return None
+    folder = tmp_path_factory.mktemp("lpips")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), "lpips==0.1.4"]
+    if subprocess.run(command, capture_output=True).returncode: pytest.skip("the package lpips cannot be fetched here")
+    return folder
+
+
 @pytest.fixture
-def package(monkeypatch):
-    if importlib.util.find_spec("lpips") is None: pytest.skip("the package lpips is not installed")
+def package(folder, monkeypatch):
+    if folder: monkeypatch.syspath_prepend(str(folder))
     models = ModuleType("torchvision.models")
     for net in NETS: setattr(models, net, lambda *_, net=net, **__: SimpleNamespace(features=load_features(net)))
     torchvision = ModuleType("torchvision")

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ctsr.data import CTSRError
-from ctsr.train import TrainConfig, checked, train
+from ctsr.data import CTSRError, load_prepared, prepare
+from ctsr.train import TrainConfig, checked, step_generator, train, train_batch
 
 SETTINGS = dict(task=dict(name="x5", hr=64, lr=13), model=dict(name="runet", width=1/16, residual=True), adjusted="random", flips=True, crop=48,
                 batch_size=4, steps=60, validate_every=20, ema=.9, warmup=5, clip=1.)
@@ -56,9 +56,9 @@ def test_killed_at_random_moments_ends_in_the_same_bits(phantom, whole, tmp_path
 def test_two_processes_train_together(phantom, tmp_path, launcher):
     config, out = tmp_path/"run.json", tmp_path/"run"
     config.write_text(json.dumps(SETTINGS | dict(steps=10, validate_every=5)))
-    start = {"torchrun": ["torch.distributed.run", "--nproc_per_node=2", "--master_port=29511"],
+    start = {"torchrun": ["torch.distributed.run", "--nproc_per_node=2", "--master_port=0"],
              "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no",
-                            "--dynamo_backend=no", "--main_process_port=29512"]}[launcher]
+                            "--dynamo_backend=no", "--main_process_port=0"]}[launcher]
     done = subprocess.run([sys.executable, "-m", *start, "-m", "ctsr.train", "--config", str(config), "--data", str(phantom), "--out", str(out)],
                           capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""}, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -66,12 +66,36 @@ def test_two_processes_train_together(phantom, tmp_path, launcher):
     assert card["processes"] == 2 and np.isfinite(pd.read_csv(out/"history.csv").loss).all()
 
 
-def test_a_finished_run_is_not_trained_again(phantom, tmp_path):
-    config = TrainConfig(**SETTINGS | dict(steps=4, validate_every=2))
-    train(config, phantom, tmp_path/"run", progress=False)
-    before = (tmp_path/"run"/"weights.safetensors").stat().st_mtime_ns
-    train(config, phantom, tmp_path/"run", progress=False)
-    assert (tmp_path/"run"/"weights.safetensors").stat().st_mtime_ns == before
+def test_a_finished_run_costs_nothing_and_is_written_again_where_it_was_damaged(phantom, tmp_path):
+    config, out = TrainConfig(**SETTINGS | dict(steps=4, validate_every=2)), tmp_path/"run"
+    train(config, phantom, out, progress=False)
+    files = {name: (out/name).read_bytes() for name in ("history.csv", "config.json", "weights.safetensors")}
+    (out/"history.csv").unlink(); (out/"weights.safetensors").write_bytes(files["weights.safetensors"][:100])
+    train(config, phantom, out, progress=False)
+    assert {name: (out/name).read_bytes() for name in files} == files
+
+
+def test_other_images_are_never_given_the_old_weights(phantom, tmp_path, capsys):
+    "The same settings on other images: trained anew, not taken from the checkpoint."
+    config, out = TrainConfig(**SETTINGS | dict(steps=4, validate_every=2)), tmp_path/"run"
+    train(config, phantom, out, progress=False)
+    before = load_file(out/"weights.safetensors")
+    other = prepare("phantom", tmp_path, hr=64, seed=1, phantom=dict(subjects=10, slices=2))
+    train(config, other, out, progress=False)
+    assert "of other images" in capsys.readouterr().out
+    after = load_file(out/"weights.safetensors")
+    assert not all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_processes_take_equal_shares_and_other_numbers(phantom):
+    "A short last batch is shared out evenly; no two processes and no two seeds augment alike."
+    images = load_prepared(phantom).split("train").images[:5]
+    config = TrainConfig(**SETTINGS | dict(adjusted="none", batch_size=4))
+    for step in range(4):
+        (one, _), (two, _) = (train_batch(images, config, step, rank, 2) for rank in (0, 1))
+        assert one.shape == two.shape and len(one) >= 1
+    draws = {(seed, rank): torch.rand(4, generator=step_generator(seed, "augment", 0, rank)).tolist() for seed in range(3) for rank in range(3)}
+    assert len({tuple(d) for d in draws.values()}) == 9
 
 
 def test_plateau_schedule_halves_as_torch_does(phantom, tmp_path):
