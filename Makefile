@@ -27,7 +27,7 @@ figures: $(READY)  ## publish a finished study (PRESET=quick) to figures/$(PRESE
 	@$(BIN)/ctsr figures $(PRESET)
 
 lab: $(READY)  ## open JupyterLab on the notebooks
-	@$(BIN)/jupyter lab --notebook-dir nbs
+	@$(BIN)/jupyter lab --notebook-dir nbs $(if $(filter 0,$(shell id -u)),--allow-root)
 
 readme: $(READY)  ## write README.md anew from nbs/index.ipynb
 	@$(BIN)/python nbs/study/readme.py
