@@ -113,7 +113,8 @@ def per_image(
     if batch_size < 1: raise CTSRError(f'batch_size={batch_size}: must be at least 1')
     _check_size(prepared, task)
     ids, parts = list(prepared.table.image_id), []
-    for at in tqdm(np.array_split(np.arange(len(ids)), -(-len(ids)//batch_size)), desc=f'{run} on {task.name}', mininterval=2, disable=not progress):
+    batches = np.array_split(np.arange(len(ids)), -(-len(ids)//batch_size))
+    for at in tqdm(batches, desc=f'{run} on {task.name}', mininterval=2, disable=not progress):
         hr, lr = _batch(prepared, at, task, device)
         parts.append(_score(_restore(restorer, lr, hr, task, [ids[i] for i in at]), hr, lr, task, protocols, lpips))
     info = dict(run=run, model=model or getattr(restorer, 'model', ''), task=task.name, up=up or getattr(restorer, 'up', ''), seed=seed,
