@@ -37,7 +37,7 @@ def with_value(scores, run, seed=None, **change):
     return tidy(rows.assign(seed=seed))
 
 
-def test_table_has_exactly_the_contract_s_columns(scores):
+def test_table_has_exactly_the_documented_columns(scores):
     assert list(scores.columns) == COLUMNS
     kinds = set(zip(scores.protocol, scores.metric))
     with_protocol = {(p, m) for p in ("standard", "as_coded") for m in ("psnr", "ssim")}
