@@ -63,8 +63,10 @@ def test_notebooks_are_clean_and_of_readable_size(root):
 
 def test_study_is_refused_in_one_line_without_a_checkout(root, tmp_path):
     "The installed package alone: the library works, the study says what it needs."
-    site = tmp_path/"site"
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", str(site), str(root)],
+    site, source = tmp_path/"site", tmp_path/"source"
+    source.mkdir()  # pip leaves its traces in a copy
+    subprocess.run(["cp", "-r", *(str(root/name) for name in ("ctsr", "setup.py", "settings.ini", "pyproject.toml", "README.md")), str(source)], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", str(site), str(source)],
                    check=True, capture_output=True)
     assert (site/"ctsr"/"train.py").exists()
     done = subprocess.run([sys.executable, "-c", "from ctsr.cli import main; main()", "study"], cwd=tmp_path,
