@@ -583,10 +583,10 @@ def split_along_axis(
 )->pd.Series: # 'train', 'valid', 'test', or '' in the gaps
     "Split where there are too few subjects to draw from: contiguous parts, kept apart"
     subjects = sorted(table.subject.unique())
-    shares = [('train', .7), ('valid', .1), ('test', .2)] if len(subjects) == 1 else [('train', .8), ('valid', .2)]
+    shares = [('train', .65), ('valid', .15), ('test', .2)] if len(subjects) == 1 else [('train', .8), ('valid', .2)]
     out = pd.Series('test', table.index)
     at = table.index[table.subject == subjects[0]]
-    gap = min(gap, len(at)//10)
+    gap = min(gap, len(at)//20)
     ends = np.round(np.cumsum([s for _,s in shares])*len(at)).astype(int)
     for (name,_),start,end in zip(shares, [0, *ends], ends): out[at[start:end]] = name
     for end in ends[:-1]: out[at[end - gap:end]] = ''

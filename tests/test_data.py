@@ -766,3 +766,12 @@ def test_the_phantom_is_the_same_in_every_process_and_differs_by_subject():
     assert all(p.returncode == 0 for p in started) and len(first) == 6
     assert first == second, "two fresh processes"
     assert len(set(first)) == 6, "another subject, or another seed, is another person, not only other noise"
+
+
+@pytest.mark.parametrize("slices", [6, 12, 24, 60])
+def test_one_volume_serves_all_three_splits(slices):
+    "Training, validation and test each get slices, in this order along the axis, and long volumes leave a gap between them."
+    from ctsr.data import split_along_axis
+    split = split_along_axis(pd.DataFrame(dict(subject="one", position=range(slices)))).tolist()
+    assert {"train", "valid", "test"} <= set(split) and [x for x in split if x] == sorted((x for x in split if x), key=["train", "valid", "test"].index)
+    if slices >= 40: assert split.count("") == 4

@@ -239,3 +239,10 @@ def test_a_wrong_preset_is_refused_by_key(root, tmp_path, assignment, word):
 def test_wrong_notebook_parameters_are_refused(root, tmp_path, parameters, word):
     with pytest.raises(CTSRError, match=word): run_notebook(root/"nbs"/"study"/"train.ipynb", tmp_path/"train.ipynb", parameters)
     assert not (tmp_path/"train.ipynb").exists()
+
+
+def test_own_images_take_the_source_s_place(tmp_path):
+    (tmp_path/"mine").mkdir()
+    own = load_preset("smoke", data=str(tmp_path/"mine")).source
+    assert own["name"] == str(tmp_path/"mine") and "phantom" not in own
+    assert load_preset("baseline", data=str(tmp_path/"mine")).source == {"name": "kaggle", "data": str(tmp_path/"mine")}
