@@ -49,7 +49,7 @@ KNOWN = {'runet': '#0072B2', 'nn-runet': '#D55E00', 'runet-nn': '#D55E00', 'rune
          'bilinear': '#9A9A9A', 'baseline': '#9A9A9A', 'nearest': '#C8C8C8', 'bicubic': '#5E5E5E'}
 FREE = ['#E69F00', '#56B4E9', '#CC79A7', '#882255', '#44AA99', '#332288', '#999933', '#661100', '#AA4499', '#117733', '#000000']
 
-def _mix(colour, other, share): return to_hex(np.array(to_rgb(colour))*(1 - share) + np.array(to_rgb(other))*share)
+def _mix(colour, other, share): return to_hex(np.array(to_rgb(colour))*(1 - share) + np.array(to_rgb(other))*share).upper()
 
 def _known(name):
     "Colour of a condition whose model is known, shaded by task and tested input; else None"
@@ -467,7 +467,7 @@ def fig_by_class(
     ax.grid(axis='y', color='#E5E5E5', lw=.6)
     against = f"; zero is {' / '.join(dict.fromkeys(t.baseline))}" if level == 95 else ''
     _note(ax, f'{_title(protocol, metric)}whiskers: {level} % bootstrap interval{against}')
-    fig.legend(loc='outside lower center', ncols=min(max(1, int(width/(.5 + .07*max(map(len, order))))), len(order)),
+    fig.legend(loc='outside lower center', ncols=min(max(1, int(width/(.4 + .06*max(map(len, order))))), len(order)),
                columnspacing=1)
     return fig
 
