@@ -56,7 +56,7 @@ def test_killed_at_random_moments_ends_in_the_same_bits(phantom, whole, tmp_path
 def test_two_processes_train_together(phantom, tmp_path, launcher):
     config, out = tmp_path/"run.json", tmp_path/"run"
     config.write_text(json.dumps(SETTINGS | dict(steps=10, validate_every=5)))
-    start = {"torchrun": ["torch.distributed.run", "--nproc_per_node=2", "--master_port=0"],
+    start = {"torchrun": ["torch.distributed.run", "--nproc_per_node=2", "--standalone"],
              "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no",
                             "--dynamo_backend=no", "--main_process_port=0"]}[launcher]
     done = subprocess.run([sys.executable, "-m", *start, "-m", "ctsr.train", "--config", str(config), "--data", str(phantom), "--out", str(out)],
