@@ -9,7 +9,7 @@ __all__ = ['FIGURE_FILES', 'STYLE', 'DIGITS', 'SHOWN', 'checkout', 'Source', 'Ev
            'sidecar', 'headline', 'table_html', 'details', 'render_page', 'code_sha256', 'listing_sha256', 'stamp_path',
            'read_stamp', 'stale', 'run_job', 'write_plan', 'snakemake', 'run_study', 'publish', 'main']
 
-# %% ../nbs/11_study.ipynb #a9152fa7
+# %% ../nbs/11_study.ipynb #26968bc3
 import ast
 import contextlib
 import dataclasses
@@ -36,7 +36,7 @@ from .degrade import MODES, task_from
 from .metrics import PROTOCOLS
 from .train import TrainConfig, build_model, check_loss, checked
 
-# %% ../nbs/11_study.ipynb #abd03d2a
+# %% ../nbs/11_study.ipynb #c5e4a403
 def checkout(
     start:str|Path|None=None, # folder to start from; default the current one, then the package's own
 ) -> Path: # folder that holds settings.ini and nbs/study
@@ -46,13 +46,13 @@ def checkout(
         if (folder/"nbs"/"study"/"Snakefile").exists(): return folder
     raise CTSRError("the study needs a clone of the project (its notebooks are not in the installed package): clone it and run there")
 
-# %% ../nbs/11_study.ipynb #9f7a8b89
+# %% ../nbs/11_study.ipynb #ad6f2fe3
 def _shown(path) -> str:
     "A path as seen from the checkout, where it lies in it: results name no machine's folders."
     path = Path(path).resolve()
     return str(path.relative_to(checkout()) if path.is_relative_to(checkout()) else path)
 
-# %% ../nbs/11_study.ipynb #1a452523
+# %% ../nbs/11_study.ipynb #e282f0d6
 @dataclass(frozen=True)
 class Source:
     "Which images to prepare; `ctsr.data.prepare` takes these."
@@ -75,7 +75,7 @@ class Evaluation:
     lpips: str = "alex" # network of LPIPS: alex, vgg, or none
     batch_size: int = 8 # images at a time
 
-# %% ../nbs/11_study.ipynb #04ea6245
+# %% ../nbs/11_study.ipynb #f98a7a9d
 @dataclass(frozen=True)
 class Figures:
     "What the figures show."
@@ -100,7 +100,7 @@ class Preset:
     evaluation: dict = field(default_factory=dict) # see Evaluation
     checkpoint_seconds: float = 60. # how often a training saves its state
 
-# %% ../nbs/11_study.ipynb #5f753585
+# %% ../nbs/11_study.ipynb #c126bc3f
 def override(
     settings:dict, # nested; changed in place
     assignment:str, # 'a.b.c=value'
@@ -115,7 +115,7 @@ def override(
     try: settings[last] = yaml.safe_load(text)
     except yaml.YAMLError: raise CTSRError(f"--set {assignment}: the value is not readable as YAML; quote it") from None
 
-# %% ../nbs/11_study.ipynb #638c9f98
+# %% ../nbs/11_study.ipynb #beb98128
 def run_settings(
     preset:Preset,
 ) -> dict: # run name -> TrainConfig
@@ -129,7 +129,7 @@ def run_settings(
         configs[name] = checked(TrainConfig, settings, f"runs.{name}")
     return configs
 
-# %% ../nbs/11_study.ipynb #b95f88b8
+# %% ../nbs/11_study.ipynb #8b48fa91
 def load_preset(
     name:str, # of a file in nbs/study/presets, or the path of one
     assignments:tuple|list=(), # 'key=value' overrides
@@ -151,7 +151,7 @@ def load_preset(
         settings["source"] = source | ({"data": place} if source.get("name") == "kaggle" else {"name": place})
     return check_preset(settings, str(path))
 
-# %% ../nbs/11_study.ipynb #9b073d26
+# %% ../nbs/11_study.ipynb #5e3bc134
 def _among(where, key, values, allowed):
     "Refuse a value, or any of a list, that is not allowed."
     values = values if isinstance(values, list) else [values]
@@ -167,7 +167,7 @@ def _check_run(name, config):
         check_loss(config.loss)
     except CTSRError as error: raise CTSRError(f"runs.{name}: {error}") from None
 
-# %% ../nbs/11_study.ipynb #d53e8557
+# %% ../nbs/11_study.ipynb #1eaacff5
 def _check_evaluation(e):
     for key in ("baselines", "inputs"): _among("evaluation", key, getattr(e, key), MODES)
     _among("evaluation", "protocols", e.protocols, list(PROTOCOLS)); _among("evaluation", "lpips", e.lpips, ["alex", "vgg", "none"])
@@ -189,7 +189,7 @@ def _check_figures(f, e, runs):
     for key in ("examples", "draws"):
         if getattr(f, key) < 1: raise CTSRError(f"figures: '{key}' must be at least 1, got {getattr(f, key)}")
 
-# %% ../nbs/11_study.ipynb #5ede6a99
+# %% ../nbs/11_study.ipynb #237e7e04
 def check_preset(
     settings:dict, # as read
     where:str="preset", # for messages
@@ -210,7 +210,7 @@ def check_preset(
     if source.on_error not in ("skip", "raise"): raise CTSRError(f"source: 'on_error' must be skip or raise, got {source.on_error!r}")
     return preset
 
-# %% ../nbs/11_study.ipynb #8ac2e10d
+# %% ../nbs/11_study.ipynb #ada273c8
 @dataclass(frozen=True)
 class Job:
     "One notebook to run."
@@ -226,7 +226,7 @@ class Job:
     @property
     def key(self) -> str: return self.name.replace("/", "--") # as a file name
 
-# %% ../nbs/11_study.ipynb #a2e5192e
+# %% ../nbs/11_study.ipynb #0e24c561
 def prepare_jobs(preset, root) -> dict: # task name -> Job
     "One prepared set per image size and fit; tasks share them."
     source, jobs = checked(Source, preset.source, "source"), {}
@@ -253,7 +253,7 @@ def train_jobs(preset, root, prepared) -> dict: # run name -> Job
             [f"train/{name}/{file}" for file in ("history.csv", "config.json", "weights.safetensors")], [need.name])
     return jobs
 
-# %% ../nbs/11_study.ipynb #8c0c6f8f
+# %% ../nbs/11_study.ipynb #6ff0c7c8
 def evaluate_jobs(preset, root, prepared, trained) -> list: # of Job
     "One notebook for all interpolations of a task, and one for each run."
     e, draws, jobs = checked(Evaluation, preset.evaluation, "evaluation"), checked(Figures, preset.figures, "figures"), []
@@ -271,7 +271,7 @@ def evaluate_jobs(preset, root, prepared, trained) -> list: # of Job
         jobs.append(job(name, config.task["name"], [trained[name].name], run_folder=f"{root}/train/{name}", restorers=inputs))
     return jobs
 
-# %% ../nbs/11_study.ipynb #164b9ee1
+# %% ../nbs/11_study.ipynb #ee5a299e
 FIGURE_FILES = ["fig1_design.png", "fig2_examples.png", "fig3_ssim.png", "fig3_ssim_as_coded.png", "fig4_psnr.png",
                 "fig_paired.png", "fig_by_class.png",
                 "table_summary.csv", "table_paired.csv", "table_contrasts.csv", "table_by_class.csv", "table_data.csv", "per_image.csv"]
@@ -294,7 +294,7 @@ def gather_jobs(preset, root, trained, evaluated) -> list: # of Job
         ["report.html"], [figures.name], page="report.html")
     return [figures, report]
 
-# %% ../nbs/11_study.ipynb #ad6a731a
+# %% ../nbs/11_study.ipynb #ef676050
 def plan(
     preset:Preset,
     root:str|Path, # the study's folder, for example runs/quick
@@ -306,7 +306,7 @@ def plan(
     unique = {job.name: job for job in prepared.values()}
     return [*unique.values(), *trained.values(), *evaluated, *gather_jobs(preset, root, trained, evaluated)]
 
-# %% ../nbs/11_study.ipynb #c1730808
+# %% ../nbs/11_study.ipynb #a3785092
 def notebook_parameters(
     path:str|Path, # notebook with a cell tagged 'parameters'
 ) -> dict: # name -> default
@@ -328,7 +328,7 @@ def check_parameters(
         if default is None or value is None or type(value) is type(default) or (type(default) is float and type(value) is int): continue
         raise CTSRError(f"{Path(path).name}: parameter '{key}' must be {type(default).__name__}, got {type(value).__name__} {value!r}")
 
-# %% ../nbs/11_study.ipynb #4ae49594
+# %% ../nbs/11_study.ipynb #4ca470df
 def _execute(notebook, output, parameters, cwd):
     "papermill, its kernel reached over sockets in a private folder instead of open ports; once more where the kernel did not start."
     import papermill
@@ -343,6 +343,7 @@ def _execute(notebook, output, parameters, cwd):
             except RuntimeError as error:
                 if attempt or not any(word in str(error) for word in ("before replying", "didn't respond")): raise
 
+# %% ../nbs/11_study.ipynb #bdfeb344
 def _reason(error) -> str:
     "What a failed cell said; our own errors speak for themselves."
     return error.evalue if error.ename == "CTSRError" else f"{error.ename}: {' '.join(error.evalue.split())}"
@@ -374,7 +375,7 @@ def run_notebook(
     os.replace(partial, output); failed.unlink(missing_ok=True)
     return output
 
-# %% ../nbs/11_study.ipynb #56eac512
+# %% ../nbs/11_study.ipynb #8a0b6ce2
 def git_state() -> dict: # commit, dirty
     "The commit of the checkout, and whether tracked files differ from it."
     ask = lambda *args: subprocess.run(["git", "-C", str(checkout()), *args], capture_output=True, text=True)
@@ -403,7 +404,7 @@ def sidecar(
     save_json(Path(path).with_suffix(".json"), made)
     return Path(path).with_suffix(".json")
 
-# %% ../nbs/11_study.ipynb #8d2c5747
+# %% ../nbs/11_study.ipynb #3535c880
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2433; --soft: #5b6475; --line: #d9dee8; --paper: #fff; --tint: #f5f7fa }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e8f0; --soft: #9aa4b6; --line: #394255; --paper: #161b26; --tint: #1e2533 } }
@@ -425,7 +426,7 @@ pre { padding: .8rem; overflow-x: auto }
 footer { color: var(--soft); margin: 3rem 0 1rem; font-size: .85rem }
 """
 
-# %% ../nbs/11_study.ipynb #723d9350
+# %% ../nbs/11_study.ipynb #9f6c1273
 DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3}
 SHOWN = {"up": "tested on", "psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS"}
 
@@ -441,7 +442,7 @@ def headline(
     wide = t.assign(text=text).pivot_table(index=["task", "run", "up"], columns="metric", values="text", aggfunc="first", sort=False)
     return wide[[m for m in DIGITS if m in wide]].reset_index().rename_axis(columns=None).rename(columns=SHOWN)
 
-# %% ../nbs/11_study.ipynb #71258d99
+# %% ../nbs/11_study.ipynb #898b4392
 def table_html(
     table, # DataFrame
 ): # -> IPython HTML
@@ -460,7 +461,7 @@ def details(
     inner = content.data if hasattr(content, "data") else f"<pre>{html.escape(json.dumps(content, indent=1, ensure_ascii=False))}</pre>"
     return HTML(f"<details><summary>{html.escape(summary)}</summary>{inner}</details>")
 
-# %% ../nbs/11_study.ipynb #11375a7f
+# %% ../nbs/11_study.ipynb #4d2a4577
 def render_page(
     notebook:str|Path, # executed
     page:str|Path, # HTML file to write
@@ -480,7 +481,7 @@ def render_page(
              f"<style>{STYLE}</style></head><body>{body}<footer>Research software, not a medical device.</footer></body></html>")
     with atomic_path(page) as temporary: Path(temporary).write_text(whole, encoding="utf-8")
 
-# %% ../nbs/11_study.ipynb #85d41691
+# %% ../nbs/11_study.ipynb #739be552
 def code_sha256(
     path:str|Path, # notebook
 ) -> str:
@@ -512,7 +513,7 @@ def read_stamp(root, name) -> dict|None:
     try: return json.loads(stamp_path(root, name).read_text())
     except (OSError, json.JSONDecodeError): return None
 
-# %% ../nbs/11_study.ipynb #8a7e20c7
+# %% ../nbs/11_study.ipynb #afcd64b9
 def stale(
     jobs:list, # of Job, in order
     root:str|Path, # absolute path of the study's folder
@@ -537,7 +538,7 @@ def stale(
             why[job.name] = "its input changed"
     return why
 
-# %% ../nbs/11_study.ipynb #4890f424
+# %% ../nbs/11_study.ipynb #37616e92
 def _die_with(pid:int):
     "End this process and its children when process `pid` is gone."
     def watch():
@@ -577,7 +578,7 @@ def run_job(
         save_json(stamp_path(root, p["name"]), stamp)
     print(f"{what}: done in {stamp['seconds']:.0f} s", flush=True)
 
-# %% ../nbs/11_study.ipynb #edac5f07
+# %% ../nbs/11_study.ipynb #a7b908ef
 def write_plan(
     jobs:list, # of Job, in order
     todo:int, # how many of them will run
@@ -589,7 +590,7 @@ def write_plan(
     for job in jobs: save_json(folder/f"{job.key}.json", dataclasses.asdict(job) | dict(key=job.key, root=str(root)))
     (folder/"todo").write_text(str(todo))
 
-# %% ../nbs/11_study.ipynb #069ca307
+# %% ../nbs/11_study.ipynb #1e02d0e1
 def _end_with_parent():
     "On Linux, have the kernel end this process when its parent ends."
     if sys.platform == "linux":
@@ -611,7 +612,7 @@ def snakemake(
         process.send_signal(signal.SIGINT); process.wait()
         raise CTSRError("interrupted; run the same command again to go on where it stopped") from None
 
-# %% ../nbs/11_study.ipynb #f1125f42
+# %% ../nbs/11_study.ipynb #01bae450
 def run_study(
     preset:Preset,
     root:str|Path|None=None, # folder of the study; default runs/<preset>
@@ -655,7 +656,7 @@ def _what_failed(the_plan, root) -> str:
     return (f"{len(left)} of {len(the_plan)} notebooks not done ({', '.join(left[:4])}{', …' if len(left) > 4 else ''}){where};"
             " mend the cause and run the same command again: what is done is kept")
 
-# %% ../nbs/11_study.ipynb #7694cbb4
+# %% ../nbs/11_study.ipynb #68e641bf
 def publish(
     name:str, # of a finished study
     root:str|Path|None=None, # its folder; default runs/<name>
@@ -677,7 +678,7 @@ def publish(
     os.replace(fresh, target); shutil.rmtree(old, ignore_errors=True)
     return target
 
-# %% ../nbs/11_study.ipynb #8ee640fe
+# %% ../nbs/11_study.ipynb #1e82cf52
 def main(
     argv:list|None=None, # the plan file of a job
 ) -> int: # exit status
@@ -689,5 +690,5 @@ def main(
         return 2
     return 0
 
-# %% ../nbs/11_study.ipynb #c17ee972
+# %% ../nbs/11_study.ipynb #614d06d2
 if __name__ == "__main__" and "__file__" in globals(): raise SystemExit(main())
