@@ -9,7 +9,7 @@ __all__ = ['FIGURE_FILES', 'STYLE', 'DIGITS', 'SHOWN', 'checkout', 'Source', 'Ev
            'sidecar', 'headline', 'table_html', 'details', 'render_page', 'code_sha256', 'listing_sha256', 'stamp_path',
            'read_stamp', 'stale', 'run_job', 'write_plan', 'snakemake', 'run_study', 'publish', 'main']
 
-# %% ../nbs/11_study.ipynb #26968bc3
+# %% ../nbs/11_study.ipynb #5cc129df
 import ast
 import contextlib
 import dataclasses
@@ -36,7 +36,7 @@ from .degrade import MODES, task_from
 from .metrics import PROTOCOLS
 from .train import TrainConfig, build_model, check_loss, checked
 
-# %% ../nbs/11_study.ipynb #c5e4a403
+# %% ../nbs/11_study.ipynb #7daab46d
 def checkout(
     start:str|Path|None=None, # folder to start from; default the current one, then the package's own
 ) -> Path: # folder that holds settings.ini and nbs/study
@@ -46,13 +46,13 @@ def checkout(
         if (folder/"nbs"/"study"/"Snakefile").exists(): return folder
     raise CTSRError("the study needs a clone of the project (its notebooks are not in the installed package): clone it and run there")
 
-# %% ../nbs/11_study.ipynb #ad6f2fe3
+# %% ../nbs/11_study.ipynb #27018f45
 def _shown(path) -> str:
     "A path as seen from the checkout, where it lies in it: results name no machine's folders."
     path = Path(path).resolve()
     return str(path.relative_to(checkout()) if path.is_relative_to(checkout()) else path)
 
-# %% ../nbs/11_study.ipynb #e282f0d6
+# %% ../nbs/11_study.ipynb #2e1686f5
 @dataclass(frozen=True)
 class Source:
     "Which images to prepare; `ctsr.data.prepare` takes these."
@@ -75,7 +75,7 @@ class Evaluation:
     lpips: str = "alex" # network of LPIPS: alex, vgg, or none
     batch_size: int = 8 # images at a time
 
-# %% ../nbs/11_study.ipynb #f98a7a9d
+# %% ../nbs/11_study.ipynb #05353873
 @dataclass(frozen=True)
 class Figures:
     "What the figures show."
@@ -100,7 +100,7 @@ class Preset:
     evaluation: dict = field(default_factory=dict) # see Evaluation
     checkpoint_seconds: float = 60. # how often a training saves its state
 
-# %% ../nbs/11_study.ipynb #c126bc3f
+# %% ../nbs/11_study.ipynb #48ed280a
 def override(
     settings:dict, # nested; changed in place
     assignment:str, # 'a.b.c=value'
@@ -115,7 +115,7 @@ def override(
     try: settings[last] = yaml.safe_load(text)
     except yaml.YAMLError: raise CTSRError(f"--set {assignment}: the value is not readable as YAML; quote it") from None
 
-# %% ../nbs/11_study.ipynb #beb98128
+# %% ../nbs/11_study.ipynb #1e8fb442
 def run_settings(
     preset:Preset,
 ) -> dict: # run name -> TrainConfig
@@ -129,7 +129,7 @@ def run_settings(
         configs[name] = checked(TrainConfig, settings, f"runs.{name}")
     return configs
 
-# %% ../nbs/11_study.ipynb #8b48fa91
+# %% ../nbs/11_study.ipynb #725a6ac0
 def load_preset(
     name:str, # of a file in nbs/study/presets, or the path of one
     assignments:tuple|list=(), # 'key=value' overrides
@@ -151,7 +151,7 @@ def load_preset(
         settings["source"] = source | ({"data": place} if source.get("name") == "kaggle" else {"name": place})
     return check_preset(settings, str(path))
 
-# %% ../nbs/11_study.ipynb #5e3bc134
+# %% ../nbs/11_study.ipynb #6da2e0c6
 def _among(where, key, values, allowed):
     "Refuse a value, or any of a list, that is not allowed."
     values = values if isinstance(values, list) else [values]
@@ -167,7 +167,7 @@ def _check_run(name, config):
         check_loss(config.loss)
     except CTSRError as error: raise CTSRError(f"runs.{name}: {error}") from None
 
-# %% ../nbs/11_study.ipynb #1eaacff5
+# %% ../nbs/11_study.ipynb #7ee968a3
 def _check_evaluation(e):
     for key in ("baselines", "inputs"): _among("evaluation", key, getattr(e, key), MODES)
     _among("evaluation", "protocols", e.protocols, list(PROTOCOLS)); _among("evaluation", "lpips", e.lpips, ["alex", "vgg", "none"])
@@ -189,7 +189,7 @@ def _check_figures(f, e, runs):
     for key in ("examples", "draws"):
         if getattr(f, key) < 1: raise CTSRError(f"figures: '{key}' must be at least 1, got {getattr(f, key)}")
 
-# %% ../nbs/11_study.ipynb #237e7e04
+# %% ../nbs/11_study.ipynb #4d72e087
 def check_preset(
     settings:dict, # as read
     where:str="preset", # for messages
@@ -210,7 +210,7 @@ def check_preset(
     if source.on_error not in ("skip", "raise"): raise CTSRError(f"source: 'on_error' must be skip or raise, got {source.on_error!r}")
     return preset
 
-# %% ../nbs/11_study.ipynb #ada273c8
+# %% ../nbs/11_study.ipynb #22083e81
 @dataclass(frozen=True)
 class Job:
     "One notebook to run."
@@ -226,7 +226,7 @@ class Job:
     @property
     def key(self) -> str: return self.name.replace("/", "--") # as a file name
 
-# %% ../nbs/11_study.ipynb #0e24c561
+# %% ../nbs/11_study.ipynb #9fd68d9f
 def prepare_jobs(preset, root) -> dict: # task name -> Job
     "One prepared set per image size and fit; tasks share them."
     source, jobs = checked(Source, preset.source, "source"), {}
@@ -253,7 +253,7 @@ def train_jobs(preset, root, prepared) -> dict: # run name -> Job
             [f"train/{name}/{file}" for file in ("history.csv", "config.json", "weights.safetensors")], [need.name])
     return jobs
 
-# %% ../nbs/11_study.ipynb #6ff0c7c8
+# %% ../nbs/11_study.ipynb #883d3d6d
 def evaluate_jobs(preset, root, prepared, trained) -> list: # of Job
     "One notebook for all interpolations of a task, and one for each run."
     e, draws, jobs = checked(Evaluation, preset.evaluation, "evaluation"), checked(Figures, preset.figures, "figures"), []
@@ -271,7 +271,7 @@ def evaluate_jobs(preset, root, prepared, trained) -> list: # of Job
         jobs.append(job(name, config.task["name"], [trained[name].name], run_folder=f"{root}/train/{name}", restorers=inputs))
     return jobs
 
-# %% ../nbs/11_study.ipynb #ee5a299e
+# %% ../nbs/11_study.ipynb #5825c766
 FIGURE_FILES = ["fig1_design.png", "fig2_examples.png", "fig3_ssim.png", "fig3_ssim_as_coded.png", "fig4_psnr.png",
                 "fig_paired.png", "fig_by_class.png",
                 "table_summary.csv", "table_paired.csv", "table_contrasts.csv", "table_by_class.csv", "table_data.csv", "per_image.csv"]
@@ -294,7 +294,7 @@ def gather_jobs(preset, root, trained, evaluated) -> list: # of Job
         ["report.html"], [figures.name], page="report.html")
     return [figures, report]
 
-# %% ../nbs/11_study.ipynb #ef676050
+# %% ../nbs/11_study.ipynb #a178d570
 def plan(
     preset:Preset,
     root:str|Path, # the study's folder, for example runs/quick
@@ -306,7 +306,7 @@ def plan(
     unique = {job.name: job for job in prepared.values()}
     return [*unique.values(), *trained.values(), *evaluated, *gather_jobs(preset, root, trained, evaluated)]
 
-# %% ../nbs/11_study.ipynb #a3785092
+# %% ../nbs/11_study.ipynb #c88f0d23
 def notebook_parameters(
     path:str|Path, # notebook with a cell tagged 'parameters'
 ) -> dict: # name -> default
@@ -328,7 +328,7 @@ def check_parameters(
         if default is None or value is None or type(value) is type(default) or (type(default) is float and type(value) is int): continue
         raise CTSRError(f"{Path(path).name}: parameter '{key}' must be {type(default).__name__}, got {type(value).__name__} {value!r}")
 
-# %% ../nbs/11_study.ipynb #4ca470df
+# %% ../nbs/11_study.ipynb #f0dac16a
 def _execute(notebook, output, parameters, cwd):
     "papermill, its kernel reached over sockets in a private folder instead of open ports; once more where the kernel did not start."
     import papermill
@@ -343,7 +343,7 @@ def _execute(notebook, output, parameters, cwd):
             except RuntimeError as error:
                 if attempt or not any(word in str(error) for word in ("before replying", "didn't respond")): raise
 
-# %% ../nbs/11_study.ipynb #bdfeb344
+# %% ../nbs/11_study.ipynb #8a10f52b
 def _reason(error) -> str:
     "What a failed cell said; our own errors speak for themselves."
     return error.evalue if error.ename == "CTSRError" else f"{error.ename}: {' '.join(error.evalue.split())}"
@@ -375,7 +375,7 @@ def run_notebook(
     os.replace(partial, output); failed.unlink(missing_ok=True)
     return output
 
-# %% ../nbs/11_study.ipynb #8a0b6ce2
+# %% ../nbs/11_study.ipynb #b8547776
 def git_state() -> dict: # commit, dirty
     "The commit of the checkout, and whether tracked files differ from it."
     ask = lambda *args: subprocess.run(["git", "-C", str(checkout()), *args], capture_output=True, text=True)
@@ -404,7 +404,7 @@ def sidecar(
     save_json(Path(path).with_suffix(".json"), made)
     return Path(path).with_suffix(".json")
 
-# %% ../nbs/11_study.ipynb #3535c880
+# %% ../nbs/11_study.ipynb #8484f5b9
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2433; --soft: #5b6475; --line: #d9dee8; --paper: #fff; --tint: #f5f7fa }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e8f0; --soft: #9aa4b6; --line: #394255; --paper: #161b26; --tint: #1e2533 } }
@@ -426,7 +426,7 @@ pre { padding: .8rem; overflow-x: auto }
 footer { color: var(--soft); margin: 3rem 0 1rem; font-size: .85rem }
 """
 
-# %% ../nbs/11_study.ipynb #9f6c1273
+# %% ../nbs/11_study.ipynb #ca49424d
 DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3}
 SHOWN = {"up": "tested on", "psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS"}
 
@@ -442,7 +442,7 @@ def headline(
     wide = t.assign(text=text).pivot_table(index=["task", "run", "up"], columns="metric", values="text", aggfunc="first", sort=False)
     return wide[[m for m in DIGITS if m in wide]].reset_index().rename_axis(columns=None).rename(columns=SHOWN)
 
-# %% ../nbs/11_study.ipynb #898b4392
+# %% ../nbs/11_study.ipynb #c62fe686
 def table_html(
     table, # DataFrame
 ): # -> IPython HTML
@@ -461,7 +461,7 @@ def details(
     inner = content.data if hasattr(content, "data") else f"<pre>{html.escape(json.dumps(content, indent=1, ensure_ascii=False))}</pre>"
     return HTML(f"<details><summary>{html.escape(summary)}</summary>{inner}</details>")
 
-# %% ../nbs/11_study.ipynb #4d2a4577
+# %% ../nbs/11_study.ipynb #781dbfa4
 def render_page(
     notebook:str|Path, # executed
     page:str|Path, # HTML file to write
@@ -481,7 +481,7 @@ def render_page(
              f"<style>{STYLE}</style></head><body>{body}<footer>Research software, not a medical device.</footer></body></html>")
     with atomic_path(page) as temporary: Path(temporary).write_text(whole, encoding="utf-8")
 
-# %% ../nbs/11_study.ipynb #739be552
+# %% ../nbs/11_study.ipynb #c712276e
 def code_sha256(
     path:str|Path, # notebook
 ) -> str:
@@ -513,7 +513,7 @@ def read_stamp(root, name) -> dict|None:
     try: return json.loads(stamp_path(root, name).read_text())
     except (OSError, json.JSONDecodeError): return None
 
-# %% ../nbs/11_study.ipynb #afcd64b9
+# %% ../nbs/11_study.ipynb #19d6a6c1
 def stale(
     jobs:list, # of Job, in order
     root:str|Path, # absolute path of the study's folder
@@ -538,7 +538,7 @@ def stale(
             why[job.name] = "its input changed"
     return why
 
-# %% ../nbs/11_study.ipynb #37616e92
+# %% ../nbs/11_study.ipynb #d60feb12
 def _die_with(pid:int):
     "End this process and its children when process `pid` is gone."
     def watch():
@@ -578,7 +578,7 @@ def run_job(
         save_json(stamp_path(root, p["name"]), stamp)
     print(f"{what}: done in {stamp['seconds']:.0f} s", flush=True)
 
-# %% ../nbs/11_study.ipynb #a7b908ef
+# %% ../nbs/11_study.ipynb #ed186b6b
 def write_plan(
     jobs:list, # of Job, in order
     todo:int, # how many of them will run
@@ -590,7 +590,7 @@ def write_plan(
     for job in jobs: save_json(folder/f"{job.key}.json", dataclasses.asdict(job) | dict(key=job.key, root=str(root)))
     (folder/"todo").write_text(str(todo))
 
-# %% ../nbs/11_study.ipynb #1e02d0e1
+# %% ../nbs/11_study.ipynb #51037f11
 def _end_with_parent():
     "On Linux, have the kernel end this process when its parent ends."
     if sys.platform == "linux":
@@ -612,7 +612,7 @@ def snakemake(
         process.send_signal(signal.SIGINT); process.wait()
         raise CTSRError("interrupted; run the same command again to go on where it stopped") from None
 
-# %% ../nbs/11_study.ipynb #01bae450
+# %% ../nbs/11_study.ipynb #6891574e
 def run_study(
     preset:Preset,
     root:str|Path|None=None, # folder of the study; default runs/<preset>
@@ -642,6 +642,7 @@ def run_study(
         if snakemake(root, cores, extra) or stale(the_plan, root): raise CTSRError(_what_failed(the_plan, root))
     return report
 
+# %% ../nbs/11_study.ipynb #ada87e65
 def _make_ready(the_plan, todo, root):
     "Remove the stamps of stale jobs and what an interrupted notebook left, then write the plan."
     for name in todo: stamp_path(root, name).unlink(missing_ok=True)
@@ -656,7 +657,7 @@ def _what_failed(the_plan, root) -> str:
     return (f"{len(left)} of {len(the_plan)} notebooks not done ({', '.join(left[:4])}{', …' if len(left) > 4 else ''}){where};"
             " mend the cause and run the same command again: what is done is kept")
 
-# %% ../nbs/11_study.ipynb #68e641bf
+# %% ../nbs/11_study.ipynb #7cc3b97d
 def publish(
     name:str, # of a finished study
     root:str|Path|None=None, # its folder; default runs/<name>
@@ -678,7 +679,7 @@ def publish(
     os.replace(fresh, target); shutil.rmtree(old, ignore_errors=True)
     return target
 
-# %% ../nbs/11_study.ipynb #1e82cf52
+# %% ../nbs/11_study.ipynb #25fdb920
 def main(
     argv:list|None=None, # the plan file of a job
 ) -> int: # exit status
@@ -690,5 +691,5 @@ def main(
         return 2
     return 0
 
-# %% ../nbs/11_study.ipynb #614d06d2
+# %% ../nbs/11_study.ipynb #47fa10d0
 if __name__ == "__main__" and "__file__" in globals(): raise SystemExit(main())
