@@ -540,12 +540,12 @@ def stale(
 
 # %% ../nbs/11_study.ipynb #d60feb12
 def _die_with(pid:int):
-    "End this process and its children when process `pid` is gone."
+    "End this process when process `pid` is gone; its kernel notices and ends too."
     def watch():
         while True:
             time.sleep(1)
             try: os.kill(pid, 0)
-            except ProcessLookupError: os.killpg(os.getpgid(0), signal.SIGKILL) if os.getpgid(0) == os.getpid() else os._exit(1)
+            except ProcessLookupError: os._exit(1)
     threading.Thread(target=watch, daemon=True).start()
 
 def _ticket(root) -> str:

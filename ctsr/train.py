@@ -30,7 +30,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .data import CTSRError, Prepared, load_prepared, locked, save_csv, save_json, save_tensors
-from .degrade import adjusted_baseline, degrade_pair, flip_quarter, random_crop_pair, task_from, upsample
+from .degrade import adjusted_baseline, degrade_pair, flip_quarter, random_crop_pair, task_from
 from .metrics import psnr, ssim
 from .runet import RUNet
 
@@ -255,8 +255,7 @@ def ema_update(
 ):
     "Move `average` towards `model`: all floating tensors in one fused call, counters copied."
     decay = min(decay, (1 + step) / (10 + step))
-    ours, theirs = average.state_dict().values(), model.state_dict().values()
-    pairs = [(a, b) for a, b in zip(ours, theirs)]
+    pairs = list(zip(average.state_dict().values(), model.state_dict().values()))
     torch._foreach_lerp_([a for a, _ in pairs if a.is_floating_point()], [b for a, b in pairs if a.is_floating_point()], 1 - decay)
     for a, b in pairs:
         if not a.is_floating_point(): a.copy_(b)
