@@ -74,7 +74,7 @@ def _batch(prepared, index, task, device):
 
 def _restore(restorer, lr, hr, task, ids):
     "The restorer's answer as float32 in [0,1], or an error that names the run's fault"
-    sr, name = restorer(lr, task), getattr(restorer, 'name', restorer)
+    sr, name = restorer(lr, task, *[ids]*getattr(restorer, 'draws', False)), getattr(restorer, 'name', restorer)
     if sr.shape != hr.shape: raise CTSRError(f'{name}: restored {tuple(sr.shape)}, not {tuple(hr.shape)}; a restorer returns (B,1,H,W)')
     if bad := [i for i, ok in zip(ids, sr.isfinite().flatten(1).all(1).tolist()) if not ok]:
         raise CTSRError(f'{name}: NaN or Inf in the restored image {bad[0]}; the network diverged: train with a lower learning rate')
@@ -101,10 +101,7 @@ def per_image(
     protocols=('standard', 'as_coded'), # metric protocols for PSNR and SSIM
     lpips=None, # an `LPIPS` module, or None to leave it out
     batch_size:int=8, # images a batch
-    sampler:str='', # diffusion only: name of the sampler,
-    steps:int|None=None, # its number of network evaluations,
-    k:int|None=None, # how many samples were averaged,
-    sample:int|None=None, # and which sample this is
+    sample:int|None=None, # number of the sample, where the restorer draws
     device='cpu', # where restoring and scoring happen
     progress:bool=False, # show a progress bar
 )->pd.DataFrame: # tidy scores, `COLUMNS`, one row per image, metric and protocol
@@ -118,7 +115,7 @@ def per_image(
         hr, lr = _batch(prepared, at, task, device)
         parts.append(_score(_restore(restorer, lr, hr, task, [ids[i] for i in at]), hr, lr, task, protocols, lpips))
     info = dict(run=run, model=model or getattr(restorer, 'model', ''), task=task.name, up=up or getattr(restorer, 'up', ''), seed=seed,
-                sampler=sampler, steps=steps, k=k, sample=sample)
+                sample=sample, **{a: getattr(restorer, a, None) for a in ('sampler', 'steps', 'k')})
     images = prepared.table[['image_id', 'class', 'subject', 'group', 'leaked']]
     columns = {key: np.concatenate([b[key] for b in parts]) for key in parts[0]}
     return tidy(pd.concat([images.assign(**info, protocol=p, metric=m, value=v) for (p, m), v in columns.items()]))
@@ -402,21 +399,22 @@ def _arguments():
     p.add_argument('--split', default='test', help='split to score (default: test)')
     p.add_argument('--name', help="name in the table's column run; default: the run folder's name")
     p.add_argument('--lpips', choices=['vgg16', 'alexnet'], help='also score LPIPS with this network')
+    p.add_argument('--sampler', help='of a model that draws samples: ddpm, ddim or dpm++')
+    p.add_argument('--steps', type=int, help='its network evaluations a sample')
+    p.add_argument('--k', type=int, help='and how many samples are averaged')
     p.add_argument('--batch-size', type=int, default=8)
     p.add_argument('--examples', type=int, default=4, help='number of example pictures')
     p.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     return p
 
 # %% ../nbs/09_evaluate.ipynb #4474a14b
-def _restorer(run, up, device):
+def _restorer(run, up, device, **drawing):
     "A named interpolation, or the network of a run folder; and what the folder's config.json says"
     if run in MODES: return Interpolate(run), {}
     if not Path(run).is_dir(): raise CTSRError(f"--run {run}: no such folder; train the run first, or name one of {', '.join(MODES)}")
     try: config = json.loads((Path(run)/'config.json').read_text())
     except (OSError, ValueError) as e: raise CTSRError(f'{run}/config.json: not readable ({e}); train the run again') from e
-    restorer = load_run(run, up=up)
-    if hasattr(restorer, 'net'): restorer.net.to(device)
-    return restorer, config
+    return load_run(run, up, device, **{k: v for k, v in drawing.items() if v is not None}), config
 
 def _task(name, config):
     "The task that the arguments or else the run's settings mean; a name, or JSON for a shrunk one"
@@ -431,7 +429,7 @@ def main(
     "Entry of `python -m ctsr.evaluate`"
     a = _arguments().parse_args(argv)
     try:
-        restorer, config = _restorer(a.run, a.up, a.device)
+        restorer, config = _restorer(a.run, a.up, a.device, sampler=a.sampler, steps=a.steps, k=a.k)
         prepared, task = load_prepared(a.data).split(a.split), _task(a.task, config)
         scores = evaluate(restorer, prepared, task, a.out, run=a.name or Path(a.run).name, up=a.up, seed=config.get('seed'),
                           lpips=LPIPS(a.lpips).to(a.device) if a.lpips else None, batch_size=a.batch_size, examples=a.examples,
