@@ -7,7 +7,7 @@ __all__ = ['SCHEDULES', 'TARGETS', 'SPACINGS', 'SAMPLERS', 'noise_schedule', 'q_
            'y0_from', 'eps_from', 'eq4_as_printed', 'eq4', 'respace', 'image_seed', 'ImageNoise', 'posterior',
            'implicit', 'ddpm', 'ddim', 'dpm_solver']
 
-# %% ../nbs/05_diffusion.ipynb #a68c13de
+# %% ../nbs/05_diffusion.ipynb #cec91075
 import math
 from collections.abc import Callable, Sequence
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .data import CTSRError
 
-# %% ../nbs/05_diffusion.ipynb #3d5b0f4e
+# %% ../nbs/05_diffusion.ipynb #09066aaf
 SCHEDULES = ("linear", "cosine", "logsnr")  # see noise_schedule
 TARGETS = ("eps", "x0", "v")  # see target_of
 SPACINGS = ("leading", "trailing", "linspace", "logsnr")  # see respace
@@ -44,7 +44,7 @@ def noise_schedule(
         raise CTSRError(f"diffusion: T={T}, beta={beta}, logsnr={logsnr} give no falling schedule: use 0 < beta < 1, logsnr within +-30")
     return alpha_bar
 
-# %% ../nbs/05_diffusion.ipynb #cc5e4838
+# %% ../nbs/05_diffusion.ipynb #f80f4da2
 def _roots(gamma, y): # sqrt(gamma) and sqrt(1 - gamma), ready to multiply y, and the data type to work in: float32 at least
     dtype = torch.promote_types(y.dtype, torch.float32)
     if not isinstance(gamma, Tensor):
@@ -77,7 +77,7 @@ def q_chain(
         y = math.sqrt(alpha) * y + math.sqrt(1 - alpha) * torch.randn(y.shape, generator=generator, dtype=y.dtype, device=y.device)
     return y
 
-# %% ../nbs/05_diffusion.ipynb #087445da
+# %% ../nbs/05_diffusion.ipynb #e3fc6728
 def draw_gamma(
     alpha_bar:Tensor, # (T+1,), see noise_schedule
     n:int, # how many
@@ -91,7 +91,7 @@ def draw_gamma(
     gamma = levels[t] + (levels[t - 1] - levels[t]) * torch.rand(n, generator=generator, device=where, dtype=torch.float64)
     return gamma.clamp(max=1 - 2**-24).to(device, torch.float32)  # the largest float32 below 1: some noise is left, always
 
-# %% ../nbs/05_diffusion.ipynb #b5a460c9
+# %% ../nbs/05_diffusion.ipynb #358d4b4e
 def target_of(
     kind:str, # 'eps', 'x0' or 'v'
     y0:Tensor, # (B,C,H,W)
@@ -127,7 +127,7 @@ def eps_from(
     p, y = prediction.to(dtype), y_t.to(dtype)
     return p if kind == "eps" else (y - a * p) / s if kind == "x0" else s * y + a * p
 
-# %% ../nbs/05_diffusion.ipynb #9dda370d
+# %% ../nbs/05_diffusion.ipynb #ce19a910
 def eq4_as_printed(
     y_t:Tensor, # (B,C,H,W) noisy image
     eps:Tensor, # its noise, as predicted
@@ -145,7 +145,7 @@ def eq4(
     "The identity meant by Eq. (4): q_sample solved for y0."
     return y0_from("eps", eps, y_t, gamma)
 
-# %% ../nbs/05_diffusion.ipynb #fcb9fb60
+# %% ../nbs/05_diffusion.ipynb #b4ae4aa9
 def respace(
     alpha_bar:Tensor, # (T+1,) the trained schedule
     steps:int, # how many of its levels to visit, 1 to T
@@ -167,7 +167,7 @@ def respace(
         t = T - np.minimum(later, T - steps + i)  # ... and none beyond t = 1
     return torch.cat([levels[torch.from_numpy(t.astype(np.int64))], levels.new_ones(1)])
 
-# %% ../nbs/05_diffusion.ipynb #4afd30cb
+# %% ../nbs/05_diffusion.ipynb #03873227
 def image_seed(
     seed:int, # of the run, not negative
     image_id:str, # of the image
@@ -191,7 +191,7 @@ class ImageNoise:
     def __call__(self) -> Tensor: # (B,C,H,W) float32, new at each call
         return torch.stack([torch.randn(self.shape, generator=g) for g in self.generators]).to(self.device)
 
-# %% ../nbs/05_diffusion.ipynb #778b67de
+# %% ../nbs/05_diffusion.ipynb #9f4f61e3
 def posterior(
     gamma:float, # alpha_bar where we are
     gamma_next:float, # where we go, larger
@@ -203,7 +203,7 @@ def posterior(
     sigma = 0. if gamma_next == 1 else math.sqrt((1 - alpha) * (rest if variance == "small" else 1))
     return math.sqrt(alpha) * rest, math.sqrt(gamma_next) * (1 - alpha) / (1 - gamma), sigma
 
-# %% ../nbs/05_diffusion.ipynb #0716f822
+# %% ../nbs/05_diffusion.ipynb #b183c611
 def implicit(
     gamma:float, # alpha_bar where we are
     gamma_next:float, # where we go, larger
@@ -214,7 +214,7 @@ def implicit(
     keep = math.sqrt(max(0., 1 - gamma_next - sigma**2) / (1 - gamma))
     return keep, math.sqrt(gamma_next) - keep * math.sqrt(gamma), sigma
 
-# %% ../nbs/05_diffusion.ipynb #1fe8b401
+# %% ../nbs/05_diffusion.ipynb #a4b96dd9
 def _half_log_snr(gamma): return math.log(gamma / (1 - gamma)) / 2 if gamma < 1 else math.inf
 
 @torch.no_grad()
@@ -238,7 +238,7 @@ def _sample(denoise, x_T, steps, alpha_bar, noise, spacing, constrain, callback,
             y = y + sigma * z.to(y.device, y.dtype)
     return y
 
-# %% ../nbs/05_diffusion.ipynb #237f3e64
+# %% ../nbs/05_diffusion.ipynb #a5f2bac8
 def ddpm(
     denoise:Callable, # (y_t, gamma (B,) float32) -> estimate of y0, like y_t
     x_T:Tensor, # (B,C,H,W) from N(0, 1)
@@ -255,7 +255,6 @@ def ddpm(
     "Ancestral sampling (Ho et al. 2020, Algorithm 2)."
     return _sample(denoise, x_T, steps, alpha_bar, noise, spacing, constrain, callback, lambda g, g_next: posterior(g, g_next, variance))
 
-# %% ../nbs/05_diffusion.ipynb #5c9b6855
 def ddim(
     denoise:Callable, # (y_t, gamma (B,) float32) -> estimate of y0, like y_t
     x_T:Tensor, # (B,C,H,W) from N(0, 1)
@@ -272,7 +271,7 @@ def ddim(
     if not 0 <= (eta or 0.) <= 1: raise CTSRError(f"diffusion: 'eta' must be 0 to 1, got {eta!r}")
     return _sample(denoise, x_T, steps, alpha_bar, noise, spacing, constrain, callback, lambda g, g_next: implicit(g, g_next, eta or 0.))
 
-# %% ../nbs/05_diffusion.ipynb #af8ec586
+# %% ../nbs/05_diffusion.ipynb #ce1135d8
 def dpm_solver(
     denoise:Callable, # (y_t, gamma (B,) float32) -> estimate of y0, like y_t
     x_T:Tensor, # (B,C,H,W) from N(0, 1)

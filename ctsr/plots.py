@@ -46,20 +46,21 @@ def _themed(draw):
 
 # %% ../nbs/10_plots.ipynb #504c641c
 KNOWN = {'runet': '#0072B2', 'nn-runet': '#D55E00', 'runet-nn': '#D55E00', 'runet-plain': '#009E73', 'runet, no rotation': '#009E73',
-         'sr3': '#CC79A7', 'cascade': '#3B1C5A',
+         'sr3': '#CC79A7', 'cascade': '#E69F00',
          'bilinear': '#9A9A9A', 'baseline': '#9A9A9A', 'nearest': '#C8C8C8', 'bicubic': '#5E5E5E'}
-FREE = ['#E69F00', '#56B4E9', '#4A3AE0', '#882255', '#44AA99', '#332288', '#999933', '#661100', '#AA4499', '#117733', '#000000']
+FREE = ['#56B4E9', '#4A3AE0', '#882255', '#44AA99', '#332288', '#999933', '#661100', '#AA4499', '#117733', '#000000']
 
 def _mix(colour, other, share): return to_hex(np.array(to_rgb(colour))*(1 - share) + np.array(to_rgb(other))*share).upper()
 
 def _known(name):
-    "Colour of a condition whose model is known, shaded by task, samples averaged and tested input; else None"
+    "Colour of a condition whose model is known, shaded by task, samples averaged, projection and tested input; else None"
     name, of = name.lower().replace('+', '-'), r'[ ,-]+mean(?: of)?[ -]?(\d+)'
-    model, _, up = re.sub(rf'-x\d+|{of}', '', name).partition(' on ')
+    model, _, up = re.sub(rf'-x\d+|{of}|[ ,-]+projected', '', name).partition(' on ')
     if model not in KNOWN: return None
     task, own = re.search(r'-x(\d+)', name), 'nearest' if 'nn-' in model or '-nn' in model else 'bilinear'
     colour = _mix(KNOWN[model], 'black', min(.6, .15*abs(int(task[1]) - 5))) if task else KNOWN[model]
     if k := re.search(of, name): colour = _mix(colour, 'black', min(.5, .1*np.log2(max(1, int(k[1])))))
+    if 'projected' in name: colour = _mix(colour, 'white', .3)
     return _mix(colour, 'white', .5) if up not in ('', own) else colour
 
 def palette(

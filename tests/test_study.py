@@ -163,7 +163,7 @@ def test_a_failing_cell_is_kept_and_named(root, copy, tmp_path):
     folder = copy/"evaluate"/"runet-x5--x5"
     before = (folder/"per_image.csv").read_bytes()
     offline = os.environ | {"CTSR_OFFLINE": "1", "CTSR_CACHE": str(tmp_path/"empty")}
-    done = ctsr("study", "smoke", "--out", copy, "--set", "evaluation.lpips=alex", cwd=root, env=offline)
+    done = ctsr("study", "smoke", "--out", copy, "--set", "evaluation.lpips=alexnet", cwd=root, env=offline)
     assert done.returncode == 2 and (folder/"evaluate.failed.ipynb").exists() and (folder/"per_image.csv").read_bytes() == before
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("ctsr: ") and "evaluate.failed.ipynb" in last and "run the same command again" in last
