@@ -6,7 +6,7 @@
 __all__ = ['MARKS', 'PLACES', 'SHOTS', 'TITLES', 'fig_ranked', 'place_labels', 'fig_tradeoff', 'fig_steps', 'fig_uncertainty',
            'logsnr_of', 'fig_by_noise']
 
-# %% ../nbs/10_plots_diffusion.ipynb #9d26e32b
+# %% ../nbs/10_plots_diffusion.ipynb #34cba87e
 import textwrap
 import matplotlib.pyplot as plt
 import numpy as np, pandas as pd
@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from .data import CTSRError
 from .plots import _colours, _log_axis, _mix, _panel, _picture, _themed, axis_label, palette
 
-# %% ../nbs/10_plots_diffusion.ipynb #9daa6141
+# %% ../nbs/10_plots_diffusion.ipynb #8c3340b8
 def _need(table, where, *columns):
     "Refuse an empty table, and one without the columns"
     if not len(table): raise CTSRError(f'{where}: the table is empty; evaluate something first')
@@ -32,7 +32,7 @@ def _grid(ax, axis='both'): ax.grid(axis=axis, color='#E5E5E5', lw=.6)
 
 MARKS = 'osD^vPX<>'
 
-# %% ../nbs/10_plots_diffusion.ipynb #e22ef11b
+# %% ../nbs/10_plots_diffusion.ipynb #a3aa173a
 PLACES = dict(top=('Best', '#009E73'), median=('Median', '#5E5E5E'), worst=('Worst', '#D55E00'))
 SHOTS = 'hr', 'up', 'sr'
 TITLES = dict(hr='Original', up='LR, up-sampled', sr='SR', error='Absolute error')
@@ -54,7 +54,7 @@ def _row_text(r, total):
     return [f'rank {r["rank"]:,} of {total:,}', name if len(name) <= 21 else f'{name[:6]}…{name[-14:]}',
             f'PSNR {r.psnr:.2f} dB', f'SSIM {r.ssim:.3f}']
 
-# %% ../nbs/10_plots_diffusion.ipynb #3859d713
+# %% ../nbs/10_plots_diffusion.ipynb #fb9c3d6b
 def _ranked_places(ranks, size, gap, top):
     "Upper edge of every row, inches below the top, with a wider gap where the group changes; and the height of all"
     new = ranks.place.ne(ranks.place.shift().fillna(ranks.place.iloc[0])).to_numpy()
@@ -67,7 +67,7 @@ def _group_label(fig, y0, y1, name, colour):
     fig.add_artist(Line2D([x/w]*2, [1 - y0/h, 1 - y1/h], color=colour, lw=2, solid_capstyle='butt'))
     fig.text((x - .05)/w, 1 - (y0 + y1)/2/h, name, rotation=90, ha='right', va='center', color=colour, fontweight='bold', fontsize=8.5)
 
-# %% ../nbs/10_plots_diffusion.ipynb #4b9d913d
+# %% ../nbs/10_plots_diffusion.ipynb #461fb9a5
 @_themed
 def fig_ranked(
     pictures:dict, # 'hr', 'up' (LR brought to HR size) and 'sr' -> (n,H,W), uint8 or [0,1], one for each row of `ranks`
@@ -102,7 +102,7 @@ def fig_ranked(
     _bar(fig, (left + 3*(size + gap), .34, size, .07), image, 'absolute error (of full range)')
     return fig
 
-# %% ../nbs/10_plots_diffusion.ipynb #2434605d
+# %% ../nbs/10_plots_diffusion.ipynb #1b33b6e9
 def _overlap(box, others):
     "Area, px², that `box` (x0, y0, x1, y1) shares with each of the others"
     o = np.asarray(others, float).reshape(-1, 4)
@@ -122,7 +122,7 @@ def _candidates(at, size, reach):
             x, y = at[0] + dx*n - size[0]*(1 - dx)/2, at[1] + dy*n - size[1]*(1 - dy)/2
             yield x, y, x + size[0], y + size[1], .02*i + .01*(d - reach[0])
 
-# %% ../nbs/10_plots_diffusion.ipynb #abb20360
+# %% ../nbs/10_plots_diffusion.ipynb #2d83e057
 def place_labels(
     points, # (n,2) what is labelled, px
     sizes, # (n,2) width and height of each text, px
@@ -130,20 +130,23 @@ def place_labels(
     frame, # box to stay inside, px
     reach=(8, 14, 22, 32, 44, 58, 75), # distances tried, px
 )->np.ndarray: # (n,4) boxes of the texts
-    "Boxes for labels that lie beside their own points and over nothing, found greedily and the same every time"
+    "Boxes for labels beside their own points and over nothing, no line to a point crossing another label; greedy, the same every time"
     points, sizes, taken = np.asarray(points, float), np.asarray(sizes, float), np.asarray(taken, float).reshape(-1, 4)
     crowd = [np.sort(np.hypot(*(points - p).T))[:3].sum() for p in points]
-    out = np.zeros((len(points), 4))
+    out, done = np.zeros((len(points), 4)), np.zeros((0, 4))
+    lead = lambda p, box: _line_boxes(p, np.clip(p, box[:2], box[2:4]))
     for i in sorted(range(len(points)), key=lambda i: (crowd[i], i)):
         def cost(c):
             outside = max(0, frame[0] - c[0]) + max(0, frame[1] - c[1]) + max(0, c[2] - frame[2]) + max(0, c[3] - frame[3])
             gap = np.hypot(*np.maximum(0, np.maximum(np.subtract(c[:2], points), np.subtract(points, c[2:4]))).T)
-            return 4*_overlap(c, taken).sum() + 100*outside + 12*(gap < 1.4*gap[i]).sum() + c[4]
+            crossed = sum(_overlap(b, done).sum() for b in lead(points[i], c))
+            return 4*_overlap(c, taken).sum() + 8*crossed + 100*outside + 12*(gap < 1.4*gap[i]).sum() + c[4]
         best = min(_candidates(points[i], sizes[i], reach), key=cost)
-        out[i] = best[:4]; taken = np.vstack([taken, np.add(best[:4], (-2, -1, 2, 1))])
+        out[i] = best[:4]; done = np.vstack([done, best[:4]])
+        taken = np.vstack([taken, np.add(best[:4], (-2, -1, 2, 1)), lead(points[i], best)])
     return out
 
-# %% ../nbs/10_plots_diffusion.ipynb #40fa472f
+# %% ../nbs/10_plots_diffusion.ipynb #e08b5dc1
 def _label_points(ax, xy, texts, colours, boxes, size=6.8):
     "Write each text beside its point, clear of the others, of `boxes` and of the frame; a thin line where it had to move away"
     fig = ax.figure; fig.draw_without_rendering(); renderer = fig.canvas.get_renderer()
@@ -167,7 +170,7 @@ def _obstacles(ax, xy, ends, paths, pad=4.):
     boxes += [_line_boxes(*to(e)) for e in ends] + [_line_boxes(*to(p)) for p in paths]
     return np.vstack(boxes)
 
-# %% ../nbs/10_plots_diffusion.ipynb #836df45f
+# %% ../nbs/10_plots_diffusion.ipynb #20f79b14
 @_themed
 def fig_tradeoff(
     points:pd.DataFrame, # label, method, psnr, psnr_lo, psnr_hi, lpips, lpips_lo, lpips_hi, steps, k: a point a row
@@ -201,7 +204,7 @@ def fig_tradeoff(
     _label_points(ax, xy, t.label, [_mix(shades[m], 'black', .4) for m in t.method], boxes)
     return fig
 
-# %% ../nbs/10_plots_diffusion.ipynb #05dfc598
+# %% ../nbs/10_plots_diffusion.ipynb #da5cdebd
 def _spread(ys, gap):
     "Positions as near to `ys` as they may be while `gap` apart"
     order, out = np.argsort(ys, kind='stable'), np.array(ys, float)
@@ -232,7 +235,7 @@ def _step_axis(ax, steps):
     need = [(len(f'{a:g}') + len(f'{b:g}'))/2*4.9 + 3 for a, b in zip(steps, steps[1:])]
     if f.width and any(d < n for d, n in zip(np.diff(at), need)): ax.tick_params(axis='x', labelrotation=90)
 
-# %% ../nbs/10_plots_diffusion.ipynb #fbeaf7b1
+# %% ../nbs/10_plots_diffusion.ipynb #339c31fc
 def _steps_panel(ax, t, column, samplers, colours, level):
     "One quantity of each sampler against its network evaluations"
     for i, s in enumerate(samplers):
@@ -272,7 +275,7 @@ def fig_steps(
     fig.legend(*entries, loc='lower center', ncols=min(5, len(samplers)), bbox_to_anchor=(.5, 0))
     return fig
 
-# %% ../nbs/10_plots_diffusion.ipynb #515d5e40
+# %% ../nbs/10_plots_diffusion.ipynb #5d84e503
 def _ratio(calibration):
     "Root mean squared error over root mean squared spread, each pixel counted once"
     n = calibration['count']/calibration['count'].sum()
@@ -294,7 +297,7 @@ def _calibration_panel(ax, table, k, colour):
     return [f'RMSE / spread = {ratio:.2f} over all pixels', f'{wanted[0].upper()}{wanted[1:]}. {verdict}.',
             'Dashed line: RMSE equals spread; points above it err more than their spread says. Area of a marker: pixels in the bin.']
 
-# %% ../nbs/10_plots_diffusion.ipynb #95ff3d35
+# %% ../nbs/10_plots_diffusion.ipynb #148bb238
 def _maps(hr, up, mean, std, samples, k):
     "Title -> (picture, whether it is on the colour scale of errors), all (n,H,W)"
     many = None if samples is None else np.asarray(samples)
@@ -340,7 +343,7 @@ def fig_uncertainty(
     fig.text(2.85/7.1, 1.5/h, '\n'.join(textwrap.fill(l, 62) for l in lines[1:]), va='top', fontsize=7.5, linespacing=1.5)
     return fig
 
-# %% ../nbs/10_plots_diffusion.ipynb #a34a1753
+# %% ../nbs/10_plots_diffusion.ipynb #51c96c8b
 def logsnr_of(
     gamma, # signal share of variance, between 0 and 1 exclusive
 )->np.ndarray: # ln(gamma/(1 - gamma))
