@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install study figures lab test docs-readme clean
+.PHONY: help install study figures lab readme test bench clean
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -34,6 +34,11 @@ readme: $(READY)  ## write README.md anew from nbs/index.ipynb
 
 test: $(READY)  ## everything: export in step, notebooks clean and executed, tests/, a whole smoke study
 	@$(BIN)/python -m pytest tests
+
+bench: $(READY)  ## time our denoising network against diffusers' and MONAI's (fetches both)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[bench]"
+	@mkdir -p runs/benchmark
+	@$(BIN)/python -m papermill nbs/study/benchmark.ipynb runs/benchmark/benchmark.ipynb --no-progress-bar --log-output
 
 clean:  ## remove the environment and everything a run wrote
 	rm -rf $(VENV) runs _proc _docs build *.egg-info

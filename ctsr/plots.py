@@ -46,9 +46,9 @@ def _themed(draw):
 
 # %% ../nbs/10_plots.ipynb #504c641c
 KNOWN = {'runet': '#0072B2', 'nn-runet': '#D55E00', 'runet-nn': '#D55E00', 'runet-plain': '#009E73', 'runet, no rotation': '#009E73',
-         'sr3': '#CC79A7', 'cascade': '#E69F00',
+         'sr3': '#AA4499', 'cascade': '#E69F00',
          'bilinear': '#9A9A9A', 'baseline': '#9A9A9A', 'nearest': '#C8C8C8', 'bicubic': '#5E5E5E'}
-FREE = ['#56B4E9', '#4A3AE0', '#882255', '#44AA99', '#332288', '#999933', '#661100', '#AA4499', '#117733', '#000000']
+FREE = ['#56B4E9', '#4A3AE0', '#882255', '#44AA99', '#332288', '#999933', '#661100', '#CC79A7', '#117733', '#000000']
 
 def _mix(colour, other, share): return to_hex(np.array(to_rgb(colour))*(1 - share) + np.array(to_rgb(other))*share).upper()
 
@@ -475,7 +475,7 @@ def fig_by_class(
     return fig
 
 # %% ../nbs/10_plots.ipynb #35792a1e
-CURVES = {'loss': 'Training loss', 'val_psnr': 'Validation\nPSNR (dB)', 'val_ssim': 'Validation SSIM', 'learning_rate': 'Learning rate'}
+CURVES = {'loss': 'Training loss', 'val_psnr': 'Validation\nPSNR (dB)', 'val_ssim': 'Validation SSIM'}
 
 def _curve(ax, name, history, column, **kwargs):
     "One run's column against the images it has seen"
@@ -492,24 +492,27 @@ def _task_of(name): return m[1] if (m := re.search(r'-(x\d+)', name)) else ''
 # %% ../nbs/10_plots.ipynb #35792a1f
 @_themed
 def fig_curves(
-    histories:dict, # name -> DataFrame with step, images, loss, val_psnr, val_ssim, learning_rate
+    histories:dict, # name -> DataFrame with step, images, loss, val_psnr, val_ssim, and learning_rate or val_lpips
     colours:dict|None=None, # name -> colour
     labels:dict|None=None, # name -> text to show
     tasks:dict|None=None, # name -> task; None: read off names like 'runet-x5'
 )->Figure:
-    "Training loss, validation PSNR and SSIM, and learning rate of every run, a column for each task"
+    "Training loss, validation PSNR and SSIM, and LPIPS where it was watched (else the learning rate), a column for each task"
     if not histories: raise CTSRError('fig_curves: no history given; train a run first')
+    watched = any('val_lpips' in h for h in histories.values())
+    shown = CURVES | {'val_lpips': 'Validation LPIPS'} if watched else CURVES | {'learning_rate': 'Learning rate'}
     of = {n: (tasks or {}).get(n, _task_of(n)) for n in histories}
     columns, colour = list(dict.fromkeys(of.values())), palette(histories, _colours(histories, colours, None))
     k = len(columns)
     shape, size = ((2, 2), (7, 4.2)) if k == 1 else ((4, k), (min(7.2, 1 + 2.8*k), 6.6))
     fig, axes = plt.subplots(*shape, figsize=size, sharex='col', squeeze=False, layout='constrained')
-    at = {(c, t): axes.flat[i] if k == 1 else axes[i, j] for i, c in enumerate(CURVES) for j, t in enumerate(columns)}
+    at = {(c, t): axes.flat[i] if k == 1 else axes[i, j] for i, c in enumerate(shown) for j, t in enumerate(columns)}
     for n, h in histories.items():
-        for c in CURVES: _curve(at[c, of[n]], n, h, c, color=colour[n], label=(labels or {}).get(n, n))
+        for c in shown:
+            if c != 'val_lpips' or c in h: _curve(at[c, of[n]], n, h, c, color=colour[n], label=(labels or {}).get(n, n))
     for (c, t), ax in at.items():
         ax.grid(color='#E5E5E5', lw=.6)
-        if t == columns[0]: ax.set_ylabel(CURVES[c])
+        if t == columns[0]: ax.set_ylabel(shown[c])
         if c == 'loss': ax.set_yscale('log'); _log_axis(ax.yaxis)
         if c == 'loss' and k > 1: ax.set_title(t or 'other', loc='left', fontweight='bold')
     for ax in axes[-1]: ax.set_xlabel('Training images seen (thousands)')

@@ -15,7 +15,7 @@ from torch import nn
 
 from .data import CTSRError
 from .degrade import gaussian_blur
-from .diffusion import SAMPLERS, TARGETS, ImageNoise, draw_gamma, noise_schedule, q_sample, target_of, y0_from
+from .diffusion import SAMPLERS, SCHEDULES, TARGETS, ImageNoise, draw_gamma, noise_schedule, q_sample, target_of, y0_from
 
 # %% ../nbs/06_sr3.ipynb #722d066c
 class NoiseEmbedding(nn.Module):
@@ -146,17 +146,24 @@ BUILDS = {
     "upstream": dict(in_channels=3, channels=64, multipliers=[1, 2, 4, 8, 16], blocks=1, attention=[False] * 5, patch=1, head_channels=0,
                      film=False, target="eps", residual=False, schedule="linear")}
 
-def _check_build(s, build): # refuse settings that make no network
+def _settings(build, changes): # those of a build, changed; settings that make no network are refused
+    if build not in BUILDS: raise CTSRError(f"sr3: 'build' must be one of {', '.join(BUILDS)}, got {build!r}")
+    if unknown := [k for k in changes if k not in BUILDS[build]]:
+        raise CTSRError(f"sr3: unknown setting '{unknown[0]}'; known are build, T, augment, {', '.join(BUILDS[build])}")
+    s = BUILDS[build] | changes
     if s["in_channels"] not in (1, 3): raise CTSRError(f"sr3: 'in_channels' must be 1 or 3, got {s['in_channels']!r}")
     whole = lambda x: isinstance(x, int) and not isinstance(x, bool) and x > 0
     if not isinstance(s["multipliers"], (list, tuple)) or not s["multipliers"] or not all(map(whole, s["multipliers"])):
         raise CTSRError(f"sr3: 'multipliers' must be whole numbers of at least 1, one a resolution, got {s['multipliers']!r}")
+    if "multipliers" in changes and "attention" not in changes: s["attention"] = [False] * (len(s["multipliers"]) - 1) + [build == "ours"]
     if not isinstance(s["attention"], (list, tuple)) or len(s["attention"]) != len(s["multipliers"]):
         raise CTSRError(f"sr3: 'attention' must say true or false for each of the {len(s['multipliers'])} resolutions, got {s['attention']!r}")
     for key in ("channels", "blocks", "patch"):
         if not whole(s[key]): raise CTSRError(f"sr3: '{key}' must be a whole number of at least 1, got {s[key]!r}")
     if s["channels"] % 2: raise CTSRError(f"sr3: 'channels' must be even, got {s['channels']}")
-    if s["target"] not in TARGETS: raise CTSRError(f"sr3: 'target' must be one of {', '.join(TARGETS)}, got {s['target']!r}")
+    for key, allowed in dict(target=TARGETS, schedule=SCHEDULES).items():
+        if s[key] not in allowed: raise CTSRError(f"sr3: '{key}' must be one of {', '.join(allowed)}, got {s[key]!r}")
+    return s
 
 # %% ../nbs/06_sr3.ipynb #fc984bca
 class SR3(nn.Module):
@@ -168,12 +175,7 @@ class SR3(nn.Module):
         **changes, # in_channels, channels, multipliers, blocks, attention, patch, head_channels, film, target, residual, schedule
     ):
         super().__init__()
-        if build not in BUILDS: raise CTSRError(f"sr3: 'build' must be one of {', '.join(BUILDS)}, got {build!r}")
-        if unknown := [k for k in changes if k not in BUILDS[build]]:
-            raise CTSRError(f"sr3: unknown setting '{unknown[0]}'; known are build, T, augment, {', '.join(BUILDS[build])}")
-        s = BUILDS[build] | changes
-        if "multipliers" in changes and "attention" not in changes: s["attention"] = [False] * (len(s["multipliers"]) - 1) + [build == "ours"]
-        _check_build(s, build)
+        s = _settings(build, changes)
         if len(augment) != 2 or min(augment) < 0: raise CTSRError(f"sr3: 'augment' must be two numbers of at least 0, blur and noise, got {augment!r}")
         self.in_channels, self.target, self.residual, self.augment = s["in_channels"], s["target"], s["residual"], tuple(augment)
         keys = ("channels", "multipliers", "blocks", "attention", "patch", "head_channels", "film")

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'DIGITS', 'SHOWN', 'notebook_parameters', 'check_parameters', 'run_notebook', 'git_state', 'machine',
-           'sidecar', 'headline', 'table_html', 'details', 'render_page', 'code_sha256', 'listing_sha256', 'stamp_path',
-           'read_stamp', 'stale', 'run_job', 'write_plan', 'snakemake', 'run_study', 'publish', 'main']
+           'sidecar', 'headline', 'method_text', 'table_html', 'details', 'render_page', 'code_sha256',
+           'listing_sha256', 'stamp_path', 'read_stamp', 'stale', 'run_job', 'write_plan', 'snakemake', 'run_study',
+           'publish', 'main']
 
 # %% ../nbs/11_study.ipynb #852baa34
 import ast
@@ -166,6 +167,22 @@ def headline(
     return wide[[m for m in DIGITS if m in wide]].reset_index().rename_axis(columns=None).rename(columns=SHOWN)
 
 # %% ../nbs/11_study.ipynb #911263ad
+def method_text(
+    figures:str|Path, # folder with a study's table1.csv
+    protocol:str="standard", # of PSNR and SSIM
+): # -> DataFrame, a row a method, texts
+    "Table 1: mean and 95 % interval of every method, and what a picture costs."
+    import pandas as pd
+    t = pd.read_csv(Path(figures)/"table1.csv").fillna({"protocol": ""})
+    t = t[t.protocol.isin([protocol, ""])]
+    digits = DIGITS | {"lr_consistency": 5}
+    text = [f"{m:.{digits[k]}f} [{a:.{digits[k]}f}, {b:.{digits[k]}f}]" for k, m, a, b in zip(t.metric, t["mean"], t.lo95, t.hi95)]
+    wide = t.assign(text=text).pivot(index="method", columns="metric", values="text").reindex(t.method.unique())
+    spent = t.drop_duplicates("method").set_index("method")
+    wide = wide[[m for m in digits if m in wide]].assign(evaluations=spent.evaluations.astype(int).astype(str), seconds=spent.seconds.map("{:.2f}".format))
+    names = SHOWN | dict(lr_consistency="LR consistency (MSE)", seconds="seconds an image")
+    return wide.reset_index().rename_axis(columns=None).rename(columns=names)
+
 def table_html(
     table, # DataFrame
 ): # -> IPython HTML

@@ -32,7 +32,8 @@ def test_environment_names_what_settings_names(root, settings):
 def test_constraints_pin_every_requirement_and_name_no_host(root, settings):
     lines = [l for l in (root/"constraints.txt").read_text().splitlines() if l and not l.startswith("#")]
     assert all(re.fullmatch(r"[\w.\-]+==[\w.!+]+", l) for l in lines), [l for l in lines if not re.fullmatch(r"[\w.\-]+==[\w.!+]+", l)]
-    assert names((settings["requirements"] + " " + settings["dev_requirements"]).split()) <= names(lines)
+    wanted = " ".join(settings[f"{kind}requirements"] for kind in ("", "dev_", "bench_"))
+    assert names(wanted.split()) <= names(lines)
 
 
 def test_notebooks_and_library_are_in_step(root, tmp_path):
