@@ -21,7 +21,7 @@ def test_readme_is_index(root):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.parametrize("module", ["data", "degrade", "metrics", "perceptual", "runet", "train", "restore", "evaluate"])
+@pytest.mark.parametrize("module", ["data", "degrade", "metrics", "perceptual", "runet", "diffusion", "sr3", "train", "restore", "evaluate", "sampling"])
 def test_modules_import_with_little(root, module):
     "On a machine that only trains: torch, numpy, pandas, safetensors, tqdm, accelerate."
     absent = ["SimpleITK", "papermill", "nbdev", "snakemake", "matplotlib", "seaborn", "skimage", "scipy", "fastcore", "typer", "yaml", "IPython", "jupyterlab"]

@@ -52,6 +52,24 @@ def test_killed_at_random_moments_ends_in_the_same_bits(phantom, whole, tmp_path
     assert resumed.keys() == whole.keys() and all(torch.equal(resumed[k], whole[k]) for k in whole)
 
 
+SR3 = dict(task=SETTINGS["task"], model=dict(name="sr3", channels=16, augment=[1., .05]), up="bicubic", mean=.5, std=.5, loss={"l2": 1.}, crop=32,
+           flips=True, batch_size=4, steps=12, validate_every=6, validate_steps=2, validate_images=2, keep="last", ema=.9, clip=1.)
+
+
+def test_a_diffusion_model_resumes_to_the_same_bits(phantom, tmp_path):
+    "Noise levels and noise come from the step's own generator, so where training stopped leaves no trace."
+    config = TrainConfig(**SR3)
+    train(config, phantom, tmp_path/"whole", progress=False)
+    for stop in (5, 8, None): train(config, phantom, tmp_path/"parts", progress=False, stop_at=stop)
+    whole, parts = (load_file(tmp_path/name/"weights.safetensors") for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys() and all(torch.equal(whole[k], parts[k]) for k in whole)
+    assert 0 < whole["spread"] < 1 and pd.read_csv(tmp_path/"whole"/"history.csv").val_psnr.notna().all()
+
+
+def test_a_diffusion_model_refuses_an_image_loss():
+    with pytest.raises(CTSRError, match="vgg"): TrainConfig(**SR3 | dict(loss={"vgg": 1.}))
+
+
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
 def test_two_processes_train_together(phantom, tmp_path, launcher):
     config, out = tmp_path/"run.json", tmp_path/"run"

@@ -1,0 +1,79 @@
+"Samples in the study: what evaluation leaves, a cascade from preset to table, settings that are refused."
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from ctsr.data import CTSRError, load_prepared, prepare
+from ctsr.evaluate import load_tables, per_image
+from ctsr.restore import load_run
+from ctsr.sampling import draw_scores
+from ctsr.degrade import task_from
+from ctsr.study import check_preset, checkout, plan, run_notebook, run_settings
+from ctsr.train import train
+
+MODEL = dict(name="sr3", channels=16)
+CASCADE = dict(
+    name="cascade", title="A cascade in miniature", source=dict(name="phantom", phantom=dict(subjects=10, slices=2)),
+    tasks=dict(x4=dict(hr=64, lr=16, fit="resize", antialias=True), first=dict(hr=32, lr=16, fit="resize", antialias=True),
+               second=dict(hr=64, lr=32, fit="resize", antialias=True)),
+    training=dict(loss={"l2": 1.}, up="bicubic", mean=.5, std=.5, crop=32, batch_size=4, steps=6, validate_every=6, validate_steps=1, keep="last"),
+    runs=dict(small=dict(task="first", model=MODEL), large=dict(task="second", model=MODEL | dict(augment=[1., .1])), direct=dict(task="x4", model=MODEL)),
+    cascades=dict(cascade=dict(task="x4", stages=["small", "large"])),
+    evaluation=dict(lpips="none", inputs=["bicubic"]),
+    figures=dict(task="x4", bars=dict(Bicubic=["bicubic", "bicubic"], Direct=["direct", "bicubic"], Cascade=["cascade", "bicubic"])))
+
+
+def test_a_cascade_goes_from_preset_to_table(tmp_path):
+    "Both stages trained, then evaluate.ipynb with the parameters that the plan gives it."
+    preset = check_preset(CASCADE)
+    jobs = {job.name: job for job in plan(preset, tmp_path)}
+    job = jobs["evaluate/cascade--x4"]
+    assert {"train/small", "train/large", "evaluate/small--first", "evaluate/large--second"} <= set(job.needs)
+    for side in (32, 64): prepare("phantom", tmp_path/"prepare", hr=side, fit="resize", phantom=preset.source["phantom"])
+    for name, config in run_settings(preset).items():
+        if name == "direct": continue
+        train(config, jobs[f"train/{name}"].parameters["prepared"], tmp_path/"train"/name, progress=False)
+        chosen = tmp_path/"evaluate"/f"{name}--{config.task['name']}"
+        chosen.mkdir(parents=True)
+        (chosen/"choice.json").write_text(json.dumps(dict(sampler="ddim", steps=2, k=1, project=0)))
+    run_notebook(checkout()/"nbs"/"study"/"evaluate.ipynb", tmp_path/job.executed, job.parameters)
+    assert all((tmp_path/output).exists() for output in job.outputs)
+    table, cost = load_tables(tmp_path/job.outputs[0]), pd.read_csv(tmp_path/"evaluate/cascade--x4/cost.csv")
+    assert set(table.run) == {"cascade"} and set(table.task) == {"x4"} and table.value.notna().all()
+    assert cost.evaluations.tolist() == [4] and (cost.seconds > 0).all()
+
+
+@pytest.mark.parametrize("change, word", [
+    (dict(cascades=dict(c=dict(task="x4", stages=["large", "small"]))), "sizes do not fit"),
+    (dict(cascades=dict(c=dict(task="x4", stages=["small", "nobody"]))), "stages"),
+    (dict(cascades=dict(c=dict(task="x4"))), "cascades.c"),
+    (dict(cascades=dict(small=dict(task="x4", stages=["small", "large"]))), "choose another"),
+    (dict(evaluation=dict(sampling=dict(samplers=["euler"]))), "samplers"),
+    (dict(evaluation=dict(sampling=dict(steps=[0]))), "steps"),
+    (dict(evaluation=dict(sampling=dict(k=1))), "'k'"),
+    (dict(evaluation=dict(sampling=dict(stpes=[2]))), "stpes"),
+    (dict(figures=CASCADE["figures"] | dict(sampled="Bicubic")), "sampled"),
+    (dict(training=CASCADE["training"] | dict(loss=dict(vgg=1.))), "vgg")])
+def test_what_cannot_be_sampled_is_refused_before_anything_starts(change, word):
+    with pytest.raises(CTSRError, match=word): check_preset(CASCADE | change)
+
+
+def test_scores_of_samples_do_not_depend_on_the_batch_and_the_first_is_the_headline(tmp_path):
+    file = prepare("phantom", tmp_path, hr=64, phantom=dict(subjects=10, slices=2))
+    config = run_settings(check_preset(CASCADE))["direct"]
+    task = task_from(config.task)
+    train(config, prepare("phantom", tmp_path, hr=64, fit="resize", phantom=dict(subjects=10, slices=2)), tmp_path/"run", progress=False)
+    test = load_prepared(file).split("test")
+    tables = [draw_scores(load_run(tmp_path/"run", steps=2), test, task, run="r", k=2, batch_size=n)[0] for n in (1, 4)]
+    wide = [t.set_index(["run", "sample", "image_id", "protocol", "metric"]).value.sort_index() for t in tables]
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-2, atol=1e-5)  # bf16, other batch sizes
+    close(*wide)
+    headline = per_image(load_run(tmp_path/"run", steps=2), test, task, run="r", sample=0).set_index(["image_id", "protocol", "metric"]).value
+    first = wide[1].loc["r", 0]
+    close(headline.reindex(first.index), first)
+    assert set(tables[0].run) == {"r", "r+mean2", "r+projected"}
+    projected, single = (wide[0].loc[run, 0].xs("lr_consistency", level="metric").mean() for run in ("r+projected", "r"))
+    assert projected < single / 10
