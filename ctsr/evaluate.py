@@ -22,7 +22,7 @@ from .restore import Interpolate, load_run
 
 # %% ../nbs/09_evaluate.ipynb #311f69bd
 COLUMNS = 'run model task up seed sampler steps k sample protocol image_id class subject group leaked metric value'.split()
-BETTER = dict(psnr=1, ssim=1, lr_consistency=-1, mae=-1, lpips=-1, rms_contrast=0)  # +1 higher is better, -1 lower, 0 neither
+BETTER = dict(psnr=1, ssim=1, lr_consistency=-1, mae=-1, lpips=-1, rms_contrast=0, offset=0)  # +1 higher is better, -1 lower, 0 neither
 
 def tidy(
     table:pd.DataFrame, # rows with the names of `COLUMNS`, in any order and of any type (a CSV file read back, several tables joined)
@@ -84,6 +84,7 @@ def _score(sr, hr, lr, task, protocols, lpips):
     "{(protocol, metric): (B,) numpy float64} of one batch"
     scores = {(p, m): v for p in protocols for m, v in measure(sr, hr, p).items() if m in ('psnr', 'ssim')}
     scores |= {('', 'lr_consistency'): lr_consistency(sr, lr, task), ('', 'mae'): mae(sr, hr), ('', 'rms_contrast'): rms_contrast(sr)}
+    scores['', 'offset'] = (sr - upsample(lr, tuple(hr.shape[-2:]), 'bicubic')).mean((1, 2, 3))
     if lpips is not None: scores['', 'lpips'] = lpips(sr, hr)
     return {k: v.double().cpu().numpy() for k, v in scores.items()}
 

@@ -13,15 +13,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 from .data import CTSRError
-from .plots import METRICS, _colours, _log_axis, _number, _panel, _picture, _themed, axis_label, palette
+from .plots import METRICS, _colours, _log_axis, _mix, _number, _panel, _picture, _themed, axis_label, palette
 
 # %% ../nbs/10_plots_sampling.ipynb #4170b056
-SAMPLERS = {"ddim": ("DDIM", "#332288", "o"), "ddpm": ("DDPM", "#44AA99", "s"), "dpm++": ("DPM-Solver++", "#882255", "^")}  # name, colour, marker
+SAMPLERS = {"ddim": ("DDIM", "#332288", "o"), "ddpm": ("DDPM", "#44AA99", "s"),
+            "dpm++": ("DPM-Solver++", "#661100", "^")}  # name, colour, marker
 
 # %% ../nbs/10_plots_sampling.ipynb #6fc16f80
 def _texts(fig):
@@ -45,7 +47,8 @@ def text_faults(
     boxes = [(t.get_text().replace("\n", " "), t.get_window_extent()) for t in _texts(fig)]
     faults = [f"{name!r} leaves the figure" for name, b in boxes
               if b.x0 < -1 or b.y0 < -1 or b.x1 > fig.bbox.width + 1 or b.y1 > fig.bbox.height + 1]
-    return faults + [f"{a!r} overlaps {b!r}" for i, (a, p) in enumerate(boxes) for b, q in boxes[:i] if p.padded(-.5).overlaps(q.padded(-.5))]
+    return faults + [f"{a!r} overlaps {b!r}" for i, (a, p) in enumerate(boxes) for b, q in boxes[:i]
+                     if p.padded(-.5).overlaps(q.padded(-.5))]
 
 # %% ../nbs/10_plots_sampling.ipynb #cfb84413
 PLACES = dict(top="Best", median="Median", worst="Worst")
@@ -87,23 +90,27 @@ def fig_ranked(
 ) -> Figure:
     "The best images, the median and the worst, with their errors (the paper's Figure 5)"
     where = {name: i for i, name in enumerate(pictures["image_ids"])}
-    if missing := [i for i in ranks.image_id if i not in where]: raise CTSRError(f"fig_ranked: no picture of {missing[0]}; add it to pictures")
+    if missing := [i for i in ranks.image_id if i not in where]:
+        raise CTSRError(f"fig_ranked: no picture of {missing[0]}; add it to pictures")
     shots = {i: [_picture(pictures[key][where[i]]) for key in ("hr", "up", "sr")] for i in ranks.image_id}
     limit = limit or _limit(*(np.abs(s[2] - s[0]) for s in shots.values()))
     groups = [ranks[ranks.place.isin(places)] for places in (("top", "median"), ("worst",))]
     n, lines = n_images or ranks["rank"].max(), textwrap.wrap(restored, 14)
-    width, block, head = .83, 1.02, .26 + .12 * len(lines)
+    width, block, head = .83, 1.02, .29 + .12 * len(lines)
     rows = max(len(groups[0]), len(groups[1]) + 1)
     fig = plt.figure(figsize=(7.1, rows * block + head))
     height = fig.get_figheight()
-    for x, group, name in zip((.05, 3.66), groups, ("Best, and the median", "Worst")):
-        fig.text(x / 7.1, 1 - .03 / height, f"{name} by {METRICS.get(metric, (metric,))[0]}", va="top", fontsize=8, fontweight="bold")
+    for x, group, name in zip((.05, 3.66), groups, ("Best and median", "Worst")):
+        fig.text(x / 7.1, 1 - .03 / height, f"{name}, by {METRICS.get(metric, (metric,))[0]}", va="top", fontsize=8, fontweight="bold")
         for c, title in enumerate(("HR", "up-sampled LR", "\n".join(lines), "error")):
-            fig.text((x + c * (width + .03) + width / 2) / 7.1, 1 - (head - .02) / height, title, ha="center", va="bottom", fontsize=7)
+            fig.text((x + c * (width + .03) + width / 2) / 7.1, 1 - (head - .04) / height, title, ha="center", va="bottom", fontsize=7)
         for r, (_, row) in enumerate(group.iterrows()):
             text = f"{'Median, rank' if row.place == 'median' else 'Rank'} {row['rank']} of {n}: {_scores_text(row, metric)}"
+            text += " †" * (row.get("leaked", "none") != "none")
             image = _ranked_row(fig, (x, height - head - r * block), width, shots[row.image_id], limit, text)
     _flat_bar(fig, (3.66 + .5 * width, height - head - len(groups[1]) * block - .55), 3 * width, image, "absolute error (of full range)")
+    if "leaked" in ranks and ranks.leaked.ne("none").any():
+        fig.text(3.66 / 7.1, (height - head - len(groups[1]) * block - .95) / height, "† a copy or a near copy is among the training images", fontsize=6.5)
     return fig
 
 # %% ../nbs/10_plots_sampling.ipynb #e2934b2c
@@ -114,23 +121,30 @@ def _boxes_along(points, pad):
     dense = [p + (q - p) * t for p, q in zip(points, points[1:]) for t in np.linspace(0, 1, max(2, int(np.hypot(*(q - p)) / 4)))]
     return [Bbox.from_bounds(x - pad, y - pad, 2 * pad, 2 * pad) for x, y in dense]
 
-def _beside(ax, at, text, hard, soft):
-    "Write `text` at the first place near `at` (data) that is free of boxes; returns its box"
+def _apart(box, at): return np.hypot(max(box.x0 - at[0], 0, at[0] - box.x1), max(box.y0 - at[1], 0, at[1] - box.y1))
+
+def _beside(ax, at, text, others, hard, soft, needed=True, **kwargs):
+    "Write `text` at the first place near `at` (data) that is free of boxes and not nearer to another point; returns its boxes"
     aligned, bounds, best = {1: ("left", "bottom"), -1: ("right", "top"), 0: ("center", "center")}, ax.get_window_extent().padded(-2), None
-    note = ax.annotate(text, at, (0, 0), textcoords="offset points", fontsize=6.5, zorder=5, linespacing=1.)
+    here = ax.transData.transform(at)
+    note = ax.annotate(text, at, (0, 0), textcoords="offset points", fontsize=6.5, zorder=5, linespacing=1.,
+                       path_effects=[withStroke(linewidth=1.8, foreground="white")], **kwargs)
     for near in (5, 9, 14, 20, 27, 35, 45, 56, 68):
         for dx, dy in DIRECTIONS:
             far = near * (.75 if dx and dy else 1)
             note.set(position=(dx * far, dy * far), ha=aligned[dx][0], va=aligned[dy][1])
             box = note.get_window_extent()
             inside = bounds.x0 <= box.x0 and box.x1 <= bounds.x1 and bounds.y0 <= box.y0 and box.y1 <= bounds.y1
-            cost = 1000 * (not inside) + 100 * sum(box.padded(1).overlaps(b) for b in hard) + 3 * sum(box.overlaps(b) for b in soft) + near / 20
-            if best is None or cost < best[0]: best = cost, (dx * far, dy * far), aligned[dx][0], aligned[dy][1], near
-    _, place, ha, va, near = best
+            stray = min((_apart(box, p) for p in others), default=np.inf) < _apart(box, here) * 1.2
+            struck = 1000 * (not inside) + 100 * sum(box.padded(1).overlaps(b) for b in hard)
+            cost = struck + 3 * sum(box.overlaps(b) for b in soft) + 10 * stray + near / 20
+            if best is None or cost < best[0]: best = cost, (dx * far, dy * far), aligned[dx][0], aligned[dy][1], near > 14 or stray, struck
+    _, place, ha, va, led, struck = best
     note.set(position=place, ha=ha, va=va)
-    if near > 14:
-        ax.annotate("", at, place, textcoords="offset points", arrowprops=dict(arrowstyle="-", lw=.4, color="#777777", shrinkA=0, shrinkB=3))
-    return note.get_window_extent()
+    if not needed and (led or struck): note.remove(); return []
+    lead = dict(arrowstyle="-", lw=.4, color="#777777", shrinkA=0, shrinkB=3)
+    if led: ax.annotate("", at, place, textcoords="offset points", arrowprops=lead)
+    return [note.get_window_extent()]
 
 # %% ../nbs/10_plots_sampling.ipynb #4605421c
 def _whiskers(low, middle, high): return np.nan_to_num(np.array([[middle - low], [high - middle]], float)).clip(0)
@@ -141,13 +155,14 @@ def _tradeoff(ax, t, colours):
         line = part[part.order.notna()].sort_values("order")
         if len(line) > 1: ax.plot(line.psnr, line.lpips, color=colours[method], lw=.8, alpha=.7, zorder=2)
         for r in part.itertuples():
-            ax.errorbar(r.psnr, r.lpips, _whiskers(r.lpips_lo, r.lpips, r.lpips_hi), _whiskers(r.psnr_lo, r.psnr, r.psnr_hi), fmt="o", ms=4.5,
-                        color=colours[method], mec="white", mew=.5, elinewidth=.7, zorder=3, label=method)
+            ends = _whiskers(r.lpips_lo, r.lpips, r.lpips_hi), _whiskers(r.psnr_lo, r.psnr, r.psnr_hi)
+            ax.errorbar(r.psnr, r.lpips, *ends, fmt="o", ms=4.5, color=colours[method], mec="white", mew=.5, elinewidth=.7,
+                        zorder=3, label=method)
     ax.margins(.16); ax.invert_yaxis(); ax.grid(color="#E5E5E5", lw=.6)
     ax.set(xlabel=axis_label("psnr"), ylabel=axis_label("lpips"))
     ax.xaxis.set_major_locator(MaxNLocator(6)); ax.yaxis.set_major_locator(MaxNLocator(6))
 
-def _name_points(ax, t):
+def _name_points(ax, t, colours):
     "Direct labels of one panel, away from markers, whiskers, lines and each other"
     pixels, arrow = ax.transData.transform, dict(arrowstyle="-|>", lw=.9, color="#555555", shrinkA=0, shrinkB=0)
     ax.annotate("", (.985, .985), (.93, .93), xycoords="axes fraction", arrowprops=arrow)
@@ -157,16 +172,22 @@ def _name_points(ax, t):
     hard += [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in pixels(t[["psnr", "lpips"]].to_numpy())]
     soft = []
     for r in t.fillna({f"{m}_{e}": t[m] for m in ("psnr", "lpips") for e in ("lo", "hi")}).itertuples():
-        soft += _boxes_along(pixels([(r.psnr_lo, r.lpips), (r.psnr_hi, r.lpips)]), 1) + _boxes_along(pixels([(r.psnr, r.lpips_lo), (r.psnr, r.lpips_hi)]), 1)
+        soft += _boxes_along(pixels([(r.psnr_lo, r.lpips), (r.psnr_hi, r.lpips)]), 1)
+        soft += _boxes_along(pixels([(r.psnr, r.lpips_lo), (r.psnr, r.lpips_hi)]), 1)
     for _, part in t[t.order.notna()].groupby("method", sort=False):
         soft += _boxes_along(pixels(part.sort_values("order")[["psnr", "lpips"]].to_numpy()), 1)
-    for r in t.sort_values(["psnr", "lpips", "label"]).itertuples():
-        if str(r.label).strip() not in ("", "nan", "None"): hard.append(_beside(ax, (r.psnr, r.lpips), str(r.label), hard, soft))
+    ends = t.groupby("method").order.transform("min"), t.groupby("method").order.transform("max")
+    t = t.assign(inner=t.order.notna() & t.order.ne(ends[0]) & t.order.ne(ends[1]))
+    for r in t.sort_values(["inner", "psnr", "lpips", "label"]).itertuples():
+        others = pixels(t.loc[t.index != r.Index, ["psnr", "lpips"]].to_numpy()) if len(t) > 1 else []
+        if str(r.label).strip() not in ("", "nan", "None"):
+            colour = _mix(colours[r.method], "black", .45)
+            hard += _beside(ax, (r.psnr, r.lpips), str(r.label), others, hard, soft, not r.inner, color=colour)
 
 # %% ../nbs/10_plots_sampling.ipynb #4d4c8ad3
 @_themed
 def fig_tradeoff(
-    points:pd.DataFrame, # panel, method, label, psnr, psnr_lo, psnr_hi, lpips, lpips_lo, lpips_hi, order (steps or samples; NaN: a single point)
+    points:pd.DataFrame, # panel, method, label, psnr, psnr_lo, psnr_hi, lpips, lpips_lo, lpips_hi, order (steps or samples, or NaN)
     colours:dict|None=None, # method -> colour
 ) -> Figure:
     "Distortion against perception, a point for each setting of a method, with 95 % intervals"
@@ -182,7 +203,7 @@ def fig_tradeoff(
     entries = {m: h for m, h in entries.items() if (t.method.eq(m) & t.label.ne(m)).any()}  # the others' labels name them
     if entries: fig.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(4, len(entries)))
     fig.draw_without_rendering(); fig.set_layout_engine("none")
-    for ax, panel in zip(axes[0], panels): _name_points(ax, t[t.panel == panel])
+    for ax, panel in zip(axes[0], panels): _name_points(ax, t[t.panel == panel], colours)
     return fig
 
 # %% ../nbs/10_plots_sampling.ipynb #dc21b4af
@@ -202,8 +223,9 @@ def _reference_lines(ax, values, colours):
     at = ax.transAxes.inverted().transform(ax.transData.transform([(1, v) for v in values.values()]))[:, 1] if values else []
     gap = .085 * max([1] + [t.count("\n") + 1 for t in texts])  # of the panel's height
     for (name, _), text, y, to in zip(values.items(), texts, at, _spread(at, gap, 0, 1)):
-        ax.annotate(text, (1, y), (1.045, to), xycoords="axes fraction", textcoords="axes fraction", fontsize=6.5, va="center", linespacing=1.,
-                    annotation_clip=False, arrowprops=dict(arrowstyle="-", lw=.5, color=colours[name], shrinkA=0, shrinkB=0, relpos=(0, .5)))
+        lead = dict(arrowstyle="-", lw=.5, color=colours[name], shrinkA=0, shrinkB=0, relpos=(0, .5))
+        ax.annotate(text, (1, y), (1.045, to), xycoords="axes fraction", textcoords="axes fraction", fontsize=6.5, va="center",
+                    linespacing=1., annotation_clip=False, arrowprops=lead)
 
 def _step_panel(ax, t, samplers, steps, label):
     "One measure against steps, a line for each sampler, dodged"
@@ -232,7 +254,7 @@ def fig_steps(
     metrics = [m for m in dict.fromkeys(["psnr", "ssim", "lpips", *table.metric]) if m in set(table.metric)]
     if not metrics: raise CTSRError("fig_steps: the table is empty; score some numbers of steps first")
     samplers, steps = [s for s in dict.fromkeys([*SAMPLERS, *table.sampler]) if s in set(table.sampler)], sorted(set(table.steps))
-    time = table.groupby(["sampler", "steps"], sort=False).seconds.mean().reset_index().rename(columns=dict(seconds="mean")).assign(lo=np.nan, hi=np.nan)
+    time = table.groupby(["sampler", "steps"], sort=False).seconds.mean().rename("mean").reset_index().assign(lo=np.nan, hi=np.nan)
     n, names = len(metrics) + 1, list(references or {})
     rows, columns, colours = -(-n // 2), min(n, 2), _colours(names, colours, None)
     fig, axes = plt.subplots(rows, columns, figsize=(7.1, .5 + 2.15 * rows), squeeze=False, layout="constrained")
@@ -260,12 +282,13 @@ def _standing_bar(fig, at, length, image):
     bar = fig.colorbar(image, cax=ax, extend="max", extendfrac=.05 * 1.5 / length)
     limit = image.get_clim()[1]; bar.set_ticks([0, limit / 2, limit], labels=["0", f"{limit / 2:.3g}", f"{limit:.3g}"])
     ax.tick_params(length=2, pad=1.5, labelsize=6.5); bar.outline.set_linewidth(.5)
-    ax.text(4.6, .5, "of full range", transform=ax.transAxes, rotation=90, ha="center", va="center", fontsize=7)
+    ax.text(5.9, .5, "of full range", transform=ax.transAxes, rotation=90, ha="center", va="center", fontsize=7)
 
 def _beyond(ax, y, k):
     "Texts to the right of the line's end: what it is, and what its two sides mean"
     y = float(np.clip(y, .3, .74))
-    lines = [(y + .15, "above: more error than\nthe samples admit", "bottom", "#555555"), (y, f"expected of samples\nfrom the truth: std·√(1 + 1/{k})", "center", "black"),
+    lines = [(y + .15, "above: more error than\nthe samples admit", "bottom", "#555555"),
+             (y, f"expected of samples\nfrom the truth: std·√(1 + 1/{k})", "center", "black"),
              (y - .15, "below: less error than\nthe samples claim", "top", "#555555")]
     for at, text, va, colour in lines: ax.text(1.03, at, text, transform=ax.transAxes, va=va, fontsize=7, color=colour, linespacing=1.1)
 
@@ -280,7 +303,8 @@ def _calibrate(fig, box, t, k):
     ax.plot(t["std"], t.rmse, "o", color=palette(["sr3"])["sr3"], ms=4.5, mec="black", mew=.5, zorder=3, clip_on=False)
     ax.set(xlim=(0, right), ylim=(0, top), xlabel=f"Standard deviation of {k} samples (of full range)", ylabel="Error of their mean (RMSE)")
     ax.xaxis.set_major_locator(MaxNLocator(6)); ax.yaxis.set_major_locator(MaxNLocator(5))
-    ax.set_title(f"{len(t)} groups of {t['count'].max():,} pixels, sorted by standard deviation".replace(",", " ", 1), fontsize=7, loc="left")
+    count = f"{t['count'].max():,}".replace(",", " ")
+    ax.set_title(f"{len(t)} groups of {count} pixels, sorted by standard deviation", fontsize=7, loc="left")
     _beyond(ax, slope * right / top, k)
 
 # %% ../nbs/10_plots_sampling.ipynb #fae32a92
@@ -300,7 +324,7 @@ def fig_uncertainty(
     error = np.abs(mean - hr); limit = _limit(std, error)
     left, width, plot = .08 + .16 * (names is not None), 1.5, 1.75
     below = plot + .42 + .3
-    fig = plt.figure(figsize=(left + 4 * width + 3 * .04 + .62, below + len(hr) * (width + .04) + .22))
+    fig = plt.figure(figsize=(left + 4 * width + 3 * .04 + .72, below + len(hr) * (width + .04) + .22))
     (w, h), heat = fig.get_size_inches(), dict(vmin=0, vmax=limit, cmap="magma")
     for r in range(len(hr)):
         y = h - .22 - r * (width + .04) - width
@@ -324,7 +348,8 @@ def fig_noise(
     labels:dict|None=None, # run -> text to show
 ) -> Figure:
     "Loss and one-step estimate by noise level, a line for each run"
-    if missing := [c for c in ("run", "logsnr", "loss", "psnr") if c not in table]: raise CTSRError(f"fig_noise: no column {missing[0]!r} in the table")
+    if missing := [c for c in ("run", "logsnr", "loss", "psnr") if c not in table]:
+        raise CTSRError(f"fig_noise: no column {missing[0]!r} in the table")
     runs = list(dict.fromkeys(table.run))
     colours = palette(runs, colours)
     fig, axes = plt.subplots(1, 2, figsize=(7.1, 2.9), layout="constrained")

@@ -179,6 +179,12 @@ def _check_run(name, config):
         check_loss(config.loss)
     except CTSRError as error: raise CTSRError(f"runs.{name}: {error}") from None
 
+def _check_steps(name, config, sampling):
+    "No sampler can take more steps than the schedule has."
+    T = config.model.get("T", 2000)
+    for where, n in {"validate_steps": config.validate_steps, "sampling.choices": max(sampling.choices), "sampling.steps": max(sampling.steps)}.items():
+        if n > T: raise CTSRError(f"runs.{name}: {where} asks for {n} network evaluations, its noise schedule has {T} steps")
+
 # %% ../nbs/11_presets.ipynb #5fbbd522
 def _check_evaluation(e):
     for key in ("baselines", "inputs"): _among("evaluation", key, getattr(e, key), MODES)
@@ -192,6 +198,7 @@ def _check_evaluation(e):
             raise CTSRError(f"evaluation.sampling: '{key}' must list whole numbers of at least 1, got {getattr(s, key)!r}")
     for key, least in dict(k=2, project=0, images=0, choose_images=0, steps_images=0).items():
         if getattr(s, key) < least: raise CTSRError(f"evaluation.sampling: '{key}' must be at least {least}, got {getattr(s, key)}")
+    return s
 
 def _check_cascades(preset, runs):
     "Stages are runs, and their sizes fit together."
@@ -202,6 +209,8 @@ def _check_cascades(preset, runs):
         _among(where, "task", c["task"], list(preset.tasks)); _among(where, "stages", c["stages"], list(runs))
         if name in runs: raise CTSRError(f"{where}: there is a run of that name; choose another")
         whole, (first, second) = task_of(preset, c["task"]), [task_from(runs[r].task) for r in c["stages"]]
+        if (whole.down, whole.antialias, whole.fit) != (first.down, first.antialias, first.fit) or second.fit != whole.fit:
+            raise CTSRError(f"{where}: {whole.name} and its first stage must shrink alike (down, antialias), and all three fit alike")
         if (whole.lr, first.hr, second.hr) != (first.lr, second.lr, whole.hr):
             raise CTSRError(f"{where}: sizes do not fit: {whole.name} is {whole.lr} to {whole.hr} px, the stages"
                             f" {first.lr} to {first.hr} and {second.lr} to {second.hr}")
@@ -220,6 +229,8 @@ def _check_figures(f, e, runs, cascades):
     drawing = [label for label, (run, _) in f.bars.items() if run in runs and draws_samples(runs[run])]
     if f.sampled and f.sampled not in drawing:
         raise CTSRError(f"figures: 'sampled' must be the label of a run that draws samples ({', '.join(drawing) or 'there is none'}), got {f.sampled!r}")
+    if f.sampled and ["bicubic", "bicubic"] not in [f.bars[label] for label in f.table1 or f.bars]:
+        raise CTSRError("figures: Table 1 compares with bicubic: give it a bar [bicubic, bicubic], and name that in 'table1' where there is one")
     for pair in f.contrasts:
         if not (isinstance(pair, list) and len(pair) == 2): raise CTSRError(f"figures: 'contrasts' holds pairs of labels, got {pair!r}")
         _among("figures", "contrasts", pair, list(f.bars))
@@ -239,7 +250,9 @@ def check_preset(
     if figures.task not in preset.tasks: raise CTSRError(f"figures: 'task' must be one of {', '.join(preset.tasks)}, got {figures.task!r}")
     runs = run_settings(preset)
     for name, config in runs.items(): _check_run(name, config)
-    _check_evaluation(evaluation)
+    sampling = _check_evaluation(evaluation)
+    for name, config in runs.items():
+        if draws_samples(config): _check_steps(name, config, sampling)
     _check_cascades(preset, runs)
     _check_figures(figures, evaluation, runs, preset.cascades)
     if bad := [r for r in (*runs, *preset.cascades, preset.name) if not r.replace("-", "").replace("_", "").replace(".", "").isalnum()]:
@@ -363,7 +376,7 @@ def gather_jobs(preset, root, trained, evaluated, sampled) -> list: # of Job
         jobs.append(Job(
             "figures/sampled", "sampled", "figures/sampled.ipynb",
             dict(evaluations=evaluations, samples=f"{root}/sample/{run}--{f.task}", sampled=f.sampled, draws=f.draws,
-                 methods={label: f.bars[label] for label in f.table1 or f.bars}, bicubic="bicubic", **shared),
+                 methods={label: f.bars[label] for label in dict.fromkeys([*(f.table1 or f.bars), f.sampled])}, bicubic="bicubic", **shared),
             _with_sidecars(files), [j.name for j in (*evaluated, *sampled)]))
     report = Job("report/page", "report", "report/report.ipynb", dict(title=preset.title, preset=preset.name, root=str(root)),
                  ["report.html"], [j.name for j in jobs], page="report.html")

@@ -125,16 +125,18 @@ class SelfEnsemble:
         restorer, # to ask eight times
     ):
         self.restorer, self.name, self.model, self.up = restorer, f"{restorer.name}+", restorer.model, restorer.up
+        self.draws = getattr(restorer, "draws", False)
 
     def __call__(self,
         lr:torch.Tensor, # (B,1,h,w) in [0,1]
         task:Task,
+        *ids, # names of the images, for one that draws samples
     ) -> torch.Tensor: # (B,1,H,W) in [0,1]
         total = 0
         for turns in range(4):
             for mirrored in (False, True):
                 x = torch.rot90(lr.flip(-1) if mirrored else lr, turns, (-2, -1))
-                y = torch.rot90(self.restorer(x, task), -turns, (-2, -1))
+                y = torch.rot90(self.restorer(x, task, *ids), -turns, (-2, -1))
                 total = total + (y.flip(-1) if mirrored else y)
         return total / 8
 
@@ -217,7 +219,7 @@ class Cascade:
         "Several samples of each image: of each stage a new one."
         def several(restorer, x, t, number):
             if not getattr(restorer, "draws", False): return restorer(x, t)
-            return restorer(x, t, [f"{i}#{number}" for i in ids or range(len(x))])
+            return restorer(x, t, [f"{i}#{number}/{t.name}" for i in ids or range(len(x))])  # each stage draws noise of its own
         samples = [several(self.second, several(self.first, lr, self.tasks[0], n), self.tasks[1], n) for n in range(k or self.k)]
         if samples[0].shape[-2:] != (wanted := task.hr_size(*lr.shape[-2:])):
             raise CTSRError(f"{self.name}: its stages make {tuple(samples[0].shape[-2:])} px of {tuple(lr.shape[-2:])}, {task.name} needs {wanted}")

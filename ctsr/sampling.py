@@ -33,11 +33,13 @@ def draw_scores(
     seed:int|None=None, # of the training run
     batch_size:int=4, # images at a time
     device="cpu", # where restoring and scoring happen
-) -> tuple: # scores as a tidy table, and {'image_ids', 'hr', 'mean', 'std'}: (N,H,W) float32 tensors
+) -> tuple: # scores as a tidy table, and {'image_ids', 'hr', 'mean', 'std', 'std_a', 'std_b' (of each half)}: (N,H,W) float32 tensors
     "Draw `k` samples of every image and score each, their means, and the projected first."
+    if k < 2: raise CTSRError(f"'k' must be at least 2 samples, got {k}: one has no spread")
     _check_size(prepared, task)
-    ids, parts, kept = list(prepared.table.image_id), [], dict(hr=[], mean=[], std=[])
+    ids, parts, kept = list(prepared.table.image_id), [], dict(hr=[], mean=[], std=[], std_a=[], std_b=[])
     means = [2**i for i in range(1, k.bit_length()) if 2**i < k] + [k] * (k > 1)
+    halves = (slice(k // 2), slice(k // 2, k)) if k > 3 else (slice(k), slice(k))
     for at in np.array_split(np.arange(len(ids)), -(-len(ids) // batch_size)):
         hr, lr = _batch(prepared, at, task, device)
         drawn = restorer.draw(lr, task, [ids[i] for i in at], k)
@@ -48,19 +50,20 @@ def draw_scores(
         for (name, m, i), sr in shown.items():
             for (protocol, metric), values in _score(sr, hr, lr, task, protocols, lpips).items():
                 parts.append(images.assign(run=name, k=m, sample=i, protocol=protocol, metric=metric, value=values))
-        for key, x in dict(hr=hr, mean=drawn.mean(0), std=drawn.std(0) if k > 1 else torch.zeros_like(hr)).items(): kept[key].append(x[:, 0].cpu())
+        spread = {key: drawn[part].std(0) for key, part in zip(("std", "std_a", "std_b"), (slice(k), *halves))}
+        for key, x in (dict(hr=hr, mean=drawn.mean(0)) | spread).items(): kept[key].append(x[:, 0].cpu())
     table = pd.concat(parts).assign(model=restorer.model, task=task.name, up=restorer.up, seed=seed, sampler=restorer.sampler, steps=restorer.steps)
     return tidy(table), {key: torch.cat(x) for key, x in kept.items()} | dict(image_ids=ids)
 
 # %% ../nbs/09_sampling.ipynb #10b41a69
 def calibration(
-    pictures:dict, # 'hr', 'mean' and 'std' as `draw_scores` gives them
+    pictures:dict, # as `draw_scores` gives them
     k:int, # how many samples they are of
     bins:int=12, # of equal numbers of pixels
 ) -> pd.DataFrame: # std, rmse, expected (all of full range), count; a row a bin
     "Standard deviation of the samples against the true error of their mean."
-    std, error = pictures["std"].flatten().double().numpy(), (pictures["mean"] - pictures["hr"]).flatten().double().numpy()
-    order = np.argsort(std, kind="stable")
+    by, std = (pictures[key].flatten().double().numpy() for key in ("std_a", "std_b"))
+    error, order = (pictures["mean"] - pictures["hr"]).flatten().double().numpy(), np.argsort(by, kind="stable")
     root = lambda x: float(np.sqrt(np.mean(x**2)))
     return pd.DataFrame([dict(std=root(std[i]), rmse=root(error[i]), expected=root(std[i]) * np.sqrt(1 + 1 / k), count=len(i))
                          for i in np.array_split(order, bins)])
@@ -91,14 +94,17 @@ def over_steps(
     steps=(2, 5, 10, 20), # network evaluations to compare
     up:str|None=None, # interpolation that feeds it; None: its own
     device=None, # where restoring happens
+    batch_size:int=2, # images at a time; the seconds are the median over batches
     **kwargs, # further arguments of `per_image`
 ) -> pd.DataFrame: # tidy scores with a column `seconds` (an image)
     "Score one sample of every image for each sampler and number of steps."
     tables = []
+    warm = Prepared(prepared.images[:1], prepared.table.iloc[:1], prepared.meta)
     for sampler in samplers:
+        per_image(load_run(folder, up, device, sampler=sampler, steps=1), warm, task, run=run, sample=0, device=device or "cpu")  # not timed
         for n in steps:
             restorer, seconds = timed(load_run(folder, up, device, sampler=sampler, steps=n))
-            scores = per_image(restorer, prepared, task, run=run, sample=0, device=device or "cpu", **kwargs)
+            scores = per_image(restorer, prepared, task, run=run, sample=0, device=device or "cpu", batch_size=batch_size, **kwargs)
             tables.append(scores.assign(seconds=float(np.median(seconds))))
     return pd.concat(tables, ignore_index=True)
 
@@ -107,7 +113,7 @@ def choose_sampling(
     table:pd.DataFrame, # scores of `over_steps` on the validation split
     floor:float=-np.inf, # dB, least mean PSNR (protocol 'standard')
     criterion:str="lpips", # metric; 'psnr' where that was not measured
-    slack:float=.02, # relative difference that counts as none
+    slack:float|None=None, # difference that counts as none; None: 2 % of the best, or .1 dB where the criterion is PSNR
 ) -> dict: # sampler, steps
     "The cheapest of the best settings."
     t = table[table.protocol.isin(["standard", ""])]
@@ -116,7 +122,8 @@ def choose_sampling(
     able = means[means.psnr >= floor]
     able = able if len(able) else means[means.psnr == means.psnr.max()]  # none is good enough: the least bad
     loss = -BETTER[criterion] * able[criterion]
-    close = able[loss <= loss.min() + slack * abs(loss.min())]
+    slack = slack if slack is not None else .1 if criterion == "psnr" else .02 * abs(loss.min())
+    close = able[loss <= loss.min() + slack]
     best = close.assign(loss=loss).sort_values(["steps", "loss"]).iloc[0]
     return dict(sampler=best.sampler, steps=int(best.steps))
 
@@ -158,7 +165,7 @@ def choose(
     choice = choose_sampling(tried, select(bicubic, metric="psnr").value.mean() - tolerance)
     several, _ = draw_scores(load_run(folder, **choice), valid, task, k=k, project=project, **common | kwargs)
     by = "lpips" if lpips else "psnr"
-    score = select(several, metric=by).groupby("run").value.mean() * BETTER[by]
+    score = select(several, metric=by, sample=0).groupby("run").value.mean() * BETTER[by]
     choice |= dict(k=choose_k(several), project=project if score.get("sr3+projected", -np.inf) > score["sr3"] else 0)
     return choice, pd.concat([bicubic, tried, several], ignore_index=True)
 
@@ -171,7 +178,7 @@ def method_table(
     draws:int=10_000, # bootstrap resamples
 ) -> pd.DataFrame: # method, protocol, metric, mean, lo95, hi95, difference, diff_lo95, diff_hi95, p_holm, n, evaluations, seconds
     "Means, intervals and paired differences of every method (the paper's Table 1)."
-    t = scores[scores.protocol.isin([*protocols, ""]) & scores.metric.isin(["psnr", "ssim", "lpips", "lr_consistency"])]
+    t = scores[scores.protocol.isin([*protocols, ""]) & scores.metric.isin(["psnr", "ssim", "lpips", "lr_consistency", "offset"])]
     means = summary(t, by=("run", "protocol", "metric"), draws=draws)[["run", "protocol", "metric", "mean", "lo95", "hi95"]]
     tests = paired(t, baseline, of=("run",), family=("protocol", "metric"), draws=draws)
     tests = tests.rename(columns=dict(lo95="diff_lo95", hi95="diff_hi95"))[["run", "protocol", "metric", "difference", "diff_lo95", "diff_hi95", "p_holm"]]

@@ -73,6 +73,9 @@ class FiLMBlock(nn.Module):
         return self.attention(h * self.scale if self.film else h)
 
 # %% ../nbs/06_sr3.ipynb #e7768572
+def _heads(channels, each): # as many as divide the channels, of about `each` channels; a single one where that is 0
+    return _groups(channels, max(1, channels // each)) if each else 1
+
 class Attention(nn.Module):
     "Self-attention over the places of a feature map, added to it."
     def __init__(self,
@@ -108,22 +111,19 @@ class UNet(nn.Module):
         film:bool, # see FiLMBlock
     ):
         super().__init__()
-        self.patch, self.stride, emb = patch, patch * 2 ** (len(multipliers) - 1), channels if not film else 4 * channels
-        self.noise = NoiseEmbedding(channels, emb, angle=film)
-        self.first = nn.Conv2d(in_channels * patch**2, channels, 3, padding=1)
-        look = lambda c: Attention(c, max(h for h in range(1, max(1, c // head_channels) + 1) if c % h == 0) if head_channels else 1)
-        block = lambda a, b, attend: FiLMBlock(a, b, emb, film, look(b) if attend else None)
-        self.down, self.up, c, skips = nn.ModuleList(), nn.ModuleList(), channels, [channels]
-        for i, m in enumerate(multipliers):
-            for _ in range(blocks):
-                self.down.append(block(c, channels * m, attention[i])); c = channels * m; skips.append(c)
-            if i < len(multipliers) - 1: self.down.append(nn.Conv2d(c, c, 3, stride=2, padding=1)); skips.append(c)
-        self.middle = nn.ModuleList([block(c, c, True), block(c, c, False)])
-        for i, m in reversed(list(enumerate(multipliers))):
-            for _ in range(blocks + 1):
-                self.up.append(block(c + skips.pop(), channels * m, attention[i])); c = channels * m
+        self.patch, self.stride, emb = patch, patch * 2 ** (len(multipliers) - 1), 4 * channels if film else channels
+        self.noise, self.first = NoiseEmbedding(channels, emb, angle=film), nn.Conv2d(in_channels * patch**2, channels, 3, padding=1)
+        block = lambda a, b, attend: FiLMBlock(a, b, emb, film, Attention(b, _heads(b, head_channels)) if attend else None)
+        self.down, self.up, widths, skips = nn.ModuleList(), nn.ModuleList(), [channels * m for m in multipliers], [channels]
+        for i, c in enumerate(widths):
+            for _ in range(blocks): self.down.append(block(skips[-1], c, attention[i])); skips.append(c)
+            if i < len(widths) - 1: self.down.append(nn.Conv2d(c, c, 3, stride=2, padding=1)); skips.append(c)
+        self.middle = nn.ModuleList([block(below := widths[-1], below, True), block(below, below, False)])
+        for i, c in reversed(list(enumerate(widths))):
+            for _ in range(blocks + 1): self.up.append(block(below + skips.pop(), c, attention[i])); below = c
             if i: self.up.append(nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(c, c, 3, padding=1)))
-        self.last = nn.Sequential(nn.GroupNorm(_groups(c, 16), c), nn.SiLU(), nn.Conv2d(c, out_channels * patch**2, 3, padding=1))
+        self.last = nn.Sequential(nn.GroupNorm(_groups(channels * multipliers[0], 16), channels * multipliers[0]), nn.SiLU(),
+                                  nn.Conv2d(channels * multipliers[0], out_channels * patch**2, 3, padding=1))
         if film: nn.init.zeros_(self.last[-1].weight); nn.init.zeros_(self.last[-1].bias)
 
     def forward(self,
@@ -131,8 +131,7 @@ class UNet(nn.Module):
         gamma:torch.Tensor, # (B,) noise level, in (0,1]
     ) -> torch.Tensor: # (B,out_channels,H,W)
         emb = self.noise(gamma)
-        x = self.first(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
-        skips = [x]
+        skips = [x := self.first(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)]
         for stage in self.down: skips.append(x := stage(x, emb) if isinstance(stage, FiLMBlock) else stage(x))
         for stage in self.middle: x = stage(x, emb)
         for stage in self.up: x = stage(torch.cat([x, skips.pop()], 1), emb) if isinstance(stage, FiLMBlock) else stage(x)

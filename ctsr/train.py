@@ -63,6 +63,22 @@ def checked(
     if missing: raise CTSRError(f"{where}: missing '{missing[0]}'")
     return cls(**settings)
 
+# %% ../nbs/07_train.ipynb #c0ffee07
+def _check_config(config): # refuse a value that no run can have
+    choices = dict(up=("bilinear", "nearest", "bicubic"), adjusted=("none", "random", "fixed"), keep=("best", "last"),
+                   schedule=("cosine", "plateau", "constant"), precision=("bf16", "fp32"), validate_on=("valid", "test"),
+                   validate_lpips=("none", "alexnet", "vgg16"))
+    for key, allowed in choices.items():
+        if getattr(config, key) not in allowed:
+            raise CTSRError(f"'{key}' must be one of {', '.join(allowed)}, got {getattr(config, key)!r}")
+    for key in ("steps", "batch_size", "validate_every", "validate_steps", "learning_rate", "std"):
+        if not getattr(config, key) > 0: raise CTSRError(f"'{key}' must be greater than 0, got {getattr(config, key)}")
+    for key in ("crop", "warmup", "clip", "weight_decay", "ema", "seed", "patience", "validate_images"):
+        if getattr(config, key) < 0: raise CTSRError(f"'{key}' must not be negative, got {getattr(config, key)}")
+    if config.ema >= 1: raise CTSRError(f"'ema' must be below 1, got {config.ema}")
+    if config.model.get("name") == "sr3" and "vgg" in config.loss:
+        raise CTSRError("loss: 'vgg' compares images, but sr3 predicts what is to be taken from noise; use l1, l2 or charbonnier")
+
 # %% ../nbs/07_train.ipynb #2533fbb0
 @dataclass(frozen=True)
 class TrainConfig:
@@ -96,20 +112,7 @@ class TrainConfig:
     compile: bool = False # torch.compile
     seed: int = 0 # initial weights, order, augmentation
 
-    def __post_init__(self):
-        choices = dict(up=("bilinear", "nearest", "bicubic"), adjusted=("none", "random", "fixed"), keep=("best", "last"),
-                       schedule=("cosine", "plateau", "constant"), precision=("bf16", "fp32"), validate_on=("valid", "test"),
-                       validate_lpips=("none", "alexnet", "vgg16"))
-        for key, allowed in choices.items():
-            if getattr(self, key) not in allowed:
-                raise CTSRError(f"'{key}' must be one of {', '.join(allowed)}, got {getattr(self, key)!r}")
-        for key in ("steps", "batch_size", "validate_every", "validate_steps", "learning_rate", "std"):
-            if not getattr(self, key) > 0: raise CTSRError(f"'{key}' must be greater than 0, got {getattr(self, key)}")
-        for key in ("crop", "warmup", "clip", "weight_decay", "ema", "seed", "patience", "validate_images"):
-            if getattr(self, key) < 0: raise CTSRError(f"'{key}' must not be negative, got {getattr(self, key)}")
-        if self.ema >= 1: raise CTSRError(f"'ema' must be below 1, got {self.ema}")
-        if self.model.get("name") == "sr3" and "vgg" in self.loss:
-            raise CTSRError("loss: 'vgg' compares images, but sr3 predicts what is to be taken from noise; use l1, l2 or charbonnier")
+    def __post_init__(self): _check_config(self)
 
 # %% ../nbs/07_train.ipynb #86c056bb
 MODELS = {"runet": RUNet, "sr3": SR3}
@@ -136,12 +139,13 @@ def training_pair(
     hr:torch.Tensor, # (B,1,H,W) in [0,1]
     config:TrainConfig,
     generator:torch.Generator|None=None, # of noise, where the model needs it
+    gamma:torch.Tensor|None=None, # (B,) its level; None draws it
     forward=None, # calls the model: itself by default, or a wrapped or compiled one
 ) -> tuple[torch.Tensor, torch.Tensor]: # what the network says, and what it should say
     "Run the network for training."
     x, y, forward = normalise(up, config, model), normalise(hr, config, model), forward or model
     if not isinstance(model, SR3): return forward(x), y
-    inputs, target = noisy_pair(model, x, y, generator)
+    inputs, target = noisy_pair(model, x, y, generator, gamma)
     return forward(*inputs), target
 
 def predict(
@@ -293,14 +297,15 @@ def validate(
 ) -> dict: # val_psnr dB, val_ssim (standard protocol), val_loss, and val_lpips where `lpips` is given
     "Mean PSNR, SSIM and loss over `images`."
     model.eval()
-    task, rows = task_from(config.task), []
+    task, rows, drawn = task_from(config.task), [], isinstance(model, SR3)
+    levels = model.alpha_bar[torch.linspace(1, len(model.alpha_bar) - 1, len(images)).long()].float() if drawn else None  # all, evenly
     for start, part in zip(range(0, len(images), batch_size), images.split(batch_size)):
         hr = part.unsqueeze(1).float() / 255
         up, seeds = degrade_pair(hr, task, config.up)[1], range(start, start + len(part))
         with autocast():
-            y, target = training_pair(model, up, hr, config, step_generator(config.seed, "validate", start, device=hr.device))
+            gamma = levels[start:start + len(part)] if drawn else None
+            y, target = training_pair(model, up, hr, config, step_generator(config.seed, "validate", start, device=hr.device), gamma)
             each = loss(y, target) if loss else torch.zeros(())
-            drawn = isinstance(model, SR3)
             sr = predict(model, up, config, seeds=seeds, steps=config.validate_steps) if drawn else denormalise(y, config)
         sr = sr.clamp(0, 1)
         scores = [psnr(sr, hr), ssim(sr, hr), each.expand(len(hr))] + ([lpips(sr, hr)] if lpips else [])
@@ -413,7 +418,7 @@ def train_step(
     up, hr = train_batch(t.images, c, t.step, t.rank, t.world)
     with t.acc.autocast():
         noise = step_generator(c.seed, "noise", t.step, t.rank, t.device)
-        loss = t.loss(*training_pair(t.bare, up, hr, c, noise, t.forward))
+        loss = t.loss(*training_pair(t.bare, up, hr, c, noise, forward=t.forward))
     t.acc.backward(loss)
     if c.clip: t.acc.clip_grad_norm_(t.model.parameters(), c.clip)
     for group in t.optimizer.param_groups: group["lr"] = c.learning_rate * rate_factor(c, t.step, t.plateau.halvings)
