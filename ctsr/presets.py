@@ -200,6 +200,7 @@ def _check_evaluation(e):
         if getattr(s, key) < least: raise CTSRError(f"evaluation.sampling: '{key}' must be at least {least}, got {getattr(s, key)}")
     return s
 
+# %% ../nbs/11_presets.ipynb #5ca1ab01
 def _check_cascades(preset, runs):
     "Stages are runs, and their sizes fit together."
     for name, c in preset.cascades.items():
@@ -215,6 +216,7 @@ def _check_cascades(preset, runs):
             raise CTSRError(f"{where}: sizes do not fit: {whole.name} is {whole.lr} to {whole.hr} px, the stages"
                             f" {first.lr} to {first.hr} and {second.lr} to {second.hr}")
 
+# %% ../nbs/11_presets.ipynb #5ca1ab02
 def _check_figures(f, e, runs, cascades):
     "Every bar leads to a run, or a baseline, of the figures' task; columns and contrasts name bars."
     if not f.bars: raise CTSRError("figures: 'bars' must name at least one condition, the baseline")
@@ -308,6 +310,7 @@ def train_jobs(preset, root, prepared) -> dict: # run name -> Job
 CHOSEN = ["choice.json", "validation.csv", "ranked.safetensors", "ranks.csv"]  # what evaluating a model that draws samples leaves as well
 DRAWN = ["samples.csv", "steps.csv", "calibration.csv", "by_noise.csv", "uncertainty.safetensors"]  # and what sampling leaves
 
+# %% ../nbs/11_presets.ipynb #5ca1ab03
 def evaluate_jobs(preset, root, prepared, trained) -> list: # of Job
     "One notebook for all interpolations of a task, one for each run and each cascade."
     e, figures, jobs = checked(Evaluation, preset.evaluation, "evaluation"), checked(Figures, preset.figures, "figures"), []
@@ -333,6 +336,7 @@ def evaluate_jobs(preset, root, prepared, trained) -> list: # of Job
                         cascade=name, stages=[[f"{root}/{a}", f"{root}/{b}"] for a, b in stages]))
     return jobs
 
+# %% ../nbs/11_presets.ipynb #5ca1ab04
 def sample_jobs(preset, root, prepared, trained) -> list: # of Job
     "For each run that draws samples: many samples, many steps."
     e, figures, jobs = checked(Evaluation, preset.evaluation, "evaluation"), checked(Figures, preset.figures, "figures"), []

@@ -190,12 +190,7 @@ class SampleRestorer(NetRestorer):
             samples.append(project_lr(sr, lr, task, self.project) if self.project else sr)
         return torch.stack(samples)
 
-    def __call__(self,
-        lr:torch.Tensor, # (B,1,h,w) in [0,1]
-        task:Task,
-        ids:list|None=None, # (B,) names of the images
-    ) -> torch.Tensor: # (B,1,H,W) in [0,1]
-        return self.draw(lr, task, ids).mean(0)
+    def __call__(self, lr, task, ids=None): return self.draw(lr, task, ids).mean(0)  # as `draw`; (B,1,H,W) in [0,1]
 
 # %% ../nbs/08_restore.ipynb #30633842
 class Cascade:

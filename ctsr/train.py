@@ -32,6 +32,7 @@ from tqdm import tqdm
 from .data import CTSRError, Prepared, load_prepared, locked, save_csv, save_json, save_tensors
 from .degrade import adjusted_baseline, degrade_pair, flip_quarter, random_crop_pair, task_from
 from .metrics import psnr, ssim
+from .perceptual import LPIPS, VGGLoss
 from .runet import RUNet
 from .sr3 import SR3, noisy_pair, sample
 
@@ -186,9 +187,7 @@ class WeightedLoss(nn.Module):
         super().__init__()
         check_loss(weights)
         self.weights = weights
-        if "vgg" in weights:
-            from ctsr.perceptual import VGGLoss
-            self.vgg = VGGLoss()
+        if "vgg" in weights: self.vgg = VGGLoss()
 
     def forward(self,
         x:torch.Tensor, # (B,C,H,W) prediction
@@ -403,10 +402,7 @@ class Trainer:
         self.bare = self.acc.unwrap_model(self.model)
         self.forward = torch.compile(self.model) if c.compile else self.model
         self.loss = WeightedLoss(c.loss).to(self.device)
-        self.lpips = None
-        if c.validate_lpips != "none":
-            from ctsr.perceptual import LPIPS
-            self.lpips = LPIPS(c.validate_lpips).to(self.device)
+        self.lpips = LPIPS(c.validate_lpips).to(self.device) if c.validate_lpips != "none" else None
 
 # %% ../nbs/07_train.ipynb #06d670b3
 def train_step(
