@@ -182,7 +182,8 @@ def _check_run(name, config):
 def _check_steps(name, config, sampling):
     "No sampler can take more steps than the schedule has."
     T = config.model.get("T", 2000)
-    for where, n in {"validate_steps": config.validate_steps, "sampling.choices": max(sampling.choices), "sampling.steps": max(sampling.steps)}.items():
+    asked = {"validate_steps": config.validate_steps, "sampling.choices": max(sampling.choices), "sampling.steps": max(sampling.steps)}
+    for where, n in asked.items():
         if n > T: raise CTSRError(f"runs.{name}: {where} asks for {n} network evaluations, its noise schedule has {T} steps")
 
 # %% ../nbs/11_presets.ipynb #5fbbd522
@@ -230,9 +231,11 @@ def _check_figures(f, e, runs, cascades):
         if getattr(f, key): _among("figures", key, getattr(f, key), list(f.bars))
     drawing = [label for label, (run, _) in f.bars.items() if run in runs and draws_samples(runs[run])]
     if f.sampled and f.sampled not in drawing:
-        raise CTSRError(f"figures: 'sampled' must be the label of a run that draws samples ({', '.join(drawing) or 'there is none'}), got {f.sampled!r}")
+        raise CTSRError("figures: 'sampled' must be the label of a run that draws samples "
+                        f"({', '.join(drawing) or 'there is none'}), got {f.sampled!r}")
     if f.sampled and ["bicubic", "bicubic"] not in [f.bars[label] for label in f.table1 or f.bars]:
-        raise CTSRError("figures: Table 1 compares with bicubic: give it a bar [bicubic, bicubic], and name that in 'table1' where there is one")
+        raise CTSRError("figures: Table 1 compares with bicubic: give it a bar [bicubic, bicubic], "
+                        "and name that in 'table1' where there is one")
     for pair in f.contrasts:
         if not (isinstance(pair, list) and len(pair) == 2): raise CTSRError(f"figures: 'contrasts' holds pairs of labels, got {pair!r}")
         _among("figures", "contrasts", pair, list(f.bars))
@@ -315,7 +318,8 @@ def evaluate_jobs(preset, root, prepared, trained) -> list: # of Job
     "One notebook for all interpolations of a task, one for each run and each cascade."
     e, figures, jobs = checked(Evaluation, preset.evaluation, "evaluation"), checked(Figures, preset.figures, "figures"), []
     sampling = dataclasses.asdict(checked(Sampling, e.sampling, "evaluation.sampling"))
-    common = {k: v for k, v in dataclasses.asdict(e).items() if k not in ("baselines", "inputs", "sampling")} | dict(examples=figures.examples)
+    common = {k: v for k, v in dataclasses.asdict(e).items() if k not in ("baselines", "inputs", "sampling")}
+    common |= dict(examples=figures.examples)
     def job(name, task, need, extra=(), **own):
         folder = f"evaluate/{name}--{task}"
         files = ["per_image.csv", "samples.safetensors", "cost.csv", *extra]
@@ -348,7 +352,8 @@ def sample_jobs(preset, root, prepared, trained) -> list: # of Job
             folder, "sample", f"{folder}/sample.ipynb",
             dict(task=dataclasses.asdict(task_of(preset, task)), prepared=f"{root}/{prepared[task].outputs[-1]}", out=f"{root}/{folder}",
                  run_folder=f"{root}/train/{name}", choice=f"{root}/{evaluated}/choice.json", split=e.split, protocols=e.protocols,
-                 lpips=e.lpips, examples=figures.examples, sampling=dataclasses.asdict(checked(Sampling, e.sampling, "evaluation.sampling"))),
+                 lpips=e.lpips, examples=figures.examples,
+                 sampling=dataclasses.asdict(checked(Sampling, e.sampling, "evaluation.sampling"))),
             [f"{folder}/{file}" for file in DRAWN], [prepared[task].name, trained[name].name, evaluated]))
     return jobs
 
@@ -380,7 +385,8 @@ def gather_jobs(preset, root, trained, evaluated, sampled) -> list: # of Job
         jobs.append(Job(
             "figures/sampled", "sampled", "figures/sampled.ipynb",
             dict(evaluations=evaluations, samples=f"{root}/sample/{run}--{f.task}", sampled=f.sampled, draws=f.draws,
-                 methods={label: f.bars[label] for label in dict.fromkeys([*(f.table1 or f.bars), f.sampled])}, bicubic="bicubic", **shared),
+                 methods={label: f.bars[label] for label in dict.fromkeys([*(f.table1 or f.bars), f.sampled])},
+                 bicubic="bicubic", **shared),
             _with_sidecars(files), [j.name for j in (*evaluated, *sampled)]))
     report = Job("report/page", "report", "report/report.ipynb", dict(title=preset.title, preset=preset.name, root=str(root)),
                  ["report.html"], [j.name for j in jobs], page="report.html")

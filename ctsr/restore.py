@@ -85,7 +85,9 @@ def load_run(
         named = f"the model that config.json names ({config['model']})"
         raise CTSRError(f"{folder/'weights.safetensors'}: these weights are not of {named}") from None
     if isinstance(net, SR3): return SampleRestorer(net, config, up, folder.name, device, **drawing)
-    if drawing: raise CTSRError(f"{folder}: '{next(iter(drawing))}' is for models that draw samples, and this is a {config['model']['name']}")
+    if drawing:
+        this = config["model"]["name"]
+        raise CTSRError(f"{folder}: '{next(iter(drawing))}' is for models that draw samples, and this is a {this}")
     return NetRestorer(net, config, up, folder.name, device)
 
 # %% ../nbs/08_restore.ipynb #4828891a
@@ -186,7 +188,8 @@ class SampleRestorer(NetRestorer):
         for number in range(k or self.k):
             seeds = [image_seed(self.seed, i, number) for i in ids]
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.get("precision") == "bf16"):
-                sr = predict(self.net, up, self.grey, seeds=seeds, steps=self.steps, sampler=self.sampler, **self.drawing).clamp(0, 1).to(lr.device)
+                sr = predict(self.net, up, self.grey, seeds=seeds, steps=self.steps, sampler=self.sampler, **self.drawing)
+                sr = sr.clamp(0, 1).to(lr.device)
             samples.append(project_lr(sr, lr, task, self.project) if self.project else sr)
         return torch.stack(samples)
 
@@ -217,7 +220,8 @@ class Cascade:
             return restorer(x, t, [f"{i}#{number}/{t.name}" for i in ids or range(len(x))])  # each stage draws noise of its own
         samples = [several(self.second, several(self.first, lr, self.tasks[0], n), self.tasks[1], n) for n in range(k or self.k)]
         if samples[0].shape[-2:] != (wanted := task.hr_size(*lr.shape[-2:])):
-            raise CTSRError(f"{self.name}: its stages make {tuple(samples[0].shape[-2:])} px of {tuple(lr.shape[-2:])}, {task.name} needs {wanted}")
+            made = f"{tuple(samples[0].shape[-2:])} px of {tuple(lr.shape[-2:])}"
+            raise CTSRError(f"{self.name}: its stages make {made}, {task.name} needs {wanted}")
         return torch.stack(samples)
 
     def __call__(self, lr, task, ids=None): return self.draw(lr, task, ids).mean(0)

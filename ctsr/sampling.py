@@ -43,7 +43,8 @@ def draw_scores(
     for at in np.array_split(np.arange(len(ids)), -(-len(ids) // batch_size)):
         hr, lr = _batch(prepared, at, task, device)
         drawn = restorer.draw(lr, task, [ids[i] for i in at], k)
-        if not drawn.isfinite().all(): raise CTSRError(f"{run}: NaN or Inf in a sample; the network diverged: train with a lower learning rate")
+        if not drawn.isfinite().all():
+            raise CTSRError(f"{run}: NaN or Inf in a sample; the network diverged: train with a lower learning rate")
         shown = {(run, 1, i): x for i, x in enumerate(drawn)} | {(f"{run}+mean{m}", m, 0): drawn[:m].mean(0) for m in means}
         if project: shown[f"{run}+projected", 1, 0] = project_lr(drawn[0], lr, task, project)
         images = prepared.table.iloc[at][["image_id", "class", "subject", "group", "leaked"]]
@@ -52,7 +53,8 @@ def draw_scores(
                 parts.append(images.assign(run=name, k=m, sample=i, protocol=protocol, metric=metric, value=values))
         spread = {key: drawn[part].std(0) for key, part in zip(("std", "std_a", "std_b"), (slice(k), *halves))}
         for key, x in (dict(hr=hr, mean=drawn.mean(0)) | spread).items(): kept[key].append(x[:, 0].cpu())
-    table = pd.concat(parts).assign(model=restorer.model, task=task.name, up=restorer.up, seed=seed, sampler=restorer.sampler, steps=restorer.steps)
+    table = pd.concat(parts).assign(model=restorer.model, task=task.name, up=restorer.up, seed=seed,
+                                    sampler=restorer.sampler, steps=restorer.steps)
     return tidy(table), {key: torch.cat(x) for key, x in kept.items()} | dict(image_ids=ids)
 
 # %% ../nbs/09_sampling.ipynb #10b41a69
@@ -101,7 +103,8 @@ def over_steps(
     tables = []
     warm = Prepared(prepared.images[:1], prepared.table.iloc[:1], prepared.meta)
     for sampler in samplers:
-        per_image(load_run(folder, up, device, sampler=sampler, steps=1), warm, task, run=run, sample=0, device=device or "cpu")  # not timed
+        per_image(load_run(folder, up, device, sampler=sampler, steps=1), warm, task,  # not timed
+                  run=run, sample=0, device=device or "cpu")
         for n in steps:
             restorer, seconds = timed(load_run(folder, up, device, sampler=sampler, steps=n))
             scores = per_image(restorer, prepared, task, run=run, sample=0, device=device or "cpu", batch_size=batch_size, **kwargs)
@@ -181,7 +184,8 @@ def method_table(
     t = scores[scores.protocol.isin([*protocols, ""]) & scores.metric.isin(["psnr", "ssim", "lpips", "lr_consistency", "offset"])]
     means = summary(t, by=("run", "protocol", "metric"), draws=draws)[["run", "protocol", "metric", "mean", "lo95", "hi95"]]
     tests = paired(t, baseline, of=("run",), family=("protocol", "metric"), draws=draws)
-    tests = tests.rename(columns=dict(lo95="diff_lo95", hi95="diff_hi95"))[["run", "protocol", "metric", "difference", "diff_lo95", "diff_hi95", "p_holm"]]
+    tests = tests.rename(columns=dict(lo95="diff_lo95", hi95="diff_hi95"))
+    tests = tests[["run", "protocol", "metric", "difference", "diff_lo95", "diff_hi95", "p_holm"]]
     out = means.merge(tests, how="left", on=["run", "protocol", "metric"]).assign(n=t.image_id.nunique())
     for i, name in enumerate(("evaluations", "seconds")): out[name] = [cost.get(run, (np.nan, np.nan))[i] for run in out.run]
     return out.rename(columns=dict(run="method"))
@@ -207,6 +211,7 @@ def tradeoff_points(
         wide = summary(t, by=("run", "metric"), draws=draws).pivot(index="run", columns="metric", values=["mean", "lo95", "hi95"])
         for key in dict.fromkeys(t.run):
             method, _, order = key.partition("|")
-            values = {f"{m}{end}": wide.loc[key, (c, m)] for m in ("psnr", "lpips") for c, end in (("mean", ""), ("lo95", "_lo"), ("hi95", "_hi"))}
+            values = {f"{m}{end}": wide.loc[key, (c, m)] for m in ("psnr", "lpips")
+                      for c, end in (("mean", ""), ("lo95", "_lo"), ("hi95", "_hi"))}
             out.append(dict(panel=panel, method=method, label=order or method, order=float(order or "nan"), **values))
     return pd.DataFrame(out)

@@ -156,7 +156,8 @@ def _settings(build, changes): # those of a build, changed; settings that make n
         raise CTSRError(f"sr3: 'multipliers' must be whole numbers of at least 1, one a resolution, got {s['multipliers']!r}")
     if "multipliers" in changes and "attention" not in changes: s["attention"] = [False] * (len(s["multipliers"]) - 1) + [build == "ours"]
     if not isinstance(s["attention"], (list, tuple)) or len(s["attention"]) != len(s["multipliers"]):
-        raise CTSRError(f"sr3: 'attention' must say true or false for each of the {len(s['multipliers'])} resolutions, got {s['attention']!r}")
+        raise CTSRError(f"sr3: 'attention' must say true or false for each of the {len(s['multipliers'])} resolutions, "
+                        f"got {s['attention']!r}")
     for key in ("channels", "blocks", "patch"):
         if not whole(s[key]): raise CTSRError(f"sr3: '{key}' must be a whole number of at least 1, got {s[key]!r}")
     if s["channels"] % 2: raise CTSRError(f"sr3: 'channels' must be even, got {s['channels']}")
@@ -175,7 +176,8 @@ class SR3(nn.Module):
     ):
         super().__init__()
         s = _settings(build, changes)
-        if len(augment) != 2 or min(augment) < 0: raise CTSRError(f"sr3: 'augment' must be two numbers of at least 0, blur and noise, got {augment!r}")
+        if len(augment) != 2 or min(augment) < 0:
+            raise CTSRError(f"sr3: 'augment' must be two numbers of at least 0, blur and noise, got {augment!r}")
         self.in_channels, self.target, self.residual, self.augment = s["in_channels"], s["target"], s["residual"], tuple(augment)
         keys = ("channels", "multipliers", "blocks", "attention", "patch", "head_channels", "film")
         self.net = UNet(2 * self.in_channels, self.in_channels, **{k: s[k] for k in keys})

@@ -175,12 +175,13 @@ def method_text(
     import pandas as pd
     t = pd.read_csv(Path(figures)/"table1.csv").fillna({"protocol": ""})
     t = t[t.protocol.isin([protocol, ""])]
-    digits = DIGITS | {"lr_consistency": 5}
+    digits = DIGITS | {"lr_consistency": 5, "offset": 4}
     text = [f"{m:.{digits[k]}f} [{a:.{digits[k]}f}, {b:.{digits[k]}f}]" for k, m, a, b in zip(t.metric, t["mean"], t.lo95, t.hi95)]
     wide = t.assign(text=text).pivot(index="method", columns="metric", values="text").reindex(t.method.unique())
     spent = t.drop_duplicates("method").set_index("method")
-    wide = wide[[m for m in digits if m in wide]].assign(evaluations=spent.evaluations.astype(int).astype(str), seconds=spent.seconds.map("{:.2f}".format))
-    names = SHOWN | dict(lr_consistency="LR consistency (MSE)", seconds="seconds an image")
+    wide = wide[[m for m in digits if m in wide]].assign(
+        evaluations=spent.evaluations.astype(int).astype(str), seconds=spent.seconds.map("{:.2f}".format))
+    names = SHOWN | dict(lr_consistency="LR consistency (MSE)", offset="offset from bicubic", seconds="seconds an image")
     return wide.reset_index().rename_axis(columns=None).rename(columns=names)
 
 def table_html(
