@@ -309,6 +309,9 @@ def _calibrate(fig, box, t, k):
     _beyond(ax, slope * right / top, k)
 
 # %% ../nbs/10_plots_sampling.ipynb #fae32a92
+def _tail(text, most): # the end of a long name tells images apart
+    return text if len(text) <= most else "…" + text[1 - most:]
+
 @_themed
 def fig_uncertainty(
     hr, # (n,H,W) originals, [0,1]; one to three are readable
@@ -334,7 +337,7 @@ def fig_uncertainty(
         for c, (title, shot, how) in enumerate(shots):
             ax, image = _panel(fig, (left + c * (width + .04), y, width, width), shot, **how)
             if r == 0: ax.set_title(title, fontsize=8, pad=4)
-            if c == 0 and names is not None: ax.set_ylabel(textwrap.shorten(str(names[r]), 28, placeholder="…"), fontsize=7, labelpad=3)
+            if c == 0 and names is not None: ax.set_ylabel(_tail(str(names[r]), 28), fontsize=7, labelpad=3)
     _standing_bar(fig, (left + 4 * (width + .04) + .04, y), len(hr) * (width + .04) - .04, image)
     _calibrate(fig, (.6, .42, 4., plot), calibration, k)
     return fig
