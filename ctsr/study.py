@@ -174,14 +174,17 @@ def method_text(
     "Table 1: mean and 95 % interval of every method, and what a picture costs."
     import pandas as pd
     t = pd.read_csv(Path(figures)/"table1.csv").fillna({"protocol": ""})
-    t = t[t.protocol.isin([protocol, ""])]
-    digits = DIGITS | {"lr_consistency": 5, "offset": 4}
+    coded = t.protocol.eq("as_coded") & t.metric.eq("ssim") & (protocol != "as_coded")
+    t = t[t.protocol.isin([protocol, ""]) | coded].assign(metric=t.metric.where(~coded, "ssim_as_coded"))
+    digits = {"psnr": 2, "ssim": 3, "ssim_as_coded": 3, "lpips": 3, "lr_consistency": 1, "offset": 4}
+    t.loc[t.metric.eq("lr_consistency"), ["mean", "lo95", "hi95"]] *= 1e5
     text = [f"{m:.{digits[k]}f} [{a:.{digits[k]}f}, {b:.{digits[k]}f}]" for k, m, a, b in zip(t.metric, t["mean"], t.lo95, t.hi95)]
     wide = t.assign(text=text).pivot(index="method", columns="metric", values="text").reindex(t.method.unique())
     spent = t.drop_duplicates("method").set_index("method")
     wide = wide[[m for m in digits if m in wide]].assign(
         evaluations=spent.evaluations.astype(int).astype(str), seconds=spent.seconds.map("{:.2f}".format))
-    names = SHOWN | dict(lr_consistency="LR consistency (MSE)", offset="offset from bicubic", seconds="seconds an image")
+    names = SHOWN | dict(ssim_as_coded="SSIM as coded", lr_consistency="LR consistency (MSE x 10^5)", offset="offset from bicubic",
+                         seconds="seconds an image")
     return wide.reset_index().rename_axis(columns=None).rename(columns=names)
 
 def table_html(
