@@ -380,14 +380,14 @@ def gather_jobs(preset, root, trained, evaluated, sampled) -> list: # of Job
         dict(evaluations=evaluations, trainings={n: f"{root}/train/{n}" for n in trained}, prepared=prepared, **shared, **own),
         _with_sidecars(files), [j.name for j in (*trained.values(), *evaluated)])]
     if f.sampled:
-        run = f.bars[f.sampled][0]
+        run, shown = f.bars[f.sampled][0], {label: f.bars[label] for label in dict.fromkeys([*(f.table1 or f.bars), f.sampled])}
+        wanted = {f"{name}--{f.task}" for name in ("interpolation", *(r for r, _ in shown.values()))}
         files = [file for file in SAMPLED_FILES if file != "fig_tradeoff.png" or preset.evaluation.get("lpips") != "none"]
         jobs.append(Job(
             "figures/sampled", "sampled", "figures/sampled.ipynb",
-            dict(evaluations=evaluations, samples=f"{root}/sample/{run}--{f.task}", sampled=f.sampled, draws=f.draws,
-                 methods={label: f.bars[label] for label in dict.fromkeys([*(f.table1 or f.bars), f.sampled])},
-                 bicubic="bicubic", **shared),
-            _with_sidecars(files), [j.name for j in (*evaluated, *sampled)]))
+            dict(evaluations={k: v for k, v in evaluations.items() if k in wanted}, samples=f"{root}/sample/{run}--{f.task}",
+                 sampled=f.sampled, draws=f.draws, methods=shown, bicubic="bicubic", **shared),
+            _with_sidecars(files), [j.name for j in evaluated if j.name.split("/")[1] in wanted] + [f"sample/{run}--{f.task}"]))
     report = Job("report/page", "report", "report/report.ipynb", dict(title=preset.title, preset=preset.name, root=str(root)),
                  ["report.html"], [j.name for j in jobs], page="report.html")
     return [*jobs, report]
