@@ -137,7 +137,7 @@ def run_settings(
         settings = {**preset.training, **(own or {})}
         if settings.get("task") not in preset.tasks:
             raise CTSRError(f"runs.{name}: 'task' must be one of {', '.join(preset.tasks)}, got {settings.get('task')!r}")
-        settings["task"] = dataclasses.asdict(task_from({"name": settings["task"], **preset.tasks[settings["task"]]}))
+        settings["task"] = dataclasses.asdict(task_of(preset, settings["task"]))
         configs[name] = checked(TrainConfig, settings, f"runs.{name}")
     return configs
 
@@ -251,7 +251,7 @@ def check_preset(
     preset = checked(Preset, settings, where)
     source, evaluation = checked(Source, preset.source, "source"), checked(Evaluation, preset.evaluation, "evaluation")
     figures = checked(Figures, preset.figures, "figures")
-    for name, fields in preset.tasks.items(): task_from({"name": name, **(fields or {})})
+    for name in preset.tasks: task_of(preset, name)
     if figures.task not in preset.tasks: raise CTSRError(f"figures: 'task' must be one of {', '.join(preset.tasks)}, got {figures.task!r}")
     runs = run_settings(preset)
     for name, config in runs.items(): _check_run(name, config)

@@ -38,7 +38,7 @@ def draw_scores(
     if k < 2: raise CTSRError(f"'k' must be at least 2 samples, got {k}: one has no spread")
     _check_size(prepared, task)
     ids, parts, kept = list(prepared.table.image_id), [], dict(hr=[], mean=[], std=[], std_a=[], std_b=[])
-    means = [2**i for i in range(1, k.bit_length()) if 2**i < k] + [k] * (k > 1)
+    means = [2**i for i in range(1, k.bit_length()) if 2**i < k] + [k]
     halves = (slice(k // 2), slice(k // 2, k)) if k > 3 else (slice(k), slice(k))
     for at in np.array_split(np.arange(len(ids)), -(-len(ids) // batch_size)):
         hr, lr = _batch(prepared, at, task, device)

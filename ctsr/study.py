@@ -154,6 +154,9 @@ footer { color: var(--soft); margin: 3rem 0 1rem; font-size: .85rem }
 DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3}
 SHOWN = {"up": "tested on", "psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS"}
 
+def _with_interval(t, digits) -> list: # 'mean [lo, hi]' of each row
+    return [f"{m:.{digits[k]}f} [{a:.{digits[k]}f}, {b:.{digits[k]}f}]" for k, m, a, b in zip(t.metric, t["mean"], t.lo95, t.hi95)]
+
 def headline(
     figures:str|Path, # folder with a study's table_summary.csv
     protocol:str="standard", # of PSNR and SSIM
@@ -162,8 +165,8 @@ def headline(
     import pandas as pd
     t = pd.read_csv(Path(figures)/"table_summary.csv").fillna({"protocol": ""})
     t = t[t.protocol.isin([protocol, ""]) & t.metric.isin(DIGITS)]
-    text = [f"{m:.{DIGITS[k]}f} [{a:.{DIGITS[k]}f}, {b:.{DIGITS[k]}f}]" for k, m, a, b in zip(t.metric, t["mean"], t.lo95, t.hi95)]
-    wide = t.assign(text=text).pivot_table(index=["task", "run", "up"], columns="metric", values="text", aggfunc="first", sort=False)
+    t = t.assign(text=_with_interval(t, DIGITS))
+    wide = t.pivot_table(index=["task", "run", "up"], columns="metric", values="text", aggfunc="first", sort=False)
     return wide[[m for m in DIGITS if m in wide]].reset_index().rename_axis(columns=None).rename(columns=SHOWN)
 
 # %% ../nbs/11_study.ipynb #911263ad
@@ -178,8 +181,7 @@ def method_text(
     t = t[t.protocol.isin([protocol, ""]) | coded].assign(metric=t.metric.where(~coded, "ssim_as_coded"))
     digits = {"psnr": 2, "ssim": 3, "ssim_as_coded": 3, "lpips": 3, "lr_consistency": 1, "offset": 4}
     t.loc[t.metric.eq("lr_consistency"), ["mean", "lo95", "hi95"]] *= 1e5
-    text = [f"{m:.{digits[k]}f} [{a:.{digits[k]}f}, {b:.{digits[k]}f}]" for k, m, a, b in zip(t.metric, t["mean"], t.lo95, t.hi95)]
-    wide = t.assign(text=text).pivot(index="method", columns="metric", values="text").reindex(t.method.unique())
+    wide = t.assign(text=_with_interval(t, digits)).pivot(index="method", columns="metric", values="text").reindex(t.method.unique())
     spent = t.drop_duplicates("method").set_index("method")
     wide = wide[[m for m in digits if m in wide]].assign(
         evaluations=spent.evaluations.astype(int).astype(str), seconds=spent.seconds.map("{:.2f}".format))
