@@ -16,13 +16,14 @@ from safetensors import safe_open
 from tqdm import tqdm
 from .data import CTSRError, Prepared, load_prepared, save_csv, save_tensors
 from .degrade import MODES, Task, degrade, task_from, upsample
-from .metrics import lr_consistency, mae, measure, rms_contrast
+from .metrics import chest_wall, lr_consistency, mae, measure, region_mse, rms_contrast
 from .perceptual import LPIPS
 from .restore import Interpolate, load_run
 
 # %% ../nbs/09_evaluate.ipynb #311f69bd
 COLUMNS = 'run model task up seed sampler steps k sample protocol image_id class subject group leaked metric value'.split()
-BETTER = dict(psnr=1, ssim=1, lr_consistency=-1, mae=-1, lpips=-1, rms_contrast=0, offset=0)  # +1 higher is better, -1 lower, 0 neither
+BETTER = dict(psnr=1, ssim=1, lr_consistency=-1, mae=-1, lpips=-1, rms_contrast=0, offset=0,
+              mse_wall=-1, mse_inside=-1)  # +1 higher is better, -1 lower, 0 neither
 
 def tidy(
     table:pd.DataFrame, # rows with the names of `COLUMNS`, in any order and of any type (a CSV file read back, several tables joined)
@@ -80,12 +81,13 @@ def _restore(restorer, lr, hr, task, ids):
         raise CTSRError(f'{name}: NaN or Inf in the restored image {bad[0]}; the network diverged: train with a lower learning rate')
     return sr.float().clamp(0, 1)
 
-def _score(sr, hr, lr, task, protocols, lpips):
+def _score(sr, hr, lr, task, protocols, lpips, regions):
     "{(protocol, metric): (B,) numpy float64} of one batch"
     scores = {(p, m): v for p in protocols for m, v in measure(sr, hr, p).items() if m in ('psnr', 'ssim')}
     scores |= {('', 'lr_consistency'): lr_consistency(sr, lr, task), ('', 'mae'): mae(sr, hr), ('', 'rms_contrast'): rms_contrast(sr)}
     scores['', 'offset'] = (sr - upsample(lr, tuple(hr.shape[-2:]), 'bicubic')).mean((1, 2, 3))
     if lpips is not None: scores['', 'lpips'] = lpips(sr, hr)
+    if regions: scores |= {('', f'mse_{name}'): region_mse(sr, hr, m) for name, m in zip(('wall', 'inside'), chest_wall(hr))}
     return {k: v.double().cpu().numpy() for k, v in scores.items()}
 
 # %% ../nbs/09_evaluate.ipynb #746ad126
@@ -101,6 +103,7 @@ def per_image(
     seed:int|None=None, # of the training run
     protocols=('standard', 'as_coded'), # metric protocols for PSNR and SSIM
     lpips=None, # an `LPIPS` module, or None to leave it out
+    regions:bool=False, # also the error in the chest wall and inside it
     batch_size:int=8, # images a batch
     sample:int|None=None, # number of the sample, where the restorer draws
     device='cpu', # where restoring and scoring happen
@@ -114,7 +117,7 @@ def per_image(
     batches = np.array_split(np.arange(len(ids)), -(-len(ids)//batch_size))
     for at in tqdm(batches, desc=f'{run} on {task.name}', mininterval=2, disable=not progress):
         hr, lr = _batch(prepared, at, task, device)
-        parts.append(_score(_restore(restorer, lr, hr, task, [ids[i] for i in at]), hr, lr, task, protocols, lpips))
+        parts.append(_score(_restore(restorer, lr, hr, task, [ids[i] for i in at]), hr, lr, task, protocols, lpips, regions))
     info = dict(run=run, model=model or getattr(restorer, 'model', ''), task=task.name, up=up or getattr(restorer, 'up', ''), seed=seed,
                 sample=sample, **{a: getattr(restorer, a, None) for a in ('sampler', 'steps', 'k')})
     images = prepared.table[['image_id', 'class', 'subject', 'group', 'leaked']]

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['MODELS', 'LOSSES', 'checked', 'TrainConfig', 'build_model', 'normalise', 'denormalise', 'training_pair', 'predict',
            'l1', 'l2', 'charbonnier', 'check_loss', 'WeightedLoss', 'step_generator', 'batch_indices', 'train_batch',
-           'rate_factor', 'Plateau', 'ema_update', 'validate', 'read_safetensors', 'check_fit', 'place', 'Trainer',
-           'train_step', 'broadcast', 'judge', 'save_checkpoint', 'final_weights', 'load_checkpoint', 'train', 'main']
+           'rate_factor', 'Plateau', 'ema_update', 'validate', 'read_safetensors', 'training_images', 'measured',
+           'check_fit', 'place', 'Trainer', 'train_step', 'broadcast', 'judge', 'save_checkpoint', 'final_weights',
+           'load_checkpoint', 'train', 'main']
 
 # %% ../nbs/07_train.ipynb #e3232750
 import contextlib
@@ -68,12 +69,13 @@ def checked(
 def _check_config(config): # refuse a value that no run can have
     choices = dict(up=("bilinear", "nearest", "bicubic"), adjusted=("none", "random", "fixed"), keep=("best", "last"),
                    schedule=("cosine", "plateau", "constant"), precision=("bf16", "fp32"), validate_on=("valid", "test"),
-                   validate_lpips=("none", "alexnet", "vgg16"))
+                   validate_lpips=("none", "alexnet", "vgg16"), validate_up=("", "bilinear", "nearest", "bicubic"),
+                   exclude=("none", "exact", "near"))
     for key, allowed in choices.items():
         if getattr(config, key) not in allowed:
             raise CTSRError(f"'{key}' must be one of {', '.join(allowed)}, got {getattr(config, key)!r}")
     for key in ("steps", "batch_size", "validate_every", "validate_steps", "learning_rate", "std"):
-        if not getattr(config, key) > 0: raise CTSRError(f"'{key}' must be greater than 0, got {getattr(config, key)}")
+        if not (getattr(config, key) is None or getattr(config, key) > 0): raise CTSRError(f"'{key}' must be greater than 0, got {getattr(config, key)}")
     for key in ("crop", "warmup", "clip", "weight_decay", "ema", "seed", "patience", "validate_images"):
         if getattr(config, key) < 0: raise CTSRError(f"'{key}' must not be negative, got {getattr(config, key)}")
     if config.ema >= 1: raise CTSRError(f"'ema' must be below 1, got {config.ema}")
@@ -91,8 +93,9 @@ class TrainConfig:
     adjusted: str = "none" # Adjusted Baseline: none, random (copies within +-20 degrees, as coded), fixed (20 degrees, as written)
     crop: int = 0 # side of random training crops, px; 0 trains on whole images
     flips: bool = False # random flips and quarter turns
-    mean: float = 0. # grey level subtracted from the input
-    std: float = 1. # and divided by
+    exclude: str = "none" # leave out training images with a copy in the test split: none, exact, near
+    mean: float | None = 0. # grey level subtracted from the input; None measures it on the training images
+    std: float | None = 1. # and divided by; None likewise
     steps: int = 1000 # optimiser steps
     batch_size: int = 16 # images a step, over all processes
     learning_rate: float = 1e-3 # peak, Adam
@@ -105,6 +108,7 @@ class TrainConfig:
     keep: str = "best" # best (by validation PSNR) or last
     validate_every: int = 100 # steps
     validate_on: str = "valid" # split that steers schedule and choice; 'test' only to repeat what the authors did
+    validate_up: str = "" # interpolation it is validated on; '' is `up`, another only to repeat what the authors did
     validate_images: int = 0 # so many images of it, evenly spaced; 0 is all
     validate_steps: int = 4 # network evaluations of a validation sample, where the model draws samples
     validate_lpips: str = "none" # also watch LPIPS, with this network: alexnet or vgg16
@@ -300,7 +304,7 @@ def validate(
     levels = model.alpha_bar[torch.linspace(1, len(model.alpha_bar) - 1, len(images)).long()].float() if drawn else None  # all, evenly
     for start, part in zip(range(0, len(images), batch_size), images.split(batch_size)):
         hr = part.unsqueeze(1).float() / 255
-        up, seeds = degrade_pair(hr, task, config.up)[1], range(start, start + len(part))
+        up, seeds = degrade_pair(hr, task, config.validate_up or config.up)[1], range(start, start + len(part))
         with autocast():
             gamma = levels[start:start + len(part)] if drawn else None
             y, target = training_pair(model, up, hr, config, step_generator(config.seed, "validate", start, device=hr.device), gamma)
@@ -340,6 +344,29 @@ def read_safetensors(
                         " convert them first") from None
 
 # %% ../nbs/07_train.ipynb #3f132d08
+def training_images(
+    prepared:Prepared,
+    config:TrainConfig,
+) -> torch.Tensor: # (N,H,W) uint8
+    "The training split; without the images that have a copy in the test split, where `config.exclude` says so."
+    train = prepared.split("train")
+    if config.exclude == "none": return train.images
+    group = f"{config.exclude}_group"
+    copied = train.table[group].isin(prepared.table[group][prepared.table.split == "test"]).to_numpy()
+    if copied.all(): raise CTSRError(f"'exclude: {config.exclude}' leaves no training image: all have a copy in the test split")
+    return train.images[torch.from_numpy(~copied)]
+
+def measured(
+    config:TrainConfig,
+    images:torch.Tensor, # (N,H,W) uint8, of the training split
+) -> TrainConfig: # with `mean` and `std` as numbers
+    "Measure the grey levels of the training images, where the settings do not give them."
+    share = torch.bincount(images.flatten().int(), minlength=256).double() / images.numel()
+    grey = torch.arange(256) / 255
+    mean = (share * grey).sum()
+    found = dict(mean=round(mean.item(), 4), std=round((share * (grey - mean) ** 2).sum().sqrt().item(), 4))
+    return dataclasses.replace(config, **{k: v for k, v in found.items() if getattr(config, k) is None})
+
 def check_fit(
     config:TrainConfig,
     prepared:Prepared, # the images it is to be trained on
@@ -373,9 +400,9 @@ class Trainer:
         out:str|Path, # folder of the run
     ):
         check_fit(config, prepared)
-        self.config, self.out, self.acc = config, Path(out), place(config)
+        images, valid = training_images(prepared, config), prepared.split(config.validate_on).images
+        self.config, self.out, self.acc = measured(config, images), Path(out), place(config)
         self.rank, self.world, self.device = self.acc.process_index, self.acc.num_processes, self.acc.device
-        images, valid = prepared.split("train").images, prepared.split(config.validate_on).images
         if 0 < config.validate_images < len(valid):
             valid = valid[torch.linspace(0, len(valid) - 1, config.validate_images).round().long()]
         self.data_sha256 = hashlib.sha256(images.numpy().tobytes() + b"|" + valid.numpy().tobytes()).hexdigest()
@@ -483,7 +510,8 @@ def load_checkpoint(
     tensors, meta = read_safetensors(path)
     state = json.loads(meta.get("state", "{}"))
     settings, old = json.loads(json.dumps(dataclasses.asdict(t.config))), state.get("config", {})
-    if changed := [k for k in settings if old.get(k) != settings[k]] + ["images"] * (state.get("data_sha256") != t.data_sha256):
+    defaults = dataclasses.asdict(TrainConfig(task={}))  # a setting younger than the checkpoint had its default
+    if changed := [k for k in settings if old.get(k, defaults[k]) != settings[k]] + ["images"] * (state.get("data_sha256") != t.data_sha256):
         if t.rank == 0: print(f"{t.out.name}: starting anew, the checkpoint there is of other {', '.join(changed)}")
         return False
     if not state["done"] and (state["threads"], state["world"]) != (torch.get_num_threads(), t.world):
