@@ -81,7 +81,7 @@ def _restore(restorer, lr, hr, task, ids):
         raise CTSRError(f'{name}: NaN or Inf in the restored image {bad[0]}; the network diverged: train with a lower learning rate')
     return sr.float().clamp(0, 1)
 
-def _score(sr, hr, lr, task, protocols, lpips, regions):
+def _score(sr, hr, lr, task, protocols, lpips, regions=False):
     "{(protocol, metric): (B,) numpy float64} of one batch"
     scores = {(p, m): v for p in protocols for m, v in measure(sr, hr, p).items() if m in ('psnr', 'ssim')}
     scores |= {('', 'lr_consistency'): lr_consistency(sr, lr, task), ('', 'mae'): mae(sr, hr), ('', 'rms_contrast'): rms_contrast(sr)}

@@ -73,11 +73,12 @@ def save_json(
     with atomic_path(path) as tmp: tmp.write_text(json.dumps(obj, indent=2, default=_plain) + '\n', encoding='utf-8')
 
 def save_csv(
-    path, # .csv file
+    path, # .csv file, or .csv.gz: packed, and numbers to seven digits
     table:pd.DataFrame, # written without its index
 ):
-    "Write a table, whole or not at all"
-    with atomic_path(path) as tmp: table.to_csv(tmp, index=False)
+    "Write a table, whole or not at all; equal tables give equal bytes"
+    packed = dict(compression=dict(method='gzip', mtime=0), float_format='%.7g') if str(path).endswith('.gz') else {}
+    with atomic_path(path) as tmp: table.to_csv(tmp, index=False, **packed)
 
 def save_tensors(
     path, # .safetensors file

@@ -151,21 +151,22 @@ def rms_contrast(
 # %% ../nbs/02_metrics.ipynb #46d516ed
 def chest_wall(
     hr: Tensor,  # (B, 1, H, W) in [0, 1]
-    depth: float = 24.0,  # of the wall, px
-    level: float = 0.12,  # grey level above which is tissue
+    depth: float = 24 / 256,  # of the wall, share of the picture's height
 ) -> tuple[Tensor, Tensor]:  # wall and inside, (B, 1, H, W) bool
     "Outermost band of the body, and the rest of the body."
     from scipy.ndimage import binary_opening, distance_transform_edt, label
+    from skimage.filters import threshold_otsu
     walls, insides = [], []
     for picture in hr[:, 0].cpu().numpy():
-        parts, _ = label(binary_opening(picture > level, iterations=3))  # without noise and the table's edge
+        parts, _ = label(binary_opening(picture > .6 * threshold_otsu(picture), iterations=3))  # without noise and the table's edge
         size = np.bincount(parts.ravel())
         size[0] = 0
         tissue = (size >= .015 * picture.size)[parts]
         body = np.logical_or.accumulate(tissue, 0) & np.logical_or.accumulate(tissue[::-1], 0)[::-1]
         inwards = distance_transform_edt(np.pad(body, 1, mode="edge"))[1:-1, 1:-1]  # the picture's margin is no edge of the body
-        walls.append(body & (inwards <= depth))
-        insides.append(body & (inwards > depth))
+        deep = inwards > depth * picture.shape[0]
+        walls.append(body & ~deep)
+        insides.append(body & deep)
     return tuple(torch.from_numpy(np.stack(m))[:, None].to(hr.device) for m in (walls, insides))
 
 def region_mse(

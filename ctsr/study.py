@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'DIGITS', 'SHOWN', 'notebook_parameters', 'check_parameters', 'run_notebook', 'git_state', 'machine',
-           'sidecar', 'headline', 'method_text', 'table_html', 'details', 'render_page', 'code_sha256',
-           'listing_sha256', 'stamp_path', 'read_stamp', 'stale', 'run_job', 'write_plan', 'snakemake', 'run_study',
-           'publish', 'main']
+           'sidecar', 'done_jobs', 'Keep', 'headline', 'method_text', 'table_html', 'details', 'render_page',
+           'code_sha256', 'listing_sha256', 'stamp_path', 'read_stamp', 'stale', 'run_job', 'write_plan', 'snakemake',
+           'run_study', 'publish', 'redraw', 'main']
 
 # %% ../nbs/11_study.ipynb #852baa34
 import ast
@@ -27,7 +27,7 @@ import threading
 import time
 from pathlib import Path
 
-from .data import CTSRError, atomic_path, file_sha256, locked, save_json
+from .data import CTSRError, atomic_path, file_sha256, locked, save_csv, save_json
 from .presets import Job, Preset, as_shown, check_preset, checkout, load_preset, plan, run_settings
 
 # %% ../nbs/11_study.ipynb #cfe3f132
@@ -128,6 +128,41 @@ def sidecar(
     save_json(Path(path).with_suffix(".json"), made)
     return Path(path).with_suffix(".json")
 
+def done_jobs(
+    root:str|Path, # folder of a study
+): # -> DataFrame, a row a notebook that has run: job, seconds, commit, outputs
+    "The notebooks behind a study's results, from their stamps."
+    import pandas as pd
+    stamps = [json.loads(p.read_text()) for p in sorted((checkout()/root).glob("done/*.json"))]
+    columns = ["job", "seconds", "commit", "outputs"]
+    return pd.DataFrame([[s["job"], s["seconds"], (s["commit"] or "none")[:10] + (" + local changes" if s["dirty"] else ""),
+                          len(s["outputs"])] for s in stamps if not s["job"].startswith(("figures/", "report/"))], columns=columns)
+
+class Keep:
+    "Puts what a notebook makes into a folder, each figure and table with its sidecar."
+    def __init__(self,
+        out:str|Path, # the folder
+        notebook:str, # that makes them
+        parameters:dict, # of that notebook
+        inputs:list, # files that went in, unless an item says otherwise
+    ):
+        self.out, self.inputs, self.made = Path(out), list(inputs), dict(notebook=notebook, parameters=parameters)
+
+    def table(self, name, table, inputs=None): # name without .csv, or with .csv.gz; returns the table
+        path = self.out/(name if name.endswith(".gz") else f"{name}.csv")
+        save_csv(path, table)
+        sidecar(path, **self.made, inputs=self.inputs if inputs is None else inputs)
+        return table
+
+    def figure(self, name, fig, inputs=None): # name without .png; returns the figure
+        from ctsr.plots import save_figure
+        sidecar(save_figure(fig, self.out/f"{name}.png"), **self.made, inputs=self.inputs if inputs is None else inputs)
+        return fig
+
+    def copy(self, folder, *names): # of published files that cannot be made without the pictures, with their sidecars
+        for name in names:
+            for file in (Path(folder)/name, (Path(folder)/name).with_suffix(".json")): shutil.copy2(file, self.out/file.name)
+
 # %% ../nbs/11_study.ipynb #161e18cd
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2433; --soft: #5b6475; --line: #d9dee8; --paper: #fff; --tint: #f5f7fa }
@@ -138,6 +173,8 @@ h1 { font-size: 1.9rem; line-height: 1.2 }
 h2 { margin-top: 2.6rem; border-bottom: 1px solid var(--line); padding-bottom: .3rem }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 4px }
 .scroll { overflow-x: auto }
+.wrap td { white-space: normal; vertical-align: top; min-width: 5rem }
+.wrap td:nth-child(2), .wrap td:last-child { min-width: 13rem }
 .anchor-link, .jp-InputPrompt, .prompt { display: none }
 table { border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums; margin: .8rem 0 }
 th, td { padding: .28rem .7rem; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap }
@@ -191,10 +228,11 @@ def method_text(
 
 def table_html(
     table, # DataFrame
+    wrap:bool=False, # break lines in cells, for a table of sentences
 ): # -> IPython HTML
     "A table that scrolls sideways on a narrow page."
     from IPython.display import HTML
-    return HTML(f'<div class="scroll">{table.to_html(index=False, border=0, na_rep="")}</div>')
+    return HTML(f'<div class="scroll{" wrap" * wrap}">{table.to_html(index=False, border=0, na_rep="")}</div>')
 
 def details(
     summary:str, # the line that is always seen
@@ -425,6 +463,26 @@ def publish(
     if target.exists(): os.replace(target, old)
     os.replace(fresh, target); shutil.rmtree(old, ignore_errors=True)
     return target
+
+# %% ../nbs/11_study.ipynb #126b6564
+def redraw(
+    preset:Preset,
+    root:str|Path|None=None, # folder to draw into; default runs/<preset>-report
+) -> Path: # the report
+    "Draw the figures and the report of `figures/<preset>` again, from its tables alone."
+    stored, root = checkout()/"figures"/preset.name, (checkout()/(root or Path("runs")/f"{preset.name}-report")).resolve()
+    if not (stored/"per_image.csv.gz").exists():
+        raise CTSRError(f"no published tables in {as_shown(stored)}: run `ctsr study {preset.name}`, then `ctsr figures {preset.name}`")
+    (root/"figures").mkdir(parents=True, exist_ok=True)
+    for job in plan(preset, as_shown(root)):
+        if job.name == "figures/sampled":
+            for output in job.outputs: shutil.copy2(stored/Path(output).name, root/output)
+        elif job.name.startswith(("figures/", "report/")):
+            print(f"drawing {job.name}", flush=True)
+            again = dict(stored=as_shown(stored)) if job.notebook == "figures" else {}
+            run_notebook(checkout()/"nbs"/"study"/f"{job.notebook}.ipynb", root/job.executed, job.parameters | again)
+            if job.page: render_page(root/job.executed, root/job.page)
+    return root/"report.html"
 
 # %% ../nbs/11_study.ipynb #d4d2a834
 def main(

@@ -6,8 +6,8 @@
 __all__ = ['MODELS', 'LOSSES', 'checked', 'TrainConfig', 'build_model', 'normalise', 'denormalise', 'training_pair', 'predict',
            'l1', 'l2', 'charbonnier', 'check_loss', 'WeightedLoss', 'step_generator', 'batch_indices', 'train_batch',
            'rate_factor', 'Plateau', 'ema_update', 'validate', 'read_safetensors', 'training_images', 'measured',
-           'check_fit', 'place', 'Trainer', 'train_step', 'broadcast', 'judge', 'save_checkpoint', 'final_weights',
-           'load_checkpoint', 'train', 'main']
+           'check_fit', 'keep_memory', 'place', 'Trainer', 'train_step', 'broadcast', 'judge', 'save_checkpoint',
+           'final_weights', 'load_checkpoint', 'train', 'main']
 
 # %% ../nbs/07_train.ipynb #e3232750
 import contextlib
@@ -377,6 +377,12 @@ def check_fit(
         raise CTSRError(f"task '{task.name}' is for {task.hr} px but the prepared images have {side}: prepare them at that size")
     if config.crop > side: raise CTSRError(f"'crop' is {config.crop} px but the images have {side}: make it smaller, or 0 for whole images")
 
+def keep_memory():
+    "Have glibc keep freed blocks: a step frees and takes gigabytes, and the system clears every page that it hands out anew."
+    import ctypes
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(-4, 0); ctypes.CDLL(None).mallopt(-1, -1)  # M_MMAP_MAX: none; M_TRIM_THRESHOLD: never
+
 def place(
     config:TrainConfig,
 ): # -> accelerate.Accelerator
@@ -428,7 +434,7 @@ class Trainer:
         self.model, self.optimizer = self.acc.prepare(model, optimizer)
         self.bare = self.acc.unwrap_model(self.model)
         self.forward = torch.compile(self.model) if c.compile else self.model
-        self.loss = WeightedLoss(c.loss).to(self.device)
+        self.loss = WeightedLoss(c.loss).to(self.device, memory_format=form)
         self.lpips = LPIPS(c.validate_lpips).to(self.device) if c.validate_lpips != "none" else None
 
 # %% ../nbs/07_train.ipynb #06d670b3
@@ -540,6 +546,7 @@ def train(
     "Train a run, or go on with it; the same weights come out however often it was interrupted. Two processes cannot train one run."
     prepared = prepared if isinstance(prepared, Prepared) else load_prepared(prepared)
     main = os.environ.get("RANK", "0") == "0"
+    keep_memory()
     with locked(out, f"run '{Path(out).name}'", wait=10) if main else contextlib.nullcontext():
         trainer = Trainer(config, prepared, out)
         resumed = load_checkpoint(trainer)
