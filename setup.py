@@ -19,7 +19,7 @@ setup(
     keywords=settings["keywords"],
     python_requires=f">={settings['min_python']}",
     packages=find_packages(include=["ctsr", "ctsr.*"]),
-    include_package_data=True,
+    package_data={settings["lib_name"]: ["weights/*"]},
     install_requires=settings["requirements"].split(),
     extras_require={extra: settings[f"{extra}_requirements"].split() for extra in ("dev", "bench")},
     entry_points={"console_scripts": settings["console_scripts"].split()},

@@ -7,7 +7,7 @@ __all__ = ['CTSRError', 'atomic_path', 'save_json', 'save_csv', 'save_tensors', 
            'fetch_package']
 
 # %% ../nbs/00_files.ipynb #5b85729a
-import errno,fcntl,hashlib,json,os,subprocess,sys,tarfile,tempfile,time,uuid,zipfile
+import errno,fcntl,gzip,hashlib,json,os,subprocess,sys,tarfile,tempfile,time,uuid,zipfile
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, pandas as pd, torch
@@ -77,8 +77,9 @@ def save_csv(
     table:pd.DataFrame, # written without its index
 ):
     "Write a table, whole or not at all; equal tables give equal bytes"
-    packed = dict(compression=dict(method='gzip', mtime=0), float_format='%.7g') if str(path).endswith('.gz') else {}
-    with atomic_path(path) as tmp: table.to_csv(tmp, index=False, **packed)
+    packed = str(path).endswith('.gz')
+    text = table.to_csv(index=False, float_format='%.7g' if packed else None).encode()
+    with atomic_path(path) as tmp: Path(tmp).write_bytes(gzip.compress(text, mtime=0) if packed else text)
 
 def save_tensors(
     path, # .safetensors file

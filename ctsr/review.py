@@ -64,7 +64,7 @@ def fig_factors(
     t = table[table.subset == subset]
     order, metrics = list(dict.fromkeys(t.condition)), list(dict.fromkeys(t.metric))
     colours = palette(order, colours)
-    fig, axes = plt.subplots(1, len(metrics), figsize=(1.7 + 2.3*len(metrics), .34*len(order) + 1.), squeeze=False, sharey=True,
+    fig, axes = plt.subplots(1, len(metrics), figsize=(1.7 + 2.3*len(metrics), max(1.8, .34*len(order) + 1.)), squeeze=False, sharey=True,
                              layout="constrained")
     for ax, metric in zip(axes[0], metrics):
         for y, label in enumerate(order):
@@ -180,7 +180,7 @@ def fig_choices(
 ) -> Figure:
     "Worth of each choice on validation images, against the first row."
     t = table.iloc[1:].iloc[::-1]
-    fig, ax = plt.subplots(figsize=(5.2, .3*len(t) + .9), layout="constrained")
+    fig, ax = plt.subplots(figsize=(5.2, max(1.7, .3*len(t) + .9)), layout="constrained")
     ax.barh(t.choice, t.worth, color=np.where(t.worth > 0, "#0072B2", "#C8C8C8"), height=.6)
     several = t[t.seeds > 1]
     ax.hlines(several.choice, several.lowest, several.highest, color="black", lw=1)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from ctsr.data import CTSRError
-from ctsr.study import load_preset, plan, publish, read_stamp, run_notebook, run_study, stale
+from ctsr.study import load_preset, plan, publish, redraw, read_stamp, run_notebook, run_study, stale
 
 
 def ctsr(*arguments, **kwargs):
@@ -54,7 +54,7 @@ def test_figures_open_and_say_where_they_come_from(smoke):
 
 
 def test_the_table_is_tidy_and_complete(smoke):
-    table = pd.read_csv(smoke[0]/"figures"/"per_image.csv")
+    table = pd.read_csv(smoke[0]/"figures"/"per_image.csv.gz")
     assert list(table.columns) == "run model task up seed sampler steps k sample protocol image_id class subject group leaked metric value".split()
     key = ["run", "task", "up", "protocol", "image_id", "metric"]
     assert not table.duplicated(key).any() and table.value.notna().all()
@@ -212,13 +212,28 @@ def test_publishing_is_all_or_nothing(root, smoke, tmp_path, monkeypatch):
     monkeypatch.setattr(ctsr.study, "checkout", lambda start=None: clone)
     target = publish("smoke", smoke[0])
     assert target == clone/"figures"/"smoke"
-    assert {"fig2_examples.png", "fig2_examples.json", "table_summary.csv", "per_image.csv"} <= {p.name for p in target.iterdir()}
+    assert {"fig2_examples.png", "fig2_examples.json", "table_summary.csv", "per_image.csv.gz", "claims.csv"} <= {p.name for p in target.iterdir()}
     published = {p.name: p.read_bytes() for p in target.iterdir()}
     hidden = (smoke[0]/"figures"/"fig3_ssim.png").rename(smoke[0]/"figures"/"hidden.png")
     try:
         with pytest.raises(CTSRError, match="not finished"): publish("smoke", smoke[0])
     finally: hidden.rename(smoke[0]/"figures"/"fig3_ssim.png")
     assert {p.name: p.read_bytes() for p in target.iterdir()} == published
+
+
+def test_a_published_study_is_drawn_again_from_its_tables_alone(root, smoke, tmp_path, monkeypatch):
+    import ctsr.presets, ctsr.study
+    clone = tmp_path/"clone"
+    shutil.copytree(root/"nbs", clone/"nbs", ignore=shutil.ignore_patterns(".*"))
+    for module in (ctsr.study, ctsr.presets): monkeypatch.setattr(module, "checkout", lambda start=None: clone)
+    with pytest.raises(CTSRError, match="no published tables"): redraw(load_preset("smoke"))
+    published = publish("smoke", smoke[0])
+    again = redraw(load_preset("smoke")).parent/"figures"
+    files = [p for p in published.iterdir() if p.suffix != ".json"]
+    assert len(files) > 30 and not [p.name for p in files if (again/p.name).read_bytes() != p.read_bytes()]
+    made = json.loads((again/"fig4_psnr.json").read_text())
+    assert list(made["inputs"]) == ["runs/smoke-report/figures/per_image.csv.gz"]
+    assert "Provenance" in (again.parent/"report.html").read_text()
 
 
 # Settings and notebooks that are wrong are refused before anything starts.
@@ -228,7 +243,10 @@ def test_publishing_is_all_or_nothing(root, smoke, tmp_path, monkeypatch):
     ("runs.runet-x5.up=cubic", "up"), ("tasks.x5.hr=-96", "hr"), ("source.name=3", "name"), ("evaluation.lpips=3", "lpips"),
     ("figures.bars.RUNet=[nobody, bilinear]", "nobody"), ("figures.bars.RUNet=[bilinear, nearest]", "nearest"), ("nonsense", "key=value"),
     ("training.model.wdith=1", "wdith"), ("training.loss={l3: 1}", "l3"), ("evaluation.split=tset", "split"), ("source.window=lungs", "window"),
-    ("evaluation.inputs=[]", "inputs"), ("figures.contrasts=[[RUNet, nobody]]", "nobody"), ("figures.examples=0", "examples")])
+    ("evaluation.inputs=[]", "inputs"), ("figures.contrasts=[[RUNet, nobody]]", "nobody"),
+    ("runs.clean-x5.seeds=[1, 1]", "seeds"), ("runs.clean-x5.exclude=some", "exclude"), ("runs.clean-x5.tested=false", "clean-x5"),
+    ("figures.review.factors.RUNet=[runet-x5, bilinear, x2]", "RUNet"), ("figures.review.choices.Other=nobody", "nobody"),
+    ("runs.nearest={task: x5}", "nearest"), ("figures.curves=[nobody]", "nobody"), ("figures.examples=0", "examples")])
 def test_a_wrong_preset_is_refused_by_key(root, tmp_path, assignment, word):
     done = ctsr("study", "smoke", "--out", tmp_path/"never", "--set", assignment, cwd=root)
     assert done.returncode == 2 and word in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
