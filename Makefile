@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install study figures lab readme test bench clean
+.PHONY: help install study full full-report figures lab readme test bench clean
 
 help:  ## show this
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 install: $(READY)  ## make .venv with the pinned versions and the package in it
 
@@ -22,6 +22,12 @@ $(READY): settings.ini setup.py pyproject.toml constraints.txt
 
 study: $(READY)  ## run the study (PRESET=quick): fetch, train, evaluate, draw, report; ARGS="--set key=value" changes it
 	@$(BIN)/ctsr study $(PRESET) $(ARGS)
+
+full: $(READY)  ## the paper's own data, a day on two cores; DATA=folder or zip of the download (else it is fetched)
+	@$(BIN)/ctsr study full $(if $(DATA),--data "$(DATA)") $(ARGS)
+
+full-report: $(READY)  ## draw the figures and report of figures/full again, from its tables, in a minute
+	@$(BIN)/ctsr report full
 
 figures: $(READY)  ## publish a finished study (PRESET=quick) to figures/$(PRESET)
 	@$(BIN)/ctsr figures $(PRESET)

@@ -6,8 +6,8 @@
 __all__ = ['CHOSEN', 'DRAWN', 'FIGURE_FILES', 'TRAINING_FILES', 'SAMPLED_FILES', 'REVIEW_FILES', 'LEAK_FILES', 'CHOICE_FILES',
            'checkout', 'as_shown', 'Source', 'Run', 'Evaluation', 'Sampling', 'Figures', 'Review', 'Preset', 'override',
            'task_of', 'draws_samples', 'tested_inputs', 'split_run', 'trainings_of', 'tested_trainings', 'run_settings',
-           'load_preset', 'check_preset', 'Job', 'prepare_jobs', 'train_jobs', 'evaluate_jobs', 'sample_jobs',
-           'gather_jobs', 'plan']
+           'load_preset', 'tested_conditions', 'check_preset', 'Job', 'prepare_jobs', 'train_jobs', 'evaluate_jobs',
+           'sample_jobs', 'gather_jobs', 'plan']
 
 # %% ../nbs/11_presets.ipynb #d33be1d0
 import dataclasses
@@ -57,6 +57,7 @@ class Run:
     "What a run has in a preset beside the fields of TrainConfig."
     seeds: list = field(default_factory=list) # train it once with each of them; empty: once, with its `seed`
     tested: bool = True # on the test split; a run that only helps to choose settings is not
+    ensemble: bool = False # also tested, under its name and '+', as the mean over the eight symmetries of a picture
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -254,18 +255,24 @@ def _check_cascades(preset, runs):
                             f" {first.lr} to {first.hr} and {second.lr} to {second.hr}")
 
 # %% ../nbs/11_presets.ipynb #5ca1ab02
-def _check_figures(f, e, runs, cascades, trainings):
+def tested_conditions(preset, evaluation) -> dict: # run, as tables call it -> its task (None for any), and the inputs it is tested on
+    runs, known = run_settings(preset), {b: (None, [b]) for b in evaluation.baselines}
+    for name, training in tested_trainings(preset):
+        known[name] = runs[training].task["name"], tested_inputs(runs[training], evaluation)
+        if split_run(preset, name)[0].ensemble: known[f"{name}+"] = known[name][0], [runs[training].up]
+    return known | {name: (c["task"], [runs[c["stages"][0]].up]) for name, c in preset.cascades.items()}
+
+def _check_figures(f, known, runs):
     "Every bar leads to a tested run, or a baseline, of the figures' task; columns and contrasts name bars."
     if not f.bars: raise CTSRError("figures: 'bars' must name at least one condition, the baseline")
-    own = {name: set(tested_inputs(c, e)) for name, c in runs.items() if c.task["name"] == f.task} | {b: {b} for b in e.baselines}
-    own |= {name: {trainings[c["stages"][0]].up} for name, c in cascades.items() if c["task"] == f.task}
+    own = {name: inputs for name, (task, inputs) in known.items() if task in (None, f.task)}
     for label, pair in f.bars.items():
         if not (isinstance(pair, list) and len(pair) == 2 and pair[0] in own):
             raise CTSRError(f"figures.bars: '{label}' must be [run, input] with a tested run of task {f.task} or a baseline, got {pair!r}")
         if pair[1] not in own[pair[0]]: raise CTSRError(f"figures.bars: '{label}': {pair[0]} is not tested on '{pair[1]}'")
     for key in ("columns", "table1"):
         if getattr(f, key): _among("figures", key, getattr(f, key), list(f.bars))
-    drawing = [label for label, (run, _) in f.bars.items() if run in runs and run in trainings and draws_samples(runs[run])]
+    drawing = [label for label, (run, _) in f.bars.items() if run in runs and draws_samples(runs[run])]
     if f.sampled and f.sampled not in drawing:
         raise CTSRError("figures: 'sampled' must be the label of a run that draws samples "
                         f"({', '.join(drawing) or 'there is none'}), got {f.sampled!r}")
@@ -279,19 +286,17 @@ def _check_figures(f, e, runs, cascades, trainings):
         if getattr(f, key) < 1: raise CTSRError(f"figures: '{key}' must be at least 1, got {getattr(f, key)}")
 
 # %% ../nbs/11_presets.ipynb #7f77dd5b
-def _check_review(review, tested, evaluation, preset):
+def _check_review(review, known, preset):
     "Every condition is one that is evaluated, every choice a run."
     for part in ("roles", "factors", "leak"):
         for label, c in getattr(review, part).items():
             where = f"figures.review.{part}: '{label}'"
             if not (isinstance(c, list) and len(c) == 3 and c[2] in preset.tasks):
                 raise CTSRError(f"{where} must be [run, input, task], got {c!r}")
-            run, up, task = c
-            inputs = tested_inputs(tested[run], evaluation) if run in tested and tested[run].task["name"] == task else []
-            if up not in (inputs or [run] * (run in evaluation.baselines)): raise CTSRError(f"{where}: {run} is not tested on '{up}', {task}")
+            of, inputs = known.get(c[0], ("", []))
+            if of not in (None, c[2]) or c[1] not in inputs: raise CTSRError(f"{where}: {c[0]} is not tested on '{c[1]}', {c[2]}")
     for label, run in review.choices.items(): _among("figures.review.choices", label, run, list(preset.runs))
-    for task in {c[2] for c in review.factors.values()}:
-        if "bilinear" not in evaluation.baselines: raise CTSRError(f"figures.review: gains on {task} need 'bilinear' among evaluation.baselines")
+    if "bilinear" not in known: raise CTSRError("figures.review: gains are over 'bilinear', which must be among evaluation.baselines")
 
 def check_preset(
     settings:dict, # as read
@@ -309,10 +314,10 @@ def check_preset(
     for name, config in runs.items():
         if draws_samples(config): _check_steps(name, config, sampling)
     _check_cascades(preset, runs)
-    tested = {name: runs[trainings[0]] for name, trainings in trainings_of(preset).items() if split_run(preset, name)[0].tested}
-    _check_figures(figures, evaluation, tested, preset.cascades, runs)
+    known = tested_conditions(preset, evaluation)
+    _check_figures(figures, known, runs)
     if figures.curves: _among("figures", "curves", figures.curves, list(runs))
-    if figures.review: _check_review(checked(Review, figures.review, "figures.review"), tested, evaluation, preset)
+    if figures.review: _check_review(checked(Review, figures.review, "figures.review"), known, preset)
     if bad := [r for r in (*runs, *preset.cascades, preset.name) if not r.replace("-", "").replace("_", "").replace(".", "").isalnum()]:
         raise CTSRError(f"{where}: '{bad[0]}' cannot name a folder; use letters, digits, '-' and '_'")
     if bad := [r for r in preset.runs if r in MODES]: raise CTSRError(f"runs.{bad[0]}: that is an interpolation's name; choose another")
@@ -388,7 +393,7 @@ def evaluate_jobs(preset, root, prepared, trained) -> list: # of Job
         config = runs[training]
         drawing = dict(sampling=sampling, top=figures.top, extra=CHOSEN) if draws_samples(config) else {}
         jobs.append(job(training, config.task["name"], [trained[training].name], run=name, run_folder=f"{root}/train/{training}",
-                        restorers=tested_inputs(config, e), **drawing))
+                        restorers=tested_inputs(config, e), ensemble=split_run(preset, name)[0].ensemble, **drawing))
     for name, c in preset.cascades.items():
         stages = [(trained[r].name, f"evaluate/{r}--{runs[r].task['name']}") for r in c["stages"]]
         jobs.append(job(name, c["task"], [s for pair in stages for s in pair], run_folder="", restorers=[runs[c["stages"][0]].up],

@@ -9,7 +9,7 @@ __all__ = ['MODELS', 'LOSSES', 'checked', 'TrainConfig', 'build_model', 'normali
            'check_fit', 'keep_memory', 'place', 'Trainer', 'train_step', 'broadcast', 'judge', 'save_checkpoint',
            'final_weights', 'load_checkpoint', 'train', 'main']
 
-# %% ../nbs/07_train.ipynb #e3232750
+# %% ../nbs/07_train.ipynb #046b309b
 import contextlib
 import dataclasses
 import hashlib
@@ -37,7 +37,7 @@ from .perceptual import LPIPS, VGGLoss
 from .runet import RUNet
 from .sr3 import SR3, noisy_pair, sample
 
-# %% ../nbs/07_train.ipynb #701bbf9f
+# %% ../nbs/07_train.ipynb #b2d3e723
 def _fits(value, kind) -> bool:
     "Whether `value` may stand where `kind` is declared; whole numbers may stand for real ones, nothing else is bent."
     if typing.get_origin(kind) in (typing.Union, types.UnionType): return any(_fits(value, k) for k in typing.get_args(kind))
@@ -65,7 +65,7 @@ def checked(
     if missing: raise CTSRError(f"{where}: missing '{missing[0]}'")
     return cls(**settings)
 
-# %% ../nbs/07_train.ipynb #c0ffee07
+# %% ../nbs/07_train.ipynb #547546b3
 def _check_config(config): # refuse a value that no run can have
     choices = dict(up=("bilinear", "nearest", "bicubic"), adjusted=("none", "random", "fixed"), keep=("best", "last"),
                    schedule=("cosine", "plateau", "constant"), precision=("bf16", "fp32"), validate_on=("valid", "test"),
@@ -82,7 +82,7 @@ def _check_config(config): # refuse a value that no run can have
     if config.model.get("name") == "sr3" and "vgg" in config.loss:
         raise CTSRError("loss: 'vgg' compares images, but sr3 predicts what is to be taken from noise; use l1, l2 or charbonnier")
 
-# %% ../nbs/07_train.ipynb #2533fbb0
+# %% ../nbs/07_train.ipynb #8723a06f
 @dataclass(frozen=True)
 class TrainConfig:
     "Everything that decides the weights of a run."
@@ -119,7 +119,7 @@ class TrainConfig:
 
     def __post_init__(self): _check_config(self)
 
-# %% ../nbs/07_train.ipynb #86c056bb
+# %% ../nbs/07_train.ipynb #51d334b3
 MODELS = {"runet": RUNet, "sr3": SR3}
 
 def build_model(
@@ -165,14 +165,14 @@ def predict(
     limits = (-config.mean / config.std, (1 - config.mean) / config.std)
     return denormalise(sample(model, x, limits=limits, **drawing), config)
 
-# %% ../nbs/07_train.ipynb #bf1fbe35
+# %% ../nbs/07_train.ipynb #2ac1d18b
 def l1(x, y): return F.l1_loss(x, y)
 def l2(x, y): return F.mse_loss(x, y)
 def charbonnier(x, y, eps=1e-3): return ((x - y) ** 2 + eps ** 2).sqrt().mean()
 
 LOSSES = {"l1": l1, "l2": l2, "charbonnier": charbonnier, "vgg": None}  # vgg is built when asked for: it fetches weights
 
-# %% ../nbs/07_train.ipynb #1e43728a
+# %% ../nbs/07_train.ipynb #e758051d
 def check_loss(
     weights:dict, # name in LOSSES -> weight
 ):
@@ -199,7 +199,7 @@ class WeightedLoss(nn.Module):
     ) -> torch.Tensor: # scalar
         return sum(w * (self.vgg if k == "vgg" else LOSSES[k])(x, y) for k, w in self.weights.items())
 
-# %% ../nbs/07_train.ipynb #888a1841
+# %% ../nbs/07_train.ipynb #f52ecafc
 def step_generator(
     seed:int, # of the run
     purpose:str, # what is drawn: 'order', 'augment', ...
@@ -222,7 +222,7 @@ def batch_indices(
     order = torch.randperm(n, generator=step_generator(seed, "order", step // per_epoch))
     return order[step % per_epoch * batch_size:][:batch_size]
 
-# %% ../nbs/07_train.ipynb #a534e239
+# %% ../nbs/07_train.ipynb #e950087b
 def train_batch(
     images:torch.Tensor, # (N,H,W) uint8
     config:TrainConfig,
@@ -242,7 +242,7 @@ def train_batch(
     up = degrade_pair(hr, task_from(config.task), config.up)[1]
     return tuple(random_crop_pair((up, hr), config.crop, generator)) if config.crop else (up, hr)
 
-# %% ../nbs/07_train.ipynb #5e2c0cac
+# %% ../nbs/07_train.ipynb #b9ee88a6
 def rate_factor(
     config:TrainConfig,
     step:int, # counted from 0
@@ -255,7 +255,7 @@ def rate_factor(
     done = max(0., (step - config.warmup) / max(1, config.steps - config.warmup))
     return warm * .5 * (1 + math.cos(math.pi * min(1., done)))
 
-# %% ../nbs/07_train.ipynb #bd5f1eb3
+# %% ../nbs/07_train.ipynb #841cc431
 @dataclass
 class Plateau:
     "ReduceLROnPlateau's rule as a value that can be saved: the watched loss, how long it has not improved, halvings so far."
@@ -272,7 +272,7 @@ class Plateau:
         else: self.waited += 1
         if self.waited > patience: self.halvings, self.waited = self.halvings + 1, 0
 
-# %% ../nbs/07_train.ipynb #94278e63
+# %% ../nbs/07_train.ipynb #e23fe9a6
 @torch.no_grad()
 def ema_update(
     average:nn.Module, # changed in place
@@ -287,7 +287,7 @@ def ema_update(
     for a, b in pairs:
         if not a.is_floating_point(): a.copy_(b)
 
-# %% ../nbs/07_train.ipynb #35ce0041
+# %% ../nbs/07_train.ipynb #0ea4753d
 @torch.inference_mode()
 def validate(
     model:nn.Module, # the averaged weights
@@ -316,7 +316,7 @@ def validate(
     values = torch.cat(rows, 1).mean(1).tolist()
     return dict(zip(("val_psnr", "val_ssim", "val_loss", "val_lpips"), values))
 
-# %% ../nbs/07_train.ipynb #a8b0d76f
+# %% ../nbs/07_train.ipynb #3bdceb25
 def _moments(optimizer, names) -> dict:
     "Adam's state as named tensors."
     params = [p for group in optimizer.param_groups for p in group["params"]]
@@ -331,7 +331,7 @@ def _load_moments(optimizer, names, tensors):
                 for k in ("exp_avg", "exp_avg_sq")}
         optimizer.state[p] = dict(step=step.to(p.device) if optimizer.defaults.get("fused") else step, **like)
 
-# %% ../nbs/07_train.ipynb #ee03e76d
+# %% ../nbs/07_train.ipynb #240a8816
 def read_safetensors(
     path:str|Path, # file
 ) -> tuple[dict, dict]: # tensors by name, metadata
@@ -343,7 +343,7 @@ def read_safetensors(
         raise CTSRError(f"{path}: not a readable safetensors file ({error}); weights in other formats are not loaded,"
                         " convert them first") from None
 
-# %% ../nbs/07_train.ipynb #3f132d08
+# %% ../nbs/07_train.ipynb #5806c116
 def training_images(
     prepared:Prepared,
     config:TrainConfig,
@@ -367,6 +367,7 @@ def measured(
     found = dict(mean=round(mean.item(), 4), std=round((share * (grey - mean) ** 2).sum().sqrt().item(), 4))
     return dataclasses.replace(config, **{k: v for k, v in found.items() if getattr(config, k) is None})
 
+# %% ../nbs/07_train.ipynb #969990c0
 def check_fit(
     config:TrainConfig,
     prepared:Prepared, # the images it is to be trained on
@@ -397,7 +398,7 @@ def place(
         raise CTSRError(f"'batch_size' {config.batch_size} must be a multiple of the {accelerator.num_processes} processes")
     return accelerator
 
-# %% ../nbs/07_train.ipynb #195dd03f
+# %% ../nbs/07_train.ipynb #dd606c2f
 class Trainer:
     "The state of a run: network, average, optimiser, and what has been seen so far."
     def __init__(self,
@@ -437,7 +438,7 @@ class Trainer:
         self.loss = WeightedLoss(c.loss).to(self.device, memory_format=form)
         self.lpips = LPIPS(c.validate_lpips).to(self.device) if c.validate_lpips != "none" else None
 
-# %% ../nbs/07_train.ipynb #06d670b3
+# %% ../nbs/07_train.ipynb #d31a82c3
 def train_step(
     t:Trainer,
 ):
@@ -455,7 +456,7 @@ def train_step(
     if c.ema: ema_update(t.average, t.bare, c.ema, t.step)
     t.running += loss.detach(); t.counted += 1; t.step += 1
 
-# %% ../nbs/07_train.ipynb #7b941900
+# %% ../nbs/07_train.ipynb #a4563259
 def broadcast(
     value, # of this process
 ): # -> that of the first process
@@ -480,7 +481,7 @@ def judge(
                           learning_rate=c.learning_rate * rate_factor(c, t.step - 1, t.plateau.halvings), seconds=round(t.seconds, 2)))
     t.running.zero_(); t.counted = 0
 
-# %% ../nbs/07_train.ipynb #7bc1b01b
+# %% ../nbs/07_train.ipynb #a4348db6
 def _state_path(out) -> Path: return Path(out)/"state"/"checkpoint.safetensors"
 
 def save_checkpoint(
@@ -506,7 +507,7 @@ def final_weights(
     if trainer.final: return trainer.final
     return trainer.best if trainer.config.keep == "best" and trainer.best else trainer.average.state_dict()
 
-# %% ../nbs/07_train.ipynb #cacd145a
+# %% ../nbs/07_train.ipynb #48d9c951
 def load_checkpoint(
     trainer:Trainer, # freshly built with the same settings
 ) -> bool: # whether there was one to go on from
@@ -534,7 +535,7 @@ def load_checkpoint(
     _load_moments(t.optimizer, t.names, tensors)
     return True
 
-# %% ../nbs/07_train.ipynb #d117c53f
+# %% ../nbs/07_train.ipynb #88f6c88d
 def train(
     config:TrainConfig, # what to train
     prepared:Prepared|str|Path, # images, or the file that holds them
@@ -556,7 +557,7 @@ def train(
         trainer.acc.wait_for_everyone()
     return pd.DataFrame(trainer.history)
 
-# %% ../nbs/07_train.ipynb #35efe890
+# %% ../nbs/07_train.ipynb #9472207e
 def _loop(t, checkpoint_seconds, progress, until):
     "Step, validate and checkpoint up to step `until`."
     start, saved, before = time.time(), time.time(), t.seconds
@@ -596,7 +597,7 @@ def _finish(t):
     save_json(t.out/"config.json", t.card)
     save_tensors(t.out/"weights.safetensors", weights, {"format": "pt"})
 
-# %% ../nbs/07_train.ipynb #ade9a7d8
+# %% ../nbs/07_train.ipynb #922d7cd2
 def main(
     argv:list|None=None, # arguments instead of the command line's
 ) -> int: # exit status
