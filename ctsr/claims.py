@@ -12,7 +12,6 @@ __all__ = ['VERDICTS', 'TOLERANCE', 'CLAIMS', 'CANCER', 'Value', 'Evidence', 'me
            'diagnosis', 'seeds']
 
 # %% ../nbs/10_claims.ipynb #b72b29e7
-import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -96,7 +95,7 @@ def count(e:Evidence, split:str, column:str) -> int:
 def setting(e:Evidence, role:str, key:str):
     "A setting of the training that plays a role."
     run = e.role(role)[0]
-    return e.trainings[e.trainings.run.str.fullmatch(rf"{re.escape(run)}(-s\d+)?")][key].iloc[0]
+    return e.trainings[e.trainings.run.eq(run)][key].iloc[0]
 
 # %% ../nbs/10_claims.ipynb #28e5c003
 @dataclass

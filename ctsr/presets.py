@@ -439,12 +439,12 @@ def gather_jobs(preset, root, trained, evaluated, sampled) -> list: # of Job
     evaluations = {job.name.split("/")[1]: f"{root}/{job.name}" for job in evaluated}
     files = FIGURE_FILES + (TRAINING_FILES if trained else [])
     prepared = sorted({job.parameters["prepared"] for job in evaluated})
-    f = checked(Figures, preset.figures, "figures")
+    f, trainings = checked(Figures, preset.figures, "figures"), trainings_of(preset)
     shared = dict(preset=preset.name, out=f"{root}/figures", task=dataclasses.asdict(task_of(preset, f.task)))
     own = {k: getattr(f, k) for k in ("bars", "examples", "draws", "contrasts", "columns", "curves", "paper")}
     jobs = [Job(
         "figures/all", "figures", "figures/figures.ipynb",
-        dict(evaluations=evaluations, trainings={n: f"{root}/train/{n}" for n in trained}, prepared=prepared, root=str(root),
+        dict(evaluations=evaluations, trainings={t: [run, f"{root}/train/{t}"] for run, ts in trainings.items() for t in ts}, prepared=prepared, root=str(root),
              **shared, **own),
         [*_with_sidecars(files), "figures/manifest.json"], [j.name for j in (*trained.values(), *evaluated)])]
     if f.sampled:
@@ -459,7 +459,6 @@ def gather_jobs(preset, root, trained, evaluated, sampled) -> list: # of Job
     if f.review:
         r = checked(Review, f.review, "figures.review")
         files = REVIEW_FILES + (LEAK_FILES if r.leak else []) + (CHOICE_FILES if r.choices else [])
-        trainings = trainings_of(preset)
         jobs.append(Job(
             "figures/review", "review", "figures/review.ipynb",
             dict(preset=preset.name, out=f"{root}/figures", draws=f.draws, choices={k: trainings[v] for k, v in r.choices.items()},

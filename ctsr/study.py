@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'DIGITS', 'SHOWN', 'notebook_parameters', 'check_parameters', 'run_notebook', 'git_state', 'machine',
-           'sidecar', 'done_jobs', 'Keep', 'headline', 'method_text', 'table_html', 'details', 'render_page',
+           'sidecar', 'done_jobs', 'Keep', 'recipes', 'headline', 'method_text', 'table_html', 'details', 'render_page',
            'code_sha256', 'listing_sha256', 'stamp_path', 'read_stamp', 'stale', 'run_job', 'write_plan', 'snakemake',
            'run_study', 'publish', 'redraw', 'main']
 
@@ -188,6 +188,19 @@ footer { color: var(--soft); margin: 3rem 0 1rem; font-size: .85rem }
 """
 
 # %% ../nbs/11_study.ipynb #7f10cb29
+def recipes(
+    figures:str|Path, # folder with a study's table_training.csv
+) -> dict: # run, as tables call it -> text
+    "Width, loss and steps of every trained run, for the rows of a table."
+    import pandas as pd
+    if not (path := Path(figures)/"table_training.csv").exists(): return {}
+    texts = {}
+    for t in pd.read_csv(path).to_dict("records"):
+        size = f"width {t['width']:g}" if t.get("width", 0) > 0 else f"{t['parameters'] / 1e6:.2f} M parameters"
+        loss = " + ".join(k if w == 1 else f"{w:g} {k}" for k, w in ast.literal_eval(t["loss"]).items())
+        texts[t["run"]] = f"{size}, {loss}, {t['steps']:,} steps of {t['batch_size']} x {t['crop'] or 'whole'}"
+    return texts
+
 DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3}
 SHOWN = {"up": "tested on", "psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS"}
 
@@ -204,7 +217,9 @@ def headline(
     t = t[t.protocol.isin([protocol, ""]) & t.metric.isin(DIGITS)]
     t = t.assign(text=_with_interval(t, DIGITS))
     wide = t.pivot_table(index=["task", "run", "up"], columns="metric", values="text", aggfunc="first", sort=False)
-    return wide[[m for m in DIGITS if m in wide]].reset_index().rename_axis(columns=None).rename(columns=SHOWN)
+    wide = wide[[m for m in DIGITS if m in wide]].reset_index().rename_axis(columns=None)
+    if trained := recipes(figures): wide["trained"] = wide.run.str.rstrip("+").map(trained).fillna("")
+    return wide.rename(columns=SHOWN)
 
 # %% ../nbs/11_study.ipynb #911263ad
 def method_text(
