@@ -23,7 +23,7 @@ from .restore import Interpolate, load_run
 # %% ../nbs/09_evaluate.ipynb #311f69bd
 COLUMNS = 'run model task up seed sampler steps k sample protocol image_id class subject group leaked metric value'.split()
 BETTER = dict(psnr=1, ssim=1, lr_consistency=-1, mae=-1, lpips=-1, rms_contrast=0, offset=0,
-              mse_wall=-1, mse_inside=-1)  # +1 higher is better, -1 lower, 0 neither
+              mse_wall=-1, mse_inside=-1, contrast_change=0)  # +1 higher is better, -1 lower, 0 neither
 
 def tidy(
     table:pd.DataFrame, # rows with the names of `COLUMNS`, in any order and of any type (a CSV file read back, several tables joined)
@@ -87,7 +87,9 @@ def _score(sr, hr, lr, task, protocols, lpips, regions=False):
     scores |= {('', 'lr_consistency'): lr_consistency(sr, lr, task), ('', 'mae'): mae(sr, hr), ('', 'rms_contrast'): rms_contrast(sr)}
     scores['', 'offset'] = (sr - upsample(lr, tuple(hr.shape[-2:]), 'bicubic')).mean((1, 2, 3))
     if lpips is not None: scores['', 'lpips'] = lpips(sr, hr)
-    if regions: scores |= {('', f'mse_{name}'): region_mse(sr, hr, m) for name, m in zip(('wall', 'inside'), chest_wall(hr))}
+    if regions:
+        scores |= {('', f'mse_{name}'): region_mse(sr, hr, m) for name, m in zip(('wall', 'inside'), chest_wall(hr))}
+        scores['', 'contrast_change'] = rms_contrast(sr) - rms_contrast(hr)
     return {k: v.double().cpu().numpy() for k, v in scores.items()}
 
 # %% ../nbs/09_evaluate.ipynb #746ad126
@@ -103,7 +105,7 @@ def per_image(
     seed:int|None=None, # of the training run
     protocols=('standard', 'as_coded'), # metric protocols for PSNR and SSIM
     lpips=None, # an `LPIPS` module, or None to leave it out
-    regions:bool=False, # also the error in the chest wall and inside it
+    regions:bool=False, # also the error in the chest wall and inside it, and the change of contrast against HR
     batch_size:int=8, # images a batch
     sample:int|None=None, # number of the sample, where the restorer draws
     device='cpu', # where restoring and scoring happen

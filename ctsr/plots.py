@@ -55,12 +55,13 @@ def _mix(colour, other, share): return to_hex(np.array(to_rgb(colour))*(1 - shar
 def _known(name):
     "Colour of a condition whose model is known, shaded by task, samples averaged, projection and tested input; else None"
     name, of = name.lower().replace('+', '-'), r'[ ,-]+mean(?: of)?[ -]?(\d+)'
-    model, _, up = re.sub(rf'-x\d+|{of}|[ ,-]+projected', '', name).partition(' on ')
+    model, _, up = re.sub(rf'-x\d+|{of}|[ ,-]+projected| as coded| corrected|, own input', '', name).partition(' on ')
     if model not in KNOWN: return None
     task, own = re.search(r'-x(\d+)', name), 'nearest' if 'nn-' in model or '-nn' in model else 'bilinear'
     colour = _mix(KNOWN[model], 'black', min(.6, .15*abs(int(task[1]) - 5))) if task else KNOWN[model]
     if k := re.search(of, name): colour = _mix(colour, 'black', min(.5, .1*np.log2(max(1, int(k[1])))))
-    if 'projected' in name: colour = _mix(colour, 'white', .3)
+    if 'projected' in name or 'as coded' in name: colour = _mix(colour, 'white', .3)
+    if 'own input' in name: colour = _mix(colour, 'white', .6)
     return _mix(colour, 'white', .5) if up not in ('', own) else colour
 
 def palette(
@@ -357,7 +358,7 @@ def fig_bars(
     values = _values(table, metric, protocol, task, labels)
     order = _order(values.condition, labels)
     colours = _colours(order, colours, labels)
-    fig = plt.figure(figsize=(max(3.4, .72*len(order) + .9), 2.9 + 1.2*enlarge), layout='constrained')
+    fig = plt.figure(figsize=(max(3.4, .78*len(order) + .9), 2.9 + 1.2*enlarge), layout='constrained')
     grid = fig.add_gridspec(1 + enlarge, 1, height_ratios=[1, 2][1 - enlarge:])
     ax = fig.add_subplot(grid[-1])
     s = _bars(ax, values, order, colours, unit, seed)
@@ -366,7 +367,7 @@ def fig_bars(
         ax.annotate(_number(metric, s['mean'][c]), (i, tops[i]), (0, 4), textcoords='offset points', ha='center', fontsize=7,
                     bbox=dict(fc='white', ec='none', pad=.8))
     _references(ax, s['mean'], order, baseline, paper)
-    ax.set_xticks(range(len(order)), [textwrap.fill(c, 13) for c in order])
+    ax.set_xticks(range(len(order)), [textwrap.fill(c, 12) for c in order])
     ax.set(xlabel='', ylabel=axis_label(metric).replace(', ', ',\n'), ylim=(0, max(tops)*1.14), xlim=(-.55, len(order) - .45))
     above = fig.add_subplot(grid[0], sharex=ax) if enlarge else ax
     if enlarge: _enlarged(above, s, colours, metric); _references(above, s['mean'], order, baseline, paper)

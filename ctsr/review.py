@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from .data import CTSRError
 from .evaluate import _one_value, bootstrap_means, interval
-from .plots import _number, _themed, axis_label, palette
+from .plots import _number, _themed, axis_label
 
 # %% ../nbs/10_review.ipynb #c5903215
 def _of(scores, pair, metric, protocol): # all rows of one condition and metric, seeds apart
@@ -52,31 +52,35 @@ def seed_table(
                                  seeds=len(by_seed), lowest=by_seed.min(), highest=by_seed.max(), sd=by_seed.std(), n=len(image)))
     return pd.DataFrame(rows)
 
+# %% ../nbs/10_review.ipynb #a1b2c3d4
+def _gains(ax, t, seeds, order, metric): # one panel of fig_factors
+    for y, label in enumerate(order):
+        r, dots = t[t.condition == label].iloc[0], seeds[seeds.condition == label].value
+        ax.errorbar(r.gain, y, xerr=[[r.gain - r.lo95], [r.hi95 - r.gain]], fmt="none", ecolor="black", elinewidth=.8, capsize=3)
+        ax.plot(dots, [y] * len(dots), "o", ms=4, mfc="#0072B2", mec="black", mew=.4, alpha=.85)
+        ax.annotate(_number(metric, r.gain, True), (r.gain, y), (0, 6), textcoords="offset points", ha="center", fontsize=6.5)
+    ax.axvline(0, color="black", lw=.7, zorder=.5); ax.margins(x=.15)
+    ax.set_xlabel(axis_label(metric, change=True).replace(", ", ",\n"))
+    ax.grid(axis="x", color="#E5E5E5", lw=.6)
+
 # %% ../nbs/10_review.ipynb #8def17a8
 @_themed
 def fig_factors(
     table:pd.DataFrame, # from `seed_table`
     seeds:pd.DataFrame, # condition, subset, metric, value: the gain of each seed, from `seed_points`
     subset:str="leak-free", # images shown: 'all' or 'leak-free'
-    colours:dict|None=None, # condition -> colour
 ) -> Figure:
     "Gain over the input of every condition: interval over images, a dot for each seed; a panel for each metric."
-    t = table[table.subset == subset]
-    order, metrics = list(dict.fromkeys(t.condition)), list(dict.fromkeys(t.metric))
-    colours = palette(order, colours)
-    fig, axes = plt.subplots(1, len(metrics), figsize=(1.7 + 2.3*len(metrics), max(1.8, .34*len(order) + 1.)), squeeze=False, sharey=True,
-                             layout="constrained")
-    for ax, metric in zip(axes[0], metrics):
-        for y, label in enumerate(order):
-            r = t[t.condition.eq(label) & t.metric.eq(metric)].iloc[0]
-            dots = seeds[seeds.condition.eq(label) & seeds.metric.eq(metric) & seeds.subset.eq(subset)].value
-            ax.errorbar(r.gain, y, xerr=[[r.gain - r.lo95], [r.hi95 - r.gain]], fmt="none", ecolor="black", elinewidth=.8, capsize=3)
-            ax.plot(dots, [y] * len(dots), "o", ms=4, mfc=colours[label], mec="black", mew=.4, alpha=.85)
-            ax.annotate(_number(metric, r.gain, True), (r.gain, y), (0, 6), textcoords="offset points", ha="center", fontsize=6.5)
-        ax.axvline(0, color="black", lw=.7, zorder=.5); ax.margins(x=.15)
-        ax.set_xlabel(axis_label(metric, change=True).replace(", ", ",\n"))
-        ax.grid(axis="x", color="#E5E5E5", lw=.6)
-    axes[0][0].set(yticks=range(len(order)), yticklabels=order, ylim=(len(order) - .5, -.7))
+    t, seeds = table[table.subset == subset], seeds[seeds.subset == subset]
+    tasks, metrics = list(dict.fromkeys(t.task)), list(dict.fromkeys(t.metric))
+    heights = [.34*t.condition[t.task == task].nunique() + .7 for task in tasks]
+    fig, axes = plt.subplots(len(tasks), len(metrics), figsize=(1.7 + 2.3*len(metrics), max(1.8, sum(heights) + .3)), squeeze=False,
+                             sharey="row", height_ratios=heights, layout="constrained")
+    for task, line in zip(tasks, axes):
+        order = list(dict.fromkeys(t.condition[t.task == task]))
+        for ax, metric in zip(line, metrics): _gains(ax, t[t.metric == metric], seeds[seeds.metric == metric], order, metric)
+        line[0].set(yticks=range(len(order)), yticklabels=order, ylim=(len(order) - .5, -.7))
+        if len(tasks) > 1: line[0].set_title(task, loc="left", fontweight="bold")
     note = (f"zero is the bilinear input of the same task on the same {t.n.max()} images ({subset}); lines: 95 % interval over images,"
             " dots: seeds")
     fig.suptitle(textwrap.fill(note, 15 + 40*len(metrics)), fontsize=7, x=.01, ha="left")
@@ -136,7 +140,6 @@ def leak_worth(
 @_themed
 def fig_leak(
     table:pd.DataFrame, # from `leak_table`
-    colours:dict|None=None, # condition -> colour
 ) -> Figure:
     "Gain over the input by class and by what the training set holds of the image; a panel for each condition."
     kinds = [k for k in ("exact", "near", "none") if k in set(table.leaked)]
