@@ -307,7 +307,7 @@ def chest_edges(e):
     return Finding(a, b, (sure(a), sure(b)), "By how much more the error falls in the chest wall (24 px) than inside it; above zero"
                    " agrees.")
 
-# %% ../nbs/10_claims.ipynb #ec391230
+# %% ../nbs/10_claims.ipynb #c1a1m001
 @claim("Fig. 4", "NN+RUNet's PSNR", 25.4250, "dB")
 def nearest_psnr(e):
     a, b = mean(e, "coded_nearest", "psnr", "as_coded"), mean(e, "corrected_nearest", "psnr", clean=True)
@@ -332,6 +332,7 @@ def bilinear_better(e):
     return Finding(a, b, (sure(a), sure(b)), f"Each network on its own input, the difference is {b.value:+.2f} dB instead of"
                    f" {a.value:+.2f} dB.")
 
+# %% ../nbs/10_claims.ipynb #ec391230
 @claim("C.1.1", "nearest-neighbour input gives lower contrast than the original", "seen", "")
 def nearest_contrast(e):
     a, b = mean(e, "coded_nearest", "contrast_change"), mean(e, "corrected_nearest", "contrast_change", clean=True)

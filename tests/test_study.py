@@ -108,7 +108,7 @@ def until(condition, seconds=60):
 
 def test_a_changed_setting_reruns_what_follows_and_nothing_else(root, copy):
     jobs = plan(load_preset("smoke", ["runs.nn-runet-x5.steps=11"]), copy)
-    assert set(stale(jobs, copy)) == {"train/nn-runet-x5", "evaluate/nn-runet-x5--x5", "figures/all", "report/page"}
+    assert set(stale(jobs, copy)) == {"train/nn-runet-x5", "evaluate/nn-runet-x5--x5", "figures/all", "figures/review", "report/page"}
     before = read_stamp(copy, "train/runet-x5")
     done = ctsr("study", "smoke", "--out", copy, "--set", "runs.nn-runet-x5.steps=11", cwd=root)
     assert done.returncode == 0, done.stderr[-2000:]
