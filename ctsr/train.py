@@ -416,7 +416,7 @@ class Trainer:
         self.images, self.valid = images.to(self.device), valid.to(self.device)
         self.source = prepared.meta.get("source")
         self._build(torch.channels_last if config.channels_last else torch.contiguous_format)
-        self.step, self.history, self.seconds = 0, [], 0.  # steps taken, rows of validations, time spent
+        self.step, self.history, self.seconds, self.cpu_seconds = 0, [], 0., 0.  # steps taken, rows of validations, time spent
         self.plateau, self.best, self.best_psnr = Plateau(), None, -math.inf
         self.final, self.card = None, {}  # weights and description, once finished
         self.running, self.counted = torch.zeros((), device=self.device), 0  # loss since the last validation
@@ -496,7 +496,7 @@ def save_checkpoint(
         tensors = {f"{part}.{k}": v for part, state in parts.items() for k, v in state.items()} | _moments(t.optimizer, t.names)
         tensors["running"] = t.running
     meta = dict(config=dataclasses.asdict(t.config), step=t.step, history=t.history, plateau=dataclasses.asdict(t.plateau),
-                best_psnr=t.best_psnr, counted=t.counted, seconds=t.seconds, done=done, threads=torch.get_num_threads(),
+                best_psnr=t.best_psnr, counted=t.counted, seconds=t.seconds, cpu_seconds=t.cpu_seconds, done=done, threads=torch.get_num_threads(),
                 device=t.device.type, world=t.world, data_sha256=t.data_sha256, card=t.card)
     save_tensors(_state_path(t.out), {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {"state": json.dumps(meta)})
 
@@ -527,6 +527,7 @@ def load_checkpoint(
     part = lambda name: {k.removeprefix(name + "."): v.to(t.device) for k, v in tensors.items() if k.startswith(name + ".")}
     t.step, t.history, t.plateau = state["step"], state["history"], Plateau(**state["plateau"])
     t.best_psnr, t.counted, t.seconds = state["best_psnr"], state["counted"], state["seconds"]
+    t.cpu_seconds = state.get("cpu_seconds", 0.)
     if state["done"]:
         t.final, t.card = part("final"), state["card"]
         return True
@@ -561,13 +562,14 @@ def train(
 def _loop(t, checkpoint_seconds, progress, until):
     "Step, validate and checkpoint up to step `until`."
     start, saved, before = time.time(), time.time(), t.seconds
+    cpu_start, cpu_before = time.process_time(), t.cpu_seconds
     size = t.config.batch_size
     bar = tqdm(total=t.config.steps * size, initial=t.step * size, desc=t.out.name, unit=" images", mininterval=2, ncols=110,
                disable=not progress)
     while t.step < until:
         train_step(t)
         if bar.update(size): bar.set_postfix_str(_seen(t), refresh=False)
-        t.seconds = before + time.time() - start
+        t.seconds, t.cpu_seconds = before + time.time() - start, cpu_before + time.process_time() - cpu_start
         due = t.step % t.config.validate_every == 0 or t.step == t.config.steps
         if due: judge(t)
         if t.rank == 0 and (time.time() - saved > checkpoint_seconds or t.step == until < t.config.steps):
@@ -584,7 +586,7 @@ def _describe(t) -> dict:
     device = torch.cuda.get_device_name() if t.device.type == "cuda" else "cpu"
     return dataclasses.asdict(t.config) | dict(
         parameters=sum(p.numel() for p in t.bare.parameters()), device=device, threads=torch.get_num_threads(), processes=t.world,
-        torch=str(torch.__version__), seconds=round(t.seconds, 1), train_images=len(t.images), valid_images=len(t.valid), source=t.source,
+        torch=str(torch.__version__), seconds=round(t.seconds, 1), cpu_seconds=round(t.cpu_seconds, 1), train_images=len(t.images), valid_images=len(t.valid), source=t.source,
         data_sha256=t.data_sha256, best_val_psnr=t.best_psnr)
 
 def _finish(t):
