@@ -39,7 +39,7 @@ def as_shown(path) -> str:
     path = Path(path).resolve()
     return str(path.relative_to(checkout()) if path.is_relative_to(checkout()) else path)
 
-# %% ../nbs/11_presets.ipynb #04f5afa2
+# %% ../nbs/11_presets.ipynb #50ce9a01
 @dataclass(frozen=True)
 class Source:
     "Which images to prepare; `ctsr.data.prepare` takes these."
@@ -59,6 +59,7 @@ class Run:
     tested: bool = True # on the test split; a run that only helps to choose settings is not
     ensemble: bool = False # also tested, under its name and '+', as the mean over the eight symmetries of a picture
 
+# %% ../nbs/11_presets.ipynb #04f5afa2
 @dataclass(frozen=True)
 class Evaluation:
     "How runs are tested."
@@ -419,7 +420,7 @@ def sample_jobs(preset, root, prepared, trained) -> list: # of Job
             [f"{folder}/{file}" for file in DRAWN], [prepared[task].name, trained[name].name, evaluated]))
     return jobs
 
-# %% ../nbs/11_presets.ipynb #5f4a487c
+# %% ../nbs/11_presets.ipynb #6a7e0001
 FIGURE_FILES = ["fig1_design.png", "fig2_examples.png", "fig3_ssim.png", "fig3_ssim_as_coded.png", "fig4_psnr.png",
                 "fig_paired.png", "fig_by_class.png",
                 "table_summary.csv", "table_paired.csv", "table_contrasts.csv", "table_by_class.csv", "table_data.csv", "table_cost.csv",
@@ -434,6 +435,7 @@ CHOICE_FILES = ["fig_choices.png", "table_choices.csv"]
 def _with_sidecars(files) -> list: # in the study's folder
     return [f"figures/{file}" for file in files] + [f"figures/{Path(file).stem}.json" for file in files]
 
+# %% ../nbs/11_presets.ipynb #5f4a487c
 def gather_jobs(preset, root, trained, evaluated, sampled) -> list: # of Job
     "The figures and the report."
     evaluations = {job.name.split("/")[1]: f"{root}/{job.name}" for job in evaluated}

@@ -99,7 +99,7 @@ def run_notebook(
     os.replace(partial, output); failed.unlink(missing_ok=True)
     return output
 
-# %% ../nbs/11_study.ipynb #4ceec59f
+# %% ../nbs/11_study.ipynb #d0e0b001
 def git_state() -> dict: # commit, dirty
     "The commit of the checkout, and whether tracked files differ from it."
     ask = lambda *args: subprocess.run(["git", "-C", str(checkout()), *args], capture_output=True, text=True)
@@ -128,6 +128,7 @@ def sidecar(
     save_json(Path(path).with_suffix(".json"), made)
     return Path(path).with_suffix(".json")
 
+# %% ../nbs/11_study.ipynb #4ceec59f
 def done_jobs(
     root:str|Path, # folder of a study
 ): # -> DataFrame, a row a notebook that has run: job, seconds, commit, outputs
