@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from .data import CTSRError
-from .evaluate import _one_value, interval, wilcoxon
+from .evaluate import _one_value, condition_rows, interval, wilcoxon
 
 # %% ../nbs/10_claims.ipynb #540eeb7b
 VERDICTS = {  # holds as coded, holds when corrected -> what that is called
@@ -60,12 +60,10 @@ class Evidence:
         classes=None, # only these; None is all
     ) -> pd.DataFrame: # value, group, ... by image_id; seeds averaged
         "One value for each test image."
-        run, up, task = self.role(role)
-        t = self.scores
-        t = t[t.run.eq(run) & t.up.eq(up) & t.task.eq(task) & t.metric.eq(metric) & t.protocol.isin([protocol, ""])]
+        t = condition_rows(self.scores, self.role(role), metric, protocol)
         if clean: t = t[t.leaked == "none"]
         if classes: t = t[t["class"].isin(classes)]
-        if t.empty: raise CTSRError(f"This study did not measure {metric} of {run} on {up} input, {task}.")
+        if t.empty: raise CTSRError(f"This study has no test image that could tell: none of those asked for in the role '{role}'.")
         return _one_value(t, ["metric"]).set_index("image_id").dropna(subset="value")
 
 # %% ../nbs/10_claims.ipynb #59b0cb68
@@ -374,9 +372,7 @@ def diagnosis(e):
 
 @claim("B.1 (implied)", "the numbers can be had again", "no seed")
 def seeds(e):
-    run, up, task = e.role("corrected")
-    t = e.scores[e.scores.run.eq(run) & e.scores.up.eq(up) & e.scores.metric.eq("psnr") & e.scores.protocol.eq("standard")]
-    by_seed = t.groupby("seed").value.mean()
+    by_seed = condition_rows(e.scores, e.role("corrected"), "psnr").groupby("seed").value.mean()
     spread = by_seed.max() - by_seed.min()
     return Finding(None, f"{spread:.3f} dB", (False, None),
                    f"The paper names no seed; over {len(by_seed)} seeds our corrected mean PSNR varies by {spread:.2f} dB.")

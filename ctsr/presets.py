@@ -310,7 +310,7 @@ def check_preset(
     for name in preset.tasks: task_of(preset, name)
     if figures.task not in preset.tasks: raise CTSRError(f"figures: 'task' must be one of {', '.join(preset.tasks)}, got {figures.task!r}")
     runs = run_settings(preset)
-    for name, config in runs.items(): _check_run(name, config)
+    for name, trainings in trainings_of(preset).items(): _check_run(name, runs[trainings[0]])  # seeds share a network
     sampling = _check_evaluation(evaluation)
     for name, config in runs.items():
         if draws_samples(config): _check_steps(name, config, sampling)
@@ -429,7 +429,8 @@ TRAINING_FILES = ["fig_training.png", "table_training.csv", "training_history.cs
 SAMPLED_FILES = ["fig5_topk_psnr.png", "fig5_topk_ssim.png", "fig_tradeoff.png", "fig_steps.png", "fig_uncertainty.png", "fig_noise.png",
                  "table1.csv", "table_sampling.csv", "table_steps.csv", "table_calibration.csv", "per_sample.csv"]
 
-REVIEW_FILES, LEAK_FILES = ["fig_factors.png", "table_factors.csv", "claims.csv"], ["fig_leak.png", "table_leak.csv", "table_leak_worth.csv"]
+REVIEW_FILES = ["fig_factors.png", "table_factors.csv", "claims.csv"]
+LEAK_FILES = ["fig_leak.png", "table_leak.csv", "table_leak_worth.csv"]
 CHOICE_FILES = ["fig_choices.png", "table_choices.csv"]
 
 def _with_sidecars(files) -> list: # in the study's folder
@@ -446,8 +447,8 @@ def gather_jobs(preset, root, trained, evaluated, sampled) -> list: # of Job
     own = {k: getattr(f, k) for k in ("bars", "examples", "draws", "contrasts", "columns", "curves", "paper")}
     jobs = [Job(
         "figures/all", "figures", "figures/figures.ipynb",
-        dict(evaluations=evaluations, trainings={t: [run, f"{root}/train/{t}"] for run, ts in trainings.items() for t in ts}, prepared=prepared, root=str(root),
-             **shared, **own),
+        dict(evaluations=evaluations, trainings={t: [run, f"{root}/train/{t}"] for run, ts in trainings.items() for t in ts},
+             prepared=prepared, root=str(root), **shared, **own),
         [*_with_sidecars(files), "figures/manifest.json"], [j.name for j in (*trained.values(), *evaluated)])]
     if f.sampled:
         run, shown = f.bars[f.sampled][0], {label: f.bars[label] for label in dict.fromkeys([*(f.table1 or f.bars), f.sampled])}

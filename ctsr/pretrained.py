@@ -39,11 +39,13 @@ def pack(
     card, (state, _) = read_card(run/"config.json"), read_safetensors(run/"weights.safetensors")
     state = packed_state(state)
     if (size := sum(v.nbytes for v in state.values())) > LIMIT:
-        raise CTSRError(f"{name}: {size / 2**20:.1f} MiB of weights; stored weights must stay below {LIMIT // 2**20} MiB, train a narrower network")
+        raise CTSRError(f"{name}: {size / 2**20:.1f} MiB of weights; stored weights must stay below {LIMIT // 2**20} MiB,"
+                        " train a narrower network")
     network = {k: card[k] for k in ("model", "task", "up", "mean", "std", "precision")}
     trained = {k: card[k] for k in ("source", "train_images", "data_sha256", "device", "threads", "torch")} | dict(
         hours=round(card["seconds"] / 3600, 2), cpu_hours=round(card["cpu_seconds"] / 3600, 2))
-    recipe = {k: v for k, v in card.items() if k not in {*network, *trained, "seconds", "cpu_seconds", "parameters", "best_val_psnr", "valid_images"}}
+    told = {*network, *trained, "seconds", "cpu_seconds", "parameters", "best_val_psnr", "valid_images"}
+    recipe = {k: v for k, v in card.items() if k not in told}
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(folder/f"{name}.safetensors", state, {"format": "pt"})
     save_json(folder/f"{name}.json", dict(name=name, **network, parameters=card["parameters"], trained=trained, recipe=recipe,

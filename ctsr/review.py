@@ -13,19 +13,22 @@ import pandas as pd
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from .data import CTSRError
-from .evaluate import _one_value, bootstrap_means, interval
+from .evaluate import _one_value, bootstrap_means, condition_rows, interval
 from .plots import _number, _themed, axis_label
 
 # %% ../nbs/10_review.ipynb #c5903215
-def _of(scores, pair, metric, protocol): # all rows of one condition and metric, seeds apart
-    run, up, task = pair
-    t = scores[scores.run.eq(run) & scores.up.eq(up) & scores.task.eq(task) & scores.metric.eq(metric) & scores.protocol.isin([protocol, ""])]
-    if t.empty: raise CTSRError(f"review: no {metric} of {run} on {up}, {task} in the table; evaluate that run")
-    return t
-
 def _against(t, zero): # each row of t less the value of zero on its image
     return t.assign(value=t.value - t.image_id.map(zero.set_index("image_id").value))
+
+def _over(scores, condition, metric, protocol, over): # a condition's rows less the input's on the same task
+    return _against(condition_rows(scores, condition, metric, protocol), condition_rows(scores, [*over, condition[2]], metric, protocol))
+
+def _subsets(scores, conditions, metrics, protocol, over): # label, task, metric, subset, gains: for each that has images
+    for label, condition in conditions.items():
+        for metric in [m for m in metrics if m in set(scores.metric)]:
+            d = _over(scores, condition, metric, protocol, over)
+            for subset, part in (("all", d), ("leak-free", d[d.leaked == "none"])):
+                if len(part): yield label, condition[2], metric, subset, part
 
 # %% ../nbs/10_review.ipynb #df5f202c
 def seed_table(
@@ -37,19 +40,13 @@ def seed_table(
     draws:int=10_000, # bootstrap resamples
 ) -> pd.DataFrame: # a row a condition, subset and metric: mean, gain, lo95, hi95 (over images), seeds, lowest, highest, sd (over seeds), n
     "Gains over the input, with their spread over images and, apart from it, over seeds."
-    rows, shown = [], [m for m in metrics if m in set(scores.metric)]
-    for label, pair in conditions.items():
-        for metric in shown:
-            own, zero = _of(scores, pair, metric, protocol), _of(scores, [*over, pair[2]], metric, protocol)
-            for subset in ("all", "leak-free"):
-                t = own[own.leaked.eq("none")] if subset == "leak-free" else own
-                if t.empty: continue
-                difference = _against(t, zero)
-                image = _one_value(difference, ["metric"])
-                by_seed = difference.groupby("seed", dropna=False).value.mean()
-                rows.append(dict(condition=label, task=pair[2], subset=subset, metric=metric, protocol=t.protocol.iloc[0],
-                                 mean=t.value.mean(), gain=image.value.mean(), **interval(image.value, image.group, levels=(95,), draws=draws),
-                                 seeds=len(by_seed), lowest=by_seed.min(), highest=by_seed.max(), sd=by_seed.std(), n=len(image)))
+    rows = []
+    for label, task, metric, subset, gains in _subsets(scores, conditions, metrics, protocol, over):
+        image, by_seed = _one_value(gains, ["metric"]), gains.groupby("seed", dropna=False).value.mean()
+        own = condition_rows(scores, conditions[label], metric, protocol).loc[gains.index]
+        rows.append(dict(condition=label, task=task, subset=subset, metric=metric, protocol=own.protocol.iloc[0], mean=own.value.mean(),
+                         gain=image.value.mean(), **interval(image.value, image.group, levels=(95,), draws=draws), seeds=len(by_seed),
+                         lowest=by_seed.min(), highest=by_seed.max(), sd=by_seed.std(), n=len(image)))
     return pd.DataFrame(rows)
 
 # %% ../nbs/10_review.ipynb #a1b2c3d4
@@ -88,14 +85,9 @@ def fig_factors(
 
 def seed_points(scores, conditions, metrics=("psnr", "ssim", "lpips"), protocol="standard", over=("bilinear", "bilinear")) -> pd.DataFrame:
     "The mean gain of every seed: condition, subset, metric, seed, value; arguments as in `seed_table`."
-    rows = []
-    for label, pair in conditions.items():
-        for metric in [m for m in metrics if m in set(scores.metric)]:
-            d = _against(_of(scores, pair, metric, protocol), _of(scores, [*over, pair[2]], metric, protocol))
-            for subset, t in (("all", d), ("leak-free", d[d.leaked == "none"])):
-                rows += [dict(condition=label, subset=subset, metric=metric, seed=s, value=v.value.mean())
-                         for s, v in t.groupby("seed", dropna=False)]
-    return pd.DataFrame(rows)
+    return pd.DataFrame([dict(condition=label, subset=subset, metric=metric, seed=seed, value=part.value.mean())
+                         for label, _, metric, subset, gains in _subsets(scores, conditions, metrics, protocol, over)
+                         for seed, part in gains.groupby("seed", dropna=False)])
 
 # %% ../nbs/10_review.ipynb #e0658879
 def leak_table(
@@ -109,7 +101,7 @@ def leak_table(
     "Gain over the input on images with an exact copy, a near copy and no copy in the training set: of all classes, and of each."
     rows = []
     for label, pair in conditions.items():
-        t = _one_value(_against(_of(scores, pair, metric, protocol), _of(scores, [*over, pair[2]], metric, protocol)), ["metric"])
+        t = _one_value(_over(scores, pair, metric, protocol, over), ["metric"])
         for cls, part in [("all", t), *t.groupby("class")]:
             for kind, p in part.groupby("leaked"):
                 rows.append(dict(condition=label, **{"class": cls}, leaked=kind, metric=metric, gain=p.value.mean(),
@@ -125,7 +117,7 @@ def leak_worth(
     draws:int=10_000, # bootstrap resamples
 ) -> pd.DataFrame: # leaked, advantage (on those images), control (on images without a copy), worth, lo95, hi95, n
     "Difference of differences: what having seen a copy is worth, beyond what more training images are worth."
-    a, b = (_one_value(_of(scores, pair, metric, protocol), ["metric"]) for pair in (trained_with, trained_without))
+    a, b = (_one_value(condition_rows(scores, pair, metric, protocol), ["metric"]) for pair in (trained_with, trained_without))
     d = _against(a, b)
     clean, rows = d[d.leaked == "none"], []
     for kind in [k for k in ("exact", "near") if k in set(d.leaked)]:

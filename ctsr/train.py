@@ -75,7 +75,8 @@ def _check_config(config): # refuse a value that no run can have
         if getattr(config, key) not in allowed:
             raise CTSRError(f"'{key}' must be one of {', '.join(allowed)}, got {getattr(config, key)!r}")
     for key in ("steps", "batch_size", "validate_every", "validate_steps", "learning_rate", "std"):
-        if not (getattr(config, key) is None or getattr(config, key) > 0): raise CTSRError(f"'{key}' must be greater than 0, got {getattr(config, key)}")
+        if (value := getattr(config, key)) is not None and not value > 0:
+            raise CTSRError(f"'{key}' must be greater than 0, got {value}")
     for key in ("crop", "warmup", "clip", "weight_decay", "ema", "seed", "patience", "validate_images"):
         if getattr(config, key) < 0: raise CTSRError(f"'{key}' must not be negative, got {getattr(config, key)}")
     if config.ema >= 1: raise CTSRError(f"'ema' must be below 1, got {config.ema}")
@@ -496,8 +497,8 @@ def save_checkpoint(
         tensors = {f"{part}.{k}": v for part, state in parts.items() for k, v in state.items()} | _moments(t.optimizer, t.names)
         tensors["running"] = t.running
     meta = dict(config=dataclasses.asdict(t.config), step=t.step, history=t.history, plateau=dataclasses.asdict(t.plateau),
-                best_psnr=t.best_psnr, counted=t.counted, seconds=t.seconds, cpu_seconds=t.cpu_seconds, done=done, threads=torch.get_num_threads(),
-                device=t.device.type, world=t.world, data_sha256=t.data_sha256, card=t.card)
+                best_psnr=t.best_psnr, counted=t.counted, seconds=t.seconds, cpu_seconds=t.cpu_seconds, done=done,
+                threads=torch.get_num_threads(), device=t.device.type, world=t.world, data_sha256=t.data_sha256, card=t.card)
     save_tensors(_state_path(t.out), {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {"state": json.dumps(meta)})
 
 def final_weights(
