@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nbformat
 import pandas as pd
@@ -33,6 +34,14 @@ def smoke(root, tmp_path_factory):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert git_status(root) == before, "a study must write no tracked file"
     return folder, done, time.time() - started
+
+
+@pytest.mark.parametrize("preset", sorted(p.stem for p in (Path(__file__).parent.parent/"nbs"/"study"/"presets").glob("*.yaml")))
+def test_every_preset_is_sound(preset, tmp_path):
+    jobs = plan(load_preset(preset), tmp_path)
+    assert len({job.name for job in jobs}) == len(jobs)
+    made = {output for job in jobs for output in job.outputs}
+    assert len(made) == sum(len(job.outputs) for job in jobs), "two jobs write one file"
 
 
 def test_it_leaves_every_file_of_its_plan(smoke):
