@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SAMPLERS', 'PLACES', 'DIRECTIONS', 'MARKERS', 'text_faults', 'fig_ranked', 'fig_tradeoff', 'fig_steps',
-           'fig_uncertainty', 'fig_noise']
+           'fig_uncertainty', 'fig_noise', 'fig_damage']
 
 # %% ../nbs/10_plots_sampling.ipynb #3b5e0c87
 import textwrap
@@ -367,4 +367,36 @@ def fig_noise(
         ax.set(xlabel="log-SNR (more noise to the right)", ylabel=label); ax.invert_xaxis()
         ax.grid(color="#E5E5E5", lw=.6); ax.xaxis.set_major_locator(MaxNLocator(9, integer=True))
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(runs)))
+    return fig
+
+# %% ../nbs/10_plots_sampling.ipynb #55bcdd4a
+def _map_lines(ax, grid, along, across, style):
+    "One curve through the map for each value of `along`, named at its end, in grey levels of 255"
+    for value, part in grid.groupby(along):
+        part = part.sort_values(across)
+        ax.plot(part.psnr, part.ssim, lw=.8, zorder=1, **style)
+        ax.annotate(f"{255 * value:.0f}", part[["psnr", "ssim"]].iloc[-1], (-3, -1), textcoords="offset points", fontsize=6.5,
+                    color=style["color"], ha="right", va="top")
+
+@_themed
+def fig_damage(
+    grid:pd.DataFrame, # from `ctsr.corruption.damage_map`
+    points:dict, # name -> (psnr, ssim): mean scores of methods
+    published:tuple, # (psnr, ssim) as printed
+    found:dict|None=None, # from `ctsr.corruption.meet`
+) -> Figure:
+    "Mean PSNR and SSIM of pictures damaged by noise and by drifting hue, and where the published scores lie among them"
+    fig, ax = plt.subplots(figsize=(5.6, 3.9), layout="constrained")
+    _map_lines(ax, grid, "noise", "offset", dict(color="#7777AA", ls="-"))
+    _map_lines(ax, grid, "offset", "noise", dict(color="#AA7744", ls=(0, (2, 2))))
+    for name, at in points.items():
+        ax.plot(*at, "o", color="black", ms=4, zorder=3)
+        ax.annotate(name, at, (5, 3), textcoords="offset points", fontsize=7)
+    ax.plot(*published, "*", color="#CC3311", ms=12, mec="white", mew=.6, zorder=4)
+    met = f": noise {255 * found['noise']:.0f}, drift {255 * found['offset']:.0f}" if found else ""
+    ax.annotate(f"published{met}", published, (9, -2), textcoords="offset points", fontsize=7.5, color="#CC3311", va="top")
+    ax.set(xlabel=axis_label("psnr"), ylabel=axis_label("ssim"))
+    ax.plot([], [], color="#7777AA", label="equal noise (standard deviation, of 255), more drift to the left")
+    ax.plot([], [], color="#AA7744", ls=(0, (2, 2)), label="equal drift of hue (of 255), more noise downwards")
+    fig.legend(loc="outside lower center", fontsize=7)
     return fig

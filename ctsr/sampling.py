@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['draw_scores', 'calibration', 'timed', 'over_steps', 'choose_sampling', 'choose_k', 'few', 'choose', 'method_table',
-           'tradeoff_points']
+           'method_tables', 'tradeoff_points']
 
 # %% ../nbs/09_sampling.ipynb #ffbd4be8
 import time
@@ -189,6 +189,28 @@ def method_table(
     out = means.merge(tests, how="left", on=["run", "protocol", "metric"]).assign(n=t.image_id.nunique())
     for i, name in enumerate(("evaluations", "seconds")): out[name] = [cost.get(run, (np.nan, np.nan))[i] for run in out.run]
     return out.rename(columns=dict(run="method"))
+
+# %% ../nbs/09_sampling.ipynb #e82df8d8
+def method_tables(
+    rows:pd.DataFrame, # scores of all images by all methods, `run` holding the names to show
+    drawn:pd.DataFrame, # scores of `draw_scores`
+    sampled:str, # name of the method that was drawn from
+    k:int, # samples in its mean
+    native, # ids of the images that are large by nature
+    cost:dict, # name -> (network evaluations, seconds an image)
+    baseline:str="Bicubic", # name to compare with
+    draws:int=10_000, # bootstrap resamples
+) -> pd.DataFrame: # as `method_table`, with `subset` (drawn, all, leak-free, native) before the rest
+    "Table 1 of the images of which many samples were drawn, of all, and of those above suspicion."
+    run, one, shown = drawn.run.iloc[0], f"{sampled}, one sample", {k: tuple(v) for k, v in cost.items() if k != sampled}
+    names = {run: one, f"{run}+mean{k}": f"{sampled}, mean of {k}", f"{run}+projected": f"{sampled}, projected"}
+    shown |= {name: tuple(np.multiply(cost[sampled], k if "mean" in name else 1)) for name in names.values()}
+    others, whole = rows[rows.run.ne(sampled) & rows.image_id.isin(drawn.image_id)], rows.assign(run=rows.run.replace(sampled, one))
+    subsets = dict(drawn=pd.concat([others, drawn.assign(run=drawn.run.map(names)).dropna(subset="run")]), all=whole)
+    cuts = {"leak-free": whole[whole.leaked.eq("none")], "native": whole[whole.image_id.isin(native)]}
+    subsets |= {name: t for name, t in cuts.items() if 0 < t.image_id.nunique() < whole.image_id.nunique()}
+    tables = {name: method_table(t, baseline, shown, draws=draws) for name, t in subsets.items()}
+    return pd.concat(tables, names=["subset"]).reset_index("subset").reset_index(drop=True)
 
 # %% ../nbs/09_sampling.ipynb #519033cf
 def tradeoff_points(

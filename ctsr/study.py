@@ -146,23 +146,27 @@ class Keep:
         notebook:str, # that makes them
         parameters:dict, # of that notebook
         inputs:list, # files that went in, unless an item says otherwise
+        suffix:str="", # of every name
     ):
-        self.out, self.inputs, self.made = Path(out), list(inputs), dict(notebook=notebook, parameters=parameters)
+        self.out, self.inputs, self.made, self.suffix = Path(out), list(inputs), dict(notebook=notebook, parameters=parameters), suffix
+
+    def path(self, file) -> Path: # where a file of that name lies
+        return self.out/file.replace(".", f"{self.suffix}.", 1)
 
     def table(self, name, table, inputs=None): # name without .csv, or with .csv.gz; returns the table
-        path = self.out/(name if name.endswith(".gz") else f"{name}.csv")
+        path = self.path(name if name.endswith(".gz") else f"{name}.csv")
         save_csv(path, table)
         sidecar(path, **self.made, inputs=self.inputs if inputs is None else inputs)
         return table
 
     def figure(self, name, fig, inputs=None): # name without .png; returns the figure
         from ctsr.plots import save_figure
-        sidecar(save_figure(fig, self.out/f"{name}.png"), **self.made, inputs=self.inputs if inputs is None else inputs)
+        sidecar(save_figure(fig, self.path(f"{name}.png")), **self.made, inputs=self.inputs if inputs is None else inputs)
         return fig
 
     def copy(self, folder, *names): # of published files that cannot be made without the pictures, with their sidecars
-        for name in names:
-            for file in (Path(folder)/name, (Path(folder)/name).with_suffix(".json")): shutil.copy2(file, self.out/file.name)
+        for path in (self.path(name) for name in names):
+            for file in (path, path.with_suffix(".json")): shutil.copy2(Path(folder)/file.name, file)
 
 # %% ../nbs/11_study.ipynb #161e18cd
 STYLE = """
@@ -230,12 +234,13 @@ def headline(
 
 # %% ../nbs/11_study.ipynb #911263ad
 def method_text(
-    figures:str|Path, # folder with a study's table1.csv
+    table:str|Path, # a study's table1.csv
     protocol:str="standard", # of PSNR and SSIM
+    subset:str="drawn", # of images: drawn, all, leak-free, native
 ): # -> DataFrame, a row a method, texts
     "Table 1: mean and 95 % interval of every method, and what a picture costs."
     import pandas as pd
-    t = pd.read_csv(Path(figures)/"table1.csv").fillna({"protocol": ""})
+    t = pd.read_csv(table).fillna({"protocol": ""}).query("subset == @subset")
     coded = t.protocol.eq("as_coded") & t.metric.eq("ssim") & (protocol != "as_coded")
     t = t[t.protocol.isin([protocol, ""]) | coded].assign(metric=t.metric.where(~coded, "ssim_as_coded"))
     digits = {"psnr": 2, "ssim": 3, "ssim_as_coded": 3, "lpips": 3, "lr_consistency": 1, "offset": 4}
@@ -496,11 +501,9 @@ def redraw(
         raise CTSRError(f"no published tables in {as_shown(stored)}: run `ctsr study {preset.name}`, then `ctsr figures {preset.name}`")
     (root/"figures").mkdir(parents=True, exist_ok=True)
     for job in plan(preset, as_shown(root)):
-        if job.name == "figures/sampled":
-            for output in job.outputs: shutil.copy2(stored/Path(output).name, root/output)
-        elif job.name.startswith(("figures/", "report/")):
+        if job.name.startswith(("figures/", "report/")):
             print(f"drawing {job.name}", flush=True)
-            again = dict(stored=as_shown(stored)) if job.notebook == "figures" else {}
+            again = dict(stored=as_shown(stored)) if job.notebook in ("figures", "sampled", "published") else {}
             run_notebook(checkout()/"nbs"/"study"/f"{job.notebook}.ipynb", root/job.executed, job.parameters | again)
             if job.page: render_page(root/job.executed, root/job.page)
     return root/"report.html"

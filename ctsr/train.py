@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['MODELS', 'LOSSES', 'checked', 'TrainConfig', 'build_model', 'normalise', 'denormalise', 'training_pair', 'predict',
            'l1', 'l2', 'charbonnier', 'check_loss', 'WeightedLoss', 'step_generator', 'batch_indices', 'train_batch',
-           'rate_factor', 'Plateau', 'ema_update', 'validate', 'read_safetensors', 'training_images', 'measured',
-           'check_fit', 'keep_memory', 'place', 'Trainer', 'train_step', 'broadcast', 'judge', 'save_checkpoint',
-           'final_weights', 'load_checkpoint', 'train', 'main']
+           'rate_factor', 'Plateau', 'ema_update', 'validate', 'read_safetensors', 'weights_file', 'load_weights',
+           'training_images', 'measured', 'check_fit', 'keep_memory', 'place', 'Trainer', 'train_step', 'broadcast',
+           'judge', 'save_checkpoint', 'final_weights', 'load_checkpoint', 'train', 'main']
 
 # %% ../nbs/07_train.ipynb #046b309b
 import contextlib
@@ -90,6 +90,7 @@ class TrainConfig:
     task: dict # a task as in `ctsr.degrade.Task`
     model: dict = field(default_factory=lambda: {"name": "runet"}) # name in MODELS and its arguments
     up: str = "bilinear" # interpolation that brings LR to HR size: bilinear, nearest, bicubic
+    init: str = "" # weights to begin with: folder of a finished run, or a .safetensors file; '' is fresh ones
     loss: dict = field(default_factory=lambda: {"l1": 1.}) # name in LOSSES -> weight
     adjusted: str = "none" # Adjusted Baseline: none, random (copies within +-20 degrees, as coded), fixed (20 degrees, as written)
     crop: int = 0 # side of random training crops, px; 0 trains on whole images
@@ -345,6 +346,24 @@ def read_safetensors(
                         " convert them first") from None
 
 # %% ../nbs/07_train.ipynb #5806c116
+def weights_file(
+    place:str|Path, # folder of a finished run, or a .safetensors file
+) -> Path:
+    "Where weights lie."
+    path = Path(place)/"weights.safetensors" if Path(place).is_dir() else Path(place)
+    if path.suffix != ".safetensors" or not path.exists():
+        raise CTSRError(f"'init': no weights at {path}; name the folder of a finished run, or a .safetensors file")
+    return path
+
+def load_weights(
+    model:nn.Module,
+    file:str|Path, # .safetensors
+):
+    "Put stored weights into a network, all of them."
+    try: model.load_state_dict(read_safetensors(file)[0])
+    except RuntimeError as error:
+        raise CTSRError(f"{file}: these weights are of another network ({str(error).splitlines()[1].strip()[:120]})") from None
+
 def training_images(
     prepared:Prepared,
     config:TrainConfig,
@@ -413,7 +432,8 @@ class Trainer:
         self.rank, self.world, self.device = self.acc.process_index, self.acc.num_processes, self.acc.device
         if 0 < config.validate_images < len(valid):
             valid = valid[torch.linspace(0, len(valid) - 1, config.validate_images).round().long()]
-        self.data_sha256 = hashlib.sha256(images.numpy().tobytes() + b"|" + valid.numpy().tobytes()).hexdigest()
+        begun = weights_file(config.init).read_bytes() if config.init else b""
+        self.data_sha256 = hashlib.sha256(images.numpy().tobytes() + b"|" + valid.numpy().tobytes() + begun).hexdigest()
         self.images, self.valid = images.to(self.device), valid.to(self.device)
         self.source = prepared.meta.get("source")
         self._build(torch.channels_last if config.channels_last else torch.contiguous_format)
@@ -430,6 +450,7 @@ class Trainer:
         if isinstance(model, SR3):  # one pass over images as they are degraded, whole
             up, hr = train_batch(self.images, dataclasses.replace(c, batch_size=64, crop=0), 0)
             model.measure(normalise(up, c, model), normalise(hr, c, model))
+        if c.init: load_weights(model, weights_file(c.init))
         self.average.load_state_dict(model.state_dict()); self.average.requires_grad_(False)
         self.names = [n for n, _ in model.named_parameters()]
         optimizer = torch.optim.AdamW(model.parameters(), lr=c.learning_rate, weight_decay=c.weight_decay, fused=True)

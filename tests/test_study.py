@@ -117,7 +117,8 @@ def until(condition, seconds=60):
 
 def test_a_changed_setting_reruns_what_follows_and_nothing_else(root, copy):
     jobs = plan(load_preset("smoke", ["runs.nn-runet-x5.steps=11"]), copy)
-    assert set(stale(jobs, copy)) == {"train/nn-runet-x5", "evaluate/nn-runet-x5--x5", "figures/all", "figures/review", "report/page"}
+    assert set(stale(jobs, copy)) == {"train/nn-runet-x5", "evaluate/nn-runet-x5--x5", "figures/all", "figures/sampled", "figures/published", "figures/review",
+                                       "report/page"}
     before = read_stamp(copy, "train/runet-x5")
     done = ctsr("study", "smoke", "--out", copy, "--set", "runs.nn-runet-x5.steps=11", cwd=root)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -254,7 +255,7 @@ def test_a_published_study_is_drawn_again_from_its_tables_alone(root, smoke, tmp
     ("training.model.wdith=1", "wdith"), ("training.loss={l3: 1}", "l3"), ("evaluation.split=tset", "split"), ("source.window=lungs", "window"),
     ("evaluation.inputs=[]", "inputs"), ("figures.contrasts=[[RUNet, nobody]]", "nobody"),
     ("runs.clean-x5.seeds=[1, 1]", "seeds"), ("runs.clean-x5.exclude=some", "exclude"), ("runs.clean-x5.tested=false", "clean-x5"),
-    ("figures.review.factors.RUNet=[runet-x5, bilinear, x2]", "RUNet"), ("figures.review.choices.Other=nobody", "nobody"),
+    ("figures.review.factors.RUNet=[runet-x5, bilinear, x2]", "RUNet"), ("figures.published.noises=[3]", "noises"), ("figures.review.choices.Images.Other=nobody", "nobody"),
     ("runs.nearest={task: x5}", "nearest"), ("figures.curves=[nobody]", "nobody"), ("figures.examples=0", "examples")])
 def test_a_wrong_preset_is_refused_by_key(root, tmp_path, assignment, word):
     done = ctsr("study", "smoke", "--out", tmp_path/"never", "--set", assignment, cwd=root)
