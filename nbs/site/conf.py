@@ -1,0 +1,41 @@
+"Settings of the documentation site; `nbs/site/build.py` makes its pages."
+from configparser import ConfigParser
+from pathlib import Path
+
+from latex2mathml.converter import convert
+
+settings = ConfigParser(delimiters=["="])
+settings.read(Path(__file__).parents[2]/"settings.ini", encoding="utf-8")
+settings = settings["DEFAULT"]
+
+project, author, release = settings["title"], settings["author"], settings["version"]
+copyright = settings["copyright"]
+extensions = ["myst_nb", "sphinx_design"]
+nb_execution_mode = "off"
+nb_merge_streams = True
+suppress_warnings = ["myst.header"]  # a lesson may begin with a definition, which is a heading of the third level
+exclude_patterns = ["generated/*"]
+myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+html_theme = "pydata_sphinx_theme"
+html_title = settings["title"]
+html_static_path = ["static"]
+html_css_files = ["ctsr.css"]
+html_copy_source = html_show_sourcelink = False
+html_math_renderer = "mathml"
+html_theme_options = dict(
+    navbar_align="left", show_toc_level=2, navigation_with_keys=False, secondary_sidebar_items=["page-toc"], footer_end=[],
+    pygments_light_style="tango", pygments_dark_style="monokai")
+
+
+def mathml(self, node, display):
+    "Equations as MathML, which browsers render themselves."
+    from docutils import nodes
+    html = convert(node.astext(), display=display)
+    self.body.append(f'<div class="equation">{html}</div>' if display == "block" else html)
+    raise nodes.SkipNode
+
+
+def setup(app):
+    app.add_html_math_renderer("mathml", (lambda self, node: mathml(self, node, "inline"), None),
+                               (lambda self, node: mathml(self, node, "block"), None))
