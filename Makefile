@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install study full full-report figures lab readme test bench clean
+.PHONY: help install study full full-report figures lab docs readme test bench clean
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ figures: $(READY)  ## publish a finished study (PRESET=quick) to figures/$(PRESE
 
 lab: $(READY)  ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab --notebook-dir nbs $(if $(filter 0,$(shell id -u)),--allow-root)
+
+docs: $(READY)  ## build the documentation site into _docs, a few minutes
+	@$(BIN)/python nbs/site/build.py
 
 readme: $(READY)  ## write README.md anew from nbs/index.ipynb
 	@$(BIN)/python nbs/study/readme.py

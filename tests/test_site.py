@@ -1,0 +1,122 @@
+"The documentation site: built from executed notebooks, and driven in a browser where there is one."
+import functools
+import http.server
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urldefrag
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def site(root):
+    "The site as `make docs` builds it: every notebook of the library executed, warnings are errors."
+    started = time.time()
+    done = subprocess.run([sys.executable, "nbs/site/build.py"], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    print(f"site: {time.time() - started:.0f} s\n{done.stdout[-3000:]}")
+    return root/"_docs"
+
+
+class Links(HTMLParser):
+    "What a page refers to, and what on it can be referred to."
+    def __init__(self, text):
+        super().__init__()
+        self.to, self.ids = [], set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.ids |= {attrs[k] for k in ("id", "name") if attrs.get(k)}
+        self.to += [attrs[k] for k in ("href", "src") if attrs.get(k)]
+
+
+def test_every_link_resolves_and_nothing_is_fetched_from_elsewhere(site):
+    pages = {path: Links(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
+    assert len(pages) > 60
+    broken, foreign = [], []
+    for page, links in pages.items():
+        for link in links.to:
+            if link.startswith(("data:", "mailto:", "javascript:")): continue
+            if re.match(r"https?://|//", link): foreign.append((page.name, link)); continue
+            where, anchor = urldefrag(unquote(link).split("?")[0])
+            target = (page.parent/where).resolve() if where else page
+            if target.is_dir(): target = target/"index.html"
+            if not target.exists(): broken.append((page.name, link))
+            elif anchor and target in pages and anchor not in pages[target].ids: broken.append((page.name, link))
+    assert not broken, broken[:10]
+    fetched = [f for f in foreign if re.search(r"\.(js|css|woff2?|png|svg)(\?|$)", f[1])]
+    assert not fetched, fetched[:10]
+
+
+def test_every_notebook_of_the_library_is_a_page(site, root):
+    names = {re.search(r"#\| ?default_exp (\w+)", p.read_text())[1] for p in (root/"nbs").glob("[0-9]*.ipynb")}
+    assert names == {p.stem for p in (site/"library").glob("*.html")} - {"index"}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    "Chromium without a window."
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not path: pytest.skip("no browser: install chromium, or name one in $CHROMIUM")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def served(site):
+    "The site behind a web server, as plain files."
+    quiet = type("Quiet", (http.server.SimpleHTTPRequestHandler,), dict(log_message=lambda *_: None))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(quiet, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def test_pages_load_without_an_error_and_show_their_pictures(site, served, browser):
+    page, errors = browser.new_page(), []
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    for path in sorted(site.rglob("*.html")):
+        if path.parent.name == "source": continue
+        page.goto(f"{served}/{path.relative_to(site)}", wait_until="load")
+        empty = page.evaluate("[...document.querySelectorAll('article img')].filter(i => !i.naturalWidth).map(i => i.src)")
+        assert not errors and not empty, (path.name, errors, empty)
+    page.close()
+
+
+def test_search_finds_what_is_there(served, browser):
+    page = browser.new_page()
+    page.goto(f"{served}/search.html?q=bootstrap", wait_until="load")
+    page.wait_for_selector("#search-results li", timeout=20_000)
+    found = page.inner_text("#search-results")
+    assert "Evaluation" in found
+    page.close()
+
+
+def test_a_phone_shows_it_without_scrolling_sideways(served, browser, tmp_path):
+    page = browser.new_page(viewport=dict(width=390, height=844))
+    for name in ("index", "library/metrics", "study/quick", "use/own-data"):
+        page.goto(f"{served}/{name}.html", wait_until="load")
+        wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        assert wide <= 1, f"{name}: {wide} px too wide"
+        page.screenshot(path=tmp_path/f"{Path(name).name}.png")
+    page.close()
+
+
+def test_equations_are_drawn(served, browser):
+    page = browser.new_page()
+    page.goto(f"{served}/library/metrics.html", wait_until="load")
+    heights = page.evaluate("[...document.querySelectorAll('.equation math')].map(m => m.getBoundingClientRect().height)")
+    assert heights and min(heights) > 15
+    page.close()
