@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['MODELS', 'LOSSES', 'checked', 'TrainConfig', 'build_model', 'normalise', 'denormalise', 'training_pair', 'predict',
            'l1', 'l2', 'charbonnier', 'check_loss', 'WeightedLoss', 'step_generator', 'batch_indices', 'train_batch',
-           'rate_factor', 'Plateau', 'ema_update', 'validate', 'read_safetensors', 'weights_file', 'load_weights',
-           'training_images', 'measured', 'check_fit', 'keep_memory', 'place', 'Trainer', 'train_step', 'broadcast',
-           'judge', 'save_checkpoint', 'final_weights', 'load_checkpoint', 'train', 'main']
+           'rate_factor', 'Plateau', 'ema_update', 'validate', 'read_safetensors', 'weights_file', 'stored_weights',
+           'load_weights', 'training_images', 'measured', 'check_fit', 'keep_memory', 'place', 'Trainer', 'train_step',
+           'broadcast', 'judge', 'save_checkpoint', 'final_weights', 'load_checkpoint', 'train', 'main']
 
 # %% ../nbs/07_train.ipynb #046b309b
 import contextlib
@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 import os
+import pickle
 import time
 import types
 import typing
@@ -35,7 +36,7 @@ from .degrade import adjusted_baseline, degrade_pair, flip_quarter, random_crop_
 from .metrics import psnr, ssim
 from .perceptual import LPIPS, VGGLoss
 from .runet import RUNet
-from .sr3 import SR3, noisy_pair, sample
+from .sr3 import SR3, from_public, noisy_pair, sample
 
 # %% ../nbs/07_train.ipynb #b2d3e723
 def _fits(value, kind) -> bool:
@@ -90,7 +91,7 @@ class TrainConfig:
     task: dict # a task as in `ctsr.degrade.Task`
     model: dict = field(default_factory=lambda: {"name": "runet"}) # name in MODELS and its arguments
     up: str = "bilinear" # interpolation that brings LR to HR size: bilinear, nearest, bicubic
-    init: str = "" # weights to begin with: folder of a finished run, or a .safetensors file; '' is fresh ones
+    init: str = "" # weights to begin with: folder of a finished run, .safetensors file, or a public SR3 checkpoint (.pth); '' is fresh ones
     loss: dict = field(default_factory=lambda: {"l1": 1.}) # name in LOSSES -> weight
     adjusted: str = "none" # Adjusted Baseline: none, random (copies within +-20 degrees, as coded), fixed (20 degrees, as written)
     crop: int = 0 # side of random training crops, px; 0 trains on whole images
@@ -345,25 +346,34 @@ def read_safetensors(
         raise CTSRError(f"{path}: not a readable safetensors file ({error}); weights in other formats are not loaded,"
                         " convert them first") from None
 
-# %% ../nbs/07_train.ipynb #5806c116
 def weights_file(
     place:str|Path, # folder of a finished run, or a .safetensors file
 ) -> Path:
     "Where weights lie."
     path = Path(place)/"weights.safetensors" if Path(place).is_dir() else Path(place)
-    if path.suffix != ".safetensors" or not path.exists():
-        raise CTSRError(f"'init': no weights at {path}; name the folder of a finished run, or a .safetensors file")
+    if path.suffix not in (".safetensors", ".pth") or not path.exists():
+        raise CTSRError(f"'init': no weights at {path}; name the folder of a finished run, a .safetensors file, or a public SR3 checkpoint (.pth)")
     return path
+
+def stored_weights(
+    file:str|Path, # .safetensors, or .pth of the public implementation of SR3
+) -> dict: # tensors by name
+    "Read weights; of a pickle nothing but tensors."
+    if Path(file).suffix == ".safetensors": return read_safetensors(file)[0]
+    try: return from_public(torch.load(file, map_location="cpu", weights_only=True))
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise CTSRError(f"{file}: not a checkpoint of tensors alone ({str(error).splitlines()[0][:100]})") from None
 
 def load_weights(
     model:nn.Module,
-    file:str|Path, # .safetensors
+    file:str|Path, # see `stored_weights`
 ):
     "Put stored weights into a network, all of them."
-    try: model.load_state_dict(read_safetensors(file)[0])
+    try: model.load_state_dict(stored_weights(file))
     except RuntimeError as error:
         raise CTSRError(f"{file}: these weights are of another network ({str(error).splitlines()[1].strip()[:120]})") from None
 
+# %% ../nbs/07_train.ipynb #5806c116
 def training_images(
     prepared:Prepared,
     config:TrainConfig,

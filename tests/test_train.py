@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ctsr.data import CTSRError, load_prepared, prepare
-from ctsr.train import TrainConfig, checked, step_generator, train, train_batch
+from ctsr.data import CTSRError, load_prepared, prepare, save_tensors
+from ctsr.train import TrainConfig, checked, step_generator, stored_weights, train, train_batch
 
 SETTINGS = dict(task=dict(name="x5", hr=64, lr=13), model=dict(name="runet", width=1/16, residual=True), adjusted="random", flips=True, crop=48,
                 batch_size=4, steps=60, validate_every=20, ema=.9, warmup=5, clip=1.)
@@ -50,6 +50,40 @@ def test_killed_at_random_moments_ends_in_the_same_bits(phantom, whole, tmp_path
     assert done.returncode == 0, done.stderr
     resumed = load_file(out/"weights.safetensors")
     assert resumed.keys() == whole.keys() and all(torch.equal(resumed[k], whole[k]) for k in whole)
+
+
+def test_a_run_begins_with_anothers_weights(phantom, whole, tmp_path):
+    "At a learning rate of next to nothing it stays there; other weights in the same place are another training."
+    (tmp_path/"first").mkdir()
+    save_tensors(tmp_path/"first"/"weights.safetensors", whole)
+    config = TrainConfig(**SETTINGS | dict(init=str(tmp_path/"first"), learning_rate=1e-12, ema=0., steps=2, validate_every=2, warmup=0, keep="last"))
+    train(config, phantom, tmp_path/"second", progress=False)
+    found = load_file(tmp_path/"second"/"weights.safetensors")
+    learnt = [k for k in whole if "running" not in k and "num_batches" not in k]
+    assert all(torch.allclose(found[k], whole[k], atol=1e-6) for k in learnt)
+    save_tensors(tmp_path/"first"/"weights.safetensors", {k: v * 1.5 if v.is_floating_point() else v for k, v in whole.items()})
+    train(config, phantom, tmp_path/"second", progress=False)
+    assert not torch.allclose(load_file(tmp_path/"second"/"weights.safetensors")[learnt[0]], whole[learnt[0]], atol=1e-6)
+
+
+@pytest.mark.parametrize("init, word", [("nowhere", "no weights at nowhere"), ("sr3", "another network")])
+def test_weights_that_cannot_be_begun_with_are_refused(phantom, whole, tmp_path, init, word):
+    if init == "sr3":
+        init = str(tmp_path/"w.safetensors")
+        save_tensors(init, {k + ".other": v for k, v in whole.items()})
+    with pytest.raises(CTSRError, match=word): train(TrainConfig(**SETTINGS | dict(init=init)), phantom, tmp_path/"run", progress=False)
+
+
+def test_a_public_checkpoint_is_read_as_tensors_alone(phantom, tmp_path):
+    "The names of another implementation; and a pickle that would run something does not."
+    import pickle
+    torch.save({"denoise_fn.downs.0.weight": torch.zeros(2, 2, 3, 3)}, tmp_path/"x_gen.pth")
+    assert stored_weights(tmp_path/"x_gen.pth")["net.first.weight"].shape == (2, 2, 3, 3)
+    (tmp_path/"bad.pth").write_bytes(pickle.dumps({"denoise_fn.a": os.getcwd}))
+    with pytest.raises(CTSRError, match="tensors alone"): stored_weights(tmp_path/"bad.pth")
+    with pytest.raises(CTSRError, match="denoise_fn"):
+        torch.save({"other": torch.zeros(1)}, tmp_path/"other.pth")
+        stored_weights(tmp_path/"other.pth")
 
 
 SR3 = dict(task=SETTINGS["task"], model=dict(name="sr3", channels=16, augment=[1., .05]), up="bicubic", mean=.5, std=.5, loss={"l2": 1.}, crop=32,
