@@ -375,14 +375,17 @@ def run_job(
     what = f"{_ticket(root)} {p['name'].replace('/', ' ')}"
     print(what, flush=True)
     watched = listing_sha256(p["watch"]) if p["watch"] else None
+    needs = {n: (read_stamp(root, n) or {}).get("made") for n in p["needs"]}
+    if p["before"] and p["before"]["needs"] == needs:
+        save_json(stamp_path(root, p["name"]), p["before"])
+        return print(f"{what}: as it was, for its inputs came out as they were", flush=True)
     with locked(root/"locks"/p["key"], p["name"], wait=15):
         run_notebook(notebook, root/p["executed"], p["parameters"])
         if p["page"]: render_page(root/p["executed"], root/p["page"])
         if lost := [o for o in p["outputs"] if not (root/o).exists()]:
             raise CTSRError(f"{p['name']}: {notebook.name} ended without writing {lost[0]}")
         outputs = {o: _record(root/o) for o in p["outputs"]}
-        stamp = dict(job=p["name"], parameters=p["parameters"], code_sha256=code_sha256(notebook),
-                     needs={n: (read_stamp(root, n) or {}).get("made") for n in p["needs"]}, outputs=outputs,
+        stamp = dict(job=p["name"], parameters=p["parameters"], code_sha256=code_sha256(notebook), needs=needs, outputs=outputs,
                      watched=watched, made=hashlib.sha256(json.dumps([r[0] for r in outputs.values()]).encode()).hexdigest(),
                      seconds=round(time.time() - started, 1), **git_state())
         save_json(stamp_path(root, p["name"]), stamp)
@@ -391,14 +394,16 @@ def run_job(
 # %% ../nbs/11_study.ipynb #8b78f2da
 def write_plan(
     jobs:list, # of Job, in order
-    todo:int, # how many of them will run
+    todo:dict, # name of each job to run -> why
     root:Path, # absolute path of the study's folder
 ):
-    "Write one file a job, in place of an earlier plan."
+    "Write one file a job, in place of an earlier plan. Who only follows from others gets the stamp along that it had, see `run_job`."
     folder = root/"plan"
     shutil.rmtree(folder, ignore_errors=True)
-    for job in jobs: save_json(folder/f"{job.key}.json", dataclasses.asdict(job) | dict(key=job.key, root=str(root)))
-    (folder/"todo").write_text(str(todo))
+    for job in jobs:
+        before = read_stamp(root, job.name) if todo.get(job.name, "").startswith("follows from") else None
+        save_json(folder/f"{job.key}.json", dataclasses.asdict(job) | dict(key=job.key, root=str(root), before=before))
+    (folder/"todo").write_text(str(len(todo)))
 
 # %% ../nbs/11_study.ipynb #a32e439c
 def _end_with_parent():
@@ -454,10 +459,10 @@ def run_study(
 
 # %% ../nbs/11_study.ipynb #c6b0346f
 def _make_ready(the_plan, todo, root):
-    "Remove the stamps of stale jobs and what an interrupted notebook left, then write the plan."
+    "Write the plan, then remove the stamps of stale jobs and what an interrupted notebook left."
+    write_plan(the_plan, todo, root)
     for name in todo: stamp_path(root, name).unlink(missing_ok=True)
     for partial in root.rglob(".*.partial.ipynb"): partial.unlink()
-    write_plan(the_plan, len(todo), root)
 
 def _what_failed(the_plan, root) -> str:
     "One line on a study that did not end."

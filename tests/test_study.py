@@ -115,6 +115,14 @@ def until(condition, seconds=60):
     return False
 
 
+def test_what_only_follows_stays_where_its_inputs_come_out_as_they_were(root, copy):
+    "A training asked for again ends at once, in the same weights: nothing after it needs to run."
+    done = ctsr("study", "smoke", "--out", copy, "--redo", "train/nn-runet-x5", cwd=root)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "train nn-runet-x5: done" in done.stdout and "evaluate nn-runet-x5--x5: as it was" in done.stdout and "report page: as it was" in done.stdout
+    assert not stale(plan(load_preset("smoke"), copy), copy)
+
+
 def test_a_changed_setting_reruns_what_follows_and_nothing_else(root, copy):
     jobs = plan(load_preset("smoke", ["runs.nn-runet-x5.steps=11"]), copy)
     assert set(stale(jobs, copy)) == {"train/nn-runet-x5", "evaluate/nn-runet-x5--x5", "figures/all", "figures/sampled", "figures/published", "figures/review",
