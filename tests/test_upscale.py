@@ -1,0 +1,405 @@
+"Files in, finer files of the same kind out: every format read back by somebody else's reader, and what is refused."
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from ctsr.data import CTSRError, save_json, save_tensors
+from ctsr.degrade import Task
+from ctsr.restore import load_run
+from ctsr.train import TrainConfig, build_model, train
+from ctsr.upscale import load_model, tiled, upscale, write_slice
+
+X2, X5 = dict(name="x2", hr=64, lr=32), dict(name="x5", hr=256, lr=51)
+SMALL = dict(crop=32, batch_size=4, keep="last", precision="bf16")
+WINDOW = -1350., 150.  # lung
+
+
+@contextmanager
+def refused(*words):
+    "A CTSRError of one line that holds all the words."
+    with pytest.raises(CTSRError) as caught: yield
+    said = str(caught.value)
+    assert "\n" not in said and len(said) < 500 and all(str(w) in said for w in words), said
+
+
+@pytest.fixture(scope="module")
+def runs(phantom, tmp_path_factory):
+    "Finished runs: two that change the picture, and one that is known to interpolate, at a factor that is no whole number."
+    home = tmp_path_factory.mktemp("runs")
+    train(TrainConfig(task=X2, model=dict(name="runet", width=1/8, residual=True), steps=40, validate_every=40, **SMALL), phantom, home/"runet", progress=False)
+    train(TrainConfig(task=X2, model=dict(name="sr3", channels=16), loss={"l2": 1.}, up="bicubic", mean=.5, std=.5, clip=1., steps=20, validate_every=20,
+                      validate_steps=1, **SMALL), phantom, home/"sr3", progress=False)
+    still = dict(name="runet", width=1/16, residual=True)  # its last layer is zero before training
+    save_tensors(home/"still"/"weights.safetensors", build_model(still).state_dict())
+    save_json(home/"still"/"config.json", dict(model=still, up="bilinear", task=X5, precision="bf16"))
+    return home
+
+
+def ctsr_upscale(*arguments, **kwargs):
+    return subprocess.run([sys.executable, "-m", "ctsr.cli", "upscale", *map(str, arguments)], capture_output=True, text=True, **kwargs)
+
+
+def contents(folder): return {str(p.relative_to(folder)): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
+
+
+def one(rows):
+    "The only row of a run in which nothing failed."
+    assert len(rows) == 1 and "error" not in rows[0], rows
+    return rows[0]["out"]
+
+
+def blobs(*shape, seed=0):
+    "Something smooth in [0,1]."
+    x = torch.rand((1, 1, *[n // 4 + 1 for n in shape]), generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(x, shape, mode="bilinear")[0, 0].numpy()
+
+
+def thorax(slices=3, height=40, width=36):
+    "Slices in HU, all different, from air to metal."
+    hu = np.stack([blobs(height, width, seed=z) for z in range(slices)]) * 1500 - 1200
+    hu[:, 10:14, 12:18], hu[:, 18:22, 4:8] = 900, 3000
+    return hu.round().astype(np.int16)
+
+
+def enlarged(hu, size): return F.interpolate(torch.from_numpy(np.asarray(hu, np.float32))[:, None], size, mode="bilinear")[:, 0].numpy()
+
+
+# 1. Pictures, read back by Pillow.
+
+def grey(restorer, pixels, white): return restorer(torch.from_numpy(pixels.astype(np.float32) / white)[None, None], Task(**X2))[0, 0].numpy() * white
+
+
+@pytest.mark.parametrize("name, white, kind", [("a.png", 255, np.uint8), ("a.png", 4095, np.uint16), ("a.png", 65535, np.uint16), ("a.jpeg", 255, np.uint8)])
+def test_pictures(runs, tmp_path, name, white, kind):
+    "Size, depth, range, resolution, and the very numbers that the network gives."
+    pixels = (blobs(45, 38) * white).round().astype(kind)
+    pixels[3, 3] = white
+    Image.fromarray(pixels).save(tmp_path/name, dpi=(96, 96), **(dict(quality=100) if "jpeg" in name else {}))
+    with Image.open(one(upscale([tmp_path/name], tmp_path/f"out-{name}", runs/"runet"))) as made:
+        assert made.size == (76, 90) and made.format == {"a.png": "PNG", "a.jpeg": "JPEG"}[name] and round(made.info["dpi"][0]) == 192
+        assert made.mode == ("L" if kind == np.uint8 else "I;16")
+        found = np.asarray(made).astype(float)
+    restorer = load_run(runs/"runet")
+    restorer.config = restorer.config | dict(precision="fp32")
+    given = np.asarray(Image.open(tmp_path/name))
+    assert np.abs(found - grey(restorer, given, white)).max() < (.51 if "png" in name else 16)
+    assert np.abs(found - enlarged(given[None], (90, 76))[0]).max() > white / 50, "the network changed nothing: the test shows nothing"
+
+
+def test_grey_in_colour_channels_and_turned_by_its_camera(runs, tmp_path):
+    pixels = (blobs(40, 24) * 255).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by a quarter clockwise
+    Image.fromarray(np.dstack([pixels] * 3)).save(tmp_path/"turned.jpg", exif=exif, quality=100)
+    Image.fromarray(np.dstack([pixels] * 3 + [np.full_like(pixels, 255)])).save(tmp_path/"opaque.png")
+    Image.fromarray(pixels).convert("P").save(tmp_path/"palette.png")
+    rows = upscale([tmp_path/n for n in ("turned.jpg", "opaque.png", "palette.png")], tmp_path/"out", runs/"still")
+    turned, opaque, palette = (np.asarray(Image.open(r["out"])).astype(float) for r in rows)
+    size = tuple(round(n * 256 / 51) for n in (40, 24))
+    assert turned.shape == size[::-1] and opaque.shape == palette.shape == size
+    assert np.abs(turned - enlarged(np.rot90(pixels, -1)[None].copy(), size[::-1])[0]).max() < 16
+    assert np.abs(opaque - enlarged(pixels[None], size)[0]).max() < .51 and (opaque == palette).all()
+
+
+def noisy_png(path): Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40)).astype(np.uint8)).save(path)
+
+
+PICTURES = {
+    "colour": ("a.png", lambda p: Image.new("RGB", (30, 30), (9, 9, 60)).save(p), "colour"),
+    "colour jpeg": ("a.jpg", lambda p: Image.new("RGB", (30, 30), (200, 9, 60)).save(p), "colour"),
+    "transparent": ("a.png", lambda p: Image.new("LA", (30, 30), (9, 60)).save(p), "transparent"),
+    "moving": ("a.png", lambda p: Image.new("L", (9, 9)).save(p, save_all=True, append_images=[Image.new("L", (9, 9), 9)]), "holds 2 pictures"),
+    "truncated": ("a.png", lambda p: (noisy_png(p), p.write_bytes(p.read_bytes()[:700])), "cannot be read"),
+    "empty": ("a.png", lambda p: p.write_bytes(b""), "empty (0 bytes)"),
+    "letter": ("a.png", lambda p: p.write_text("Dear reader"), "cannot be read"),
+    "tiff": ("a.tif", lambda p: Image.new("L", (9, 9)).save(p), "is no PNG, JPEG, DICOM"),
+    "letter named dcm": ("a.dcm", lambda p: p.write_text("Dear reader"), "cannot be read"),
+    "picture named dcm": ("a.dcm", lambda p: Image.new("L", (9, 9)).save(p, "PNG"), "is no DICOM"),
+    "no volume": ("a.nii", lambda p: nibabel.save(nibabel.Nifti1Image(np.zeros((9, 9, 3, 2), np.int16), np.eye(4)), p), "3-D"),
+    "NaN": ("a.nii.gz", lambda p: nibabel.save(nibabel.Nifti1Image(np.full((9, 9, 3), np.nan, np.float32), np.eye(4)), p), "NaN"),
+    "coronal stack": ("a.nii", lambda p: nibabel.save(nibabel.Nifti1Image(np.zeros((9, 3, 9), np.int16), np.diag([1, 5, 1, 1])), p), "square"),
+    "no Hounsfield units": ("a.nii", lambda p: nibabel.save(nibabel.Nifti1Image(np.random.rand(9, 9, 3).astype("f4"), np.eye(4)), p), "shows nothing"),
+    "absent": ("a.png", lambda p: None, "does not exist")}
+
+
+@pytest.mark.parametrize("name, make, word", [pytest.param(*v, id=k) for k, v in PICTURES.items()])
+def test_what_cannot_be_restored_costs_only_itself(runs, tmp_path, name, make, word):
+    (tmp_path/"in").mkdir()
+    make(tmp_path/"in"/name)
+    Image.fromarray((blobs(20, 20) * 255).astype(np.uint8)).save(tmp_path/"in"/"good.png")
+    bad, good = upscale([tmp_path/"in"/name, tmp_path/"in"/"good.png"], tmp_path/"out", runs/"still")
+    assert word in bad["error"] and name in bad["error"] and "\n" not in bad["error"] and list(contents(tmp_path/"out")) == ["good.png"]
+    assert good["out"] == tmp_path/"out"/"good.png"
+
+
+# 2. Volumes: NIfTI read back by nibabel, NRRD by SimpleITK.
+
+def as_nifti(path, hu, codes="LPS", forms=(1, 1), slope=None, tilt=0.):
+    "A file with the axes named; `hu` is (slices, rows, columns), feet to head, front to back, right to left."
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]]
+    image = nibabel.Nifti1Image(hu.transpose(2, 1, 0), turn @ np.array([[-2., 0, 0, 30], [0, -2, 0, 45], [0, 0, 5, -60], [0, 0, 0, 1]]))
+    to = nibabel.orientations.ornt_transform(nibabel.io_orientation(image.affine), nibabel.orientations.axcodes2ornt(codes))
+    image = image.as_reoriented(to)
+    image.header["descrip"] = b"a chest"
+    for put, code in zip((image.set_qform, image.set_sform), forms): put(image.affine, code)
+    nibabel.save(image, path)
+    if slope: data = bytearray(path.read_bytes()); data[112:120] = np.array(slope, "<f4").tobytes(); path.write_bytes(data)
+    return image.affine
+
+
+def axial(image):
+    "(slices, rows, columns) as above, and the world's coordinates of the outer corners, by nibabel alone."
+    to = nibabel.orientations.ornt_transform(nibabel.io_orientation(image.affine), nibabel.orientations.axcodes2ornt("LPS"))
+    turned = image.as_reoriented(to)
+    corners = np.array([[x * n - .5 for x, n in zip(at, turned.shape)] + [1] for at in np.ndindex(2, 2, 2)])
+    return turned.get_fdata().transpose(2, 1, 0), corners @ turned.affine.T
+
+
+@pytest.mark.parametrize("codes, suffix, kind", [("LPS", ".nii.gz", "i2"), ("RAS", ".nii", "i2"), ("PIR", ".nii.gz", "f4"), ("SLA", ".nii", "i4")])
+def test_nifti(runs, tmp_path, codes, suffix, kind):
+    "A factor that is no whole number, any orientation, a tilt: corners stay where they are, slices are those of the network."
+    affine, hu = as_nifti(tmp_path/f"a{suffix}", thorax().astype(kind), codes, (2, 4), tilt=.2), thorax()
+    made = nibabel.load(one(upscale([tmp_path/f"a{suffix}"], tmp_path/f"b{suffix}", runs/"still", factor=5)))
+    before, after = axial(nibabel.load(tmp_path/f"a{suffix}")), axial(made)
+    assert np.array_equal(before[0], hu) and after[0].shape == (3, 201, 181)
+    assert np.allclose(before[1], after[1], atol=1e-3) and "".join(nibabel.aff2axcodes(made.affine)) == codes
+    assert np.allclose(sorted(made.header.get_zooms()), [2 * 36 / 181, 2 * 40 / 201, 5]) and made.get_data_dtype() == kind
+    assert (made.header["qform_code"], made.header["sform_code"]) == (2, 4) and made.header["descrip"].item() == b"a chest"
+    assert np.allclose(made.get_qform(), made.get_sform(), atol=1e-4)
+    assert np.abs(after[0] - enlarged(hu, (201, 181))).max() < .51, "metal and air as well as lung"
+    assert after[0].max() > 2000 and not np.allclose(affine[:3, 3], made.affine[:3, 3])
+
+
+def test_nifti_of_eight_bits_and_with_a_slope(runs, tmp_path):
+    "The numbers in the file keep their type; eight bits are grey levels; slope and intercept stay what they were."
+    as_nifti(tmp_path/"grey.nii.gz", (np.stack([blobs(40, 36)] * 2) * 255).astype(np.uint8))
+    stored = ((thorax() + 1024) // 2).astype(np.int16)
+    as_nifti(tmp_path/"slope.nii", stored, slope=(2, -1024))
+    grey, slope = (nibabel.load(r["out"]) for r in upscale([tmp_path/"grey.nii.gz", tmp_path/"slope.nii"], tmp_path/"out", runs/"still"))
+    assert grey.get_data_dtype() == np.uint8 and np.abs(axial(grey)[0] - enlarged((np.stack([blobs(40, 36)] * 2) * 255).astype(np.uint8), (201, 181))).max() < .51
+    assert slope.get_data_dtype() == np.int16 and (slope.dataobj.slope, slope.dataobj.inter) == (2, -1024)
+    assert np.abs(axial(slope)[0] - enlarged(stored * 2. - 1024, (201, 181))).max() < 1.02
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+def test_nrrd(runs, tmp_path, suffix):
+    "An oblique volume with an entry of its own; the network's answer inside the window, interpolation outside."
+    image = sitk.GetImageFromArray(thorax())
+    cos, sin = np.cos(.3), np.sin(.3)
+    image.SetSpacing((.75, .75, 3)); image.SetOrigin((-100, 20, 7)); image.SetDirection((cos, 0, sin, 0, 1, 0, -sin, 0, cos))
+    image.SetMetaData("modality", "CT")
+    sitk.WriteImage(image, tmp_path/f"a{suffix}")
+    made = sitk.ReadImage(one(upscale([tmp_path/f"a{suffix}"], tmp_path/f"b{suffix}", runs/"runet")))
+    assert made.GetSize() == (72, 80, 3) and made.GetPixelID() == sitk.sitkInt16 and made.GetMetaData("modality") == "CT"
+    assert np.allclose(made.GetSpacing(), (.375, .375, 3)) and np.allclose(made.GetDirection(), image.GetDirection())
+    for at in ((-.5, -.5, 0), (71.5, 79.5, 2)):
+        old = [(x + .5) / 2 - .5 for x in at[:2]] + [at[2]]
+        assert np.allclose(made.TransformContinuousIndexToPhysicalPoint(at), image.TransformContinuousIndexToPhysicalPoint(old))
+    restorer, task = load_model(runs/"runet")
+    seen = torch.from_numpy((thorax().clip(*WINDOW) + 1350).astype(np.float32) / 1500)[:, None]
+    network, rest = restorer(seen, task)[:, 0].numpy() * 1500 - 1350, enlarged(thorax() - thorax().clip(*WINDOW), (80, 72))
+    assert np.abs(sitk.GetArrayFromImage(made) - network - rest).max() < .6 and (rest == 0).any() and rest.max() > 2000
+
+
+# 3. DICOM, read back by pydicom.
+
+def as_dicom(path, hu, z=0, number=1, slope=1, intercept=-1024, bits=12, signed=0, series="1.2.3.4", **more):
+    "One slice as a scanner writes it."
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID = CTImageStorage, generate_uid(), ExplicitVRLittleEndian
+    d = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0"*128)
+    d.SpecificCharacterSet, d.PatientName, d.PatientID, d.Modality = "ISO_IR 100", "Müller^Jörg", "1957", "CT"
+    d.SOPClassUID, d.SOPInstanceUID, d.StudyInstanceUID, d.SeriesInstanceUID, d.FrameOfReferenceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID, "1.2.3", series, "1.2.5"
+    d.ImageType, d.SeriesDescription, d.InstanceNumber, d.StudyDate = ["ORIGINAL", "PRIMARY", "AXIAL"], "Thorax " * 9, number, "20200102"
+    d.ImagePositionPatient, d.ImageOrientationPatient, d.PixelSpacing, d.SliceThickness = [-100.5, -90.25, z], [1, 0, 0, 0, 1, 0], [.7, .7], 4
+    d.Rows, d.Columns = hu.shape
+    d.SamplesPerPixel, d.PhotometricInterpretation, d.BitsAllocated, d.BitsStored, d.HighBit, d.PixelRepresentation = 1, "MONOCHROME2", 16, bits, bits - 1, signed
+    d.RescaleSlope, d.RescaleIntercept, d.WindowCenter, d.WindowWidth, d.KVP = slope, intercept, [-600, 40], [1500, 400], 120
+    d.LargestImagePixelValue = 5
+    d.PixelData = np.round((hu - float(intercept)) / slope).astype("<i2" if signed else "<u2").tobytes()
+    for k, v in more.items(): setattr(d, k, v)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    d.save_as(path, enforce_file_format=True)
+    return d
+
+
+@pytest.mark.parametrize("scale", [dict(), dict(slope=.5, bits=16), dict(slope=2, intercept=0, bits=16, signed=1)], ids=["12 bits", "half", "signed"])
+def test_dicom_series(runs, tmp_path, scale):
+    "Files under names that contradict the order; new identifiers, old patient, bits and rescale; every number right."
+    hu = thorax().clip(-1024, 3000)
+    old = [as_dicom(tmp_path/"in"/f"{9 - z}.dcm", hu[z], 4. * z, z + 1, **scale) for z in range(3)]
+    folder = one(upscale([tmp_path/"in"], tmp_path/"out", runs/"still"))
+    assert sorted(contents(folder)) == ["7.dcm", "8.dcm", "9.dcm"]
+    new = [pydicom.dcmread(folder/f"{9 - z}.dcm") for z in range(3)]
+    fine = enlarged(np.stack([o.pixel_array for o in old]).astype(float), (201, 181))  # of what is stored
+    for z, (a, b) in enumerate(zip(old, new)):
+        assert np.abs(b.pixel_array - fine[z]).max() < .51 and (b.RescaleSlope, b.RescaleIntercept) == (a.RescaleSlope, a.RescaleIntercept)
+        for k in ("PatientName", "PatientID", "StudyInstanceUID", "FrameOfReferenceUID", "BitsStored", "HighBit", "PixelRepresentation", "WindowCenter", "WindowWidth",
+                  "SliceThickness", "InstanceNumber", "KVP", "ImageOrientationPatient", "SOPClassUID", "StudyDate"): assert b[k].value == a[k].value, k
+        assert b.ImageType == ["DERIVED", "SECONDARY", "AXIAL"] and (b.Rows, b.Columns) == (201, 181) and "LargestImagePixelValue" not in b
+        assert np.allclose(b.PixelSpacing, [.7 * 40 / 201, .7 * 36 / 181]) and "still" in b.DerivationDescription and a.SOPInstanceUID in b.DerivationDescription
+        assert "not a medical device" in b.DerivationDescription and b.SeriesDescription.endswith("ctsr still") and len(b.SeriesDescription) <= 64
+        corner = lambda d: np.array(d.ImagePositionPatient, float) - [float(d.PixelSpacing[1]) / 2, float(d.PixelSpacing[0]) / 2, 0]
+        assert np.allclose(corner(a), corner(b), atol=1e-4) and b.file_meta.MediaStorageSOPInstanceUID == b.SOPInstanceUID
+    assert len({d.SOPInstanceUID for d in old + new}) == 6 and len({d.SeriesInstanceUID for d in new}) == 1 and new[0].SeriesInstanceUID != old[0].SeriesInstanceUID
+    assert all(d.SOPInstanceUID.is_valid and d.SeriesInstanceUID.is_valid for d in new)
+
+
+def test_a_dicom_file_without_an_ending(runs, tmp_path):
+    old = as_dicom(tmp_path/"in"/"IM0001", thorax()[0].clip(-1024, 3000), bits=16)
+    new = pydicom.dcmread(one(upscale([tmp_path/"in"/"IM0001"], tmp_path/"out", runs/"runet", window=(40, 400))))
+    assert (tmp_path/"out"/"IM0001").is_file() and (new.Rows, new.Columns) == (80, 72) and new.SOPInstanceUID != old.SOPInstanceUID
+
+
+def test_no_number_is_larger_than_its_bits(tmp_path):
+    "Twelve bits end at 4095, whatever a network says; a thirteenth would be another picture's."
+    tags = {"0008|0016": CTImageStorage, "0008|0018": "1.2.9", "0028|0100": "16", "0028|0101": "12", "0028|0102": "11", "0028|0103": "0", "0028|1052": "-1024", "0028|1053": "1"}
+    write_slice(np.array([[-9000., -1024, 0, 3071, 9000]]), tmp_path/"a.dcm", tags, ((1, 1, 1), (0, 0, 0), (1, 0, 0, 0, 1, 0, 0, 0, 1)))
+    assert pydicom.dcmread(tmp_path/"a.dcm").pixel_array.tolist() == [[0, 0, 1024, 4095, 4095]]
+
+
+@pytest.mark.parametrize("more, word", [
+    (dict(Modality="MR"), "modality MR"), (dict(NumberOfFrames=2), "multi-frame"), (dict(SOPClassUID="1.2.840.10008.5.1.4.1.1.2.1"), "multi-frame"),
+    (dict(PhotometricInterpretation="RGB", SamplesPerPixel=3, PlanarConfiguration=0), "RGB"),
+    (dict(ImageOrientationPatient=[1, 0, 0, 0, 0, -1]), "axial"), (dict(PixelSpacing=[.7, 2]), "square")])
+def test_dicom_that_is_not_known_is_refused(runs, tmp_path, more, word):
+    hu = thorax()[0].clip(-1024, 3000)
+    d = as_dicom(tmp_path/"in"/"a.dcm", hu, **{k: v for k, v in more.items() if k not in ("NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration")})
+    if "NumberOfFrames" in more: d.NumberOfFrames, d.PixelData = 2, d.PixelData * 2
+    if "SamplesPerPixel" in more: d.PhotometricInterpretation, d.SamplesPerPixel, d.PlanarConfiguration, d.PixelData = "RGB", 3, 0, d.PixelData * 3
+    d.save_as(tmp_path/"in"/"a.dcm", enforce_file_format=True)
+    for given in (tmp_path/"in", tmp_path/"in"/"a.dcm"):
+        row, = upscale([given], tmp_path/"out", runs/"still")
+        assert word in row["error"] and "a.dcm" in row["error"] and not (tmp_path/"out").exists()
+
+
+def test_a_damaged_slice_leaves_no_half_series(runs, tmp_path):
+    for z in range(3): as_dicom(tmp_path/"in"/f"{z}.dcm", thorax()[z].clip(-1024, 3000), 4. * z)
+    (tmp_path/"in"/"2.dcm").write_bytes((tmp_path/"in"/"2.dcm").read_bytes()[:-900])
+    before = contents(tmp_path)
+    row, = upscale([tmp_path/"in"], tmp_path/"out", runs/"still")
+    assert "2.dcm" in row["error"] and contents(tmp_path) == before and sorted(p.name for p in tmp_path.iterdir()) == ["in"]
+    as_dicom(tmp_path/"in"/"2.dcm", thorax()[2].clip(-1024, 3000), 8., series="1.2.3.9")
+    row, = upscale([tmp_path/"in"], tmp_path/"out", runs/"still")
+    assert "2 DICOM series" in row["error"]
+
+
+# 4. Samples.
+
+def test_uncertainty_lies_beside_the_result(runs, tmp_path):
+    "The standard deviation of the very samples that are averaged, in each format's own way."
+    pixels, hu = (blobs(24, 20) * 255).astype(np.uint8), thorax(2, 24, 20).clip(*WINDOW).astype(np.int16)
+    (tmp_path/"in").mkdir()
+    Image.fromarray(pixels).save(tmp_path/"in"/"a.jpg", quality=100)
+    as_nifti(tmp_path/"in"/"a.nii.gz", hu, "RAS")
+    for z in range(2): as_dicom(tmp_path/"in"/"series"/f"{z}.dcm", hu[z], 4. * z, bits=16, signed=1, intercept=0)
+    rows = upscale([tmp_path/"in"/n for n in ("a.jpg", "a.nii.gz", "series")], tmp_path/"out", runs/"sr3", samples=3, uncertainty=True, steps=2)
+    assert not [r for r in rows if "error" in r]
+    restorer, task = load_model(runs/"sr3", steps=2)
+    def samples(x): return np.stack([[restorer.draw(s[None, None], task, [f"sample {n}"])[0, 0, 0].numpy() for s in x] for n in range(3)])
+    mine = samples(torch.from_numpy(hu + 1350.).float() / 1500) * 1500
+    nifti, aside = (axial(nibabel.load(tmp_path/"out"/n)) for n in ("a.nii.gz", "a.uncertainty.nii.gz"))
+    assert np.abs(nifti[0] - mine.mean(0) + 1350).max() < .6 and np.allclose(aside[0], mine.std(0, ddof=1), atol=.05) and np.allclose(nifti[1], aside[1])
+    assert nibabel.load(tmp_path/"out"/"a.uncertainty.nii.gz").get_data_dtype() == np.float32
+    beside, given = (sitk.ReadImage(f) for f in (tmp_path/"out"/"series.uncertainty.nrrd", [str(tmp_path/"out"/"series"/f"{z}.dcm") for z in range(2)]))
+    assert np.allclose(sitk.GetArrayFromImage(beside), mine.std(0, ddof=1), atol=.05)
+    for get in ("GetSpacing", "GetOrigin", "GetDirection", "GetSize"): assert np.allclose(getattr(beside, get)(), getattr(given, get)(), atol=1e-4), get
+    picture = samples(torch.from_numpy(np.asarray(Image.open(tmp_path/"in"/"a.jpg"))[None].astype(np.float32) / 255))[:, 0]
+    found = np.asarray(Image.open(tmp_path/"out"/"a.uncertainty.png"))
+    assert found.dtype == np.uint16 and np.abs(found / 65535 - picture.std(0, ddof=1)).max() < 1e-4 and found.max() > 100
+
+
+@pytest.mark.parametrize("change, word", [
+    (dict(samples=4), "samples"), (dict(uncertainty=True), "samples"), (dict(samples=0), "at least 1"), (dict(steps=4), "steps"), (dict(factor=5), "factor of 2"),
+    (dict(tile=100), "multiple of 16"), (dict(window="long"), "long"), (dict(model="runet-x99"), "no stored weights"),
+    (dict(model="sr3", uncertainty=True), "--samples 8"), (dict(model="away.safetensors"), "away.safetensors")])
+def test_settings_are_refused_before_anything_is_written(runs, tmp_path, change, word):
+    noisy_png(tmp_path/"a.png")
+    model = runs/change["model"] if change.get("model") == "sr3" else change.get("model", runs/"runet")
+    with refused(word): upscale([tmp_path/"a.png"], tmp_path/"out"/"b.png", **change | dict(model=model))
+    assert list(contents(tmp_path)) == ["a.png"]
+
+
+# 5. Nothing is written over; the command says what it is.
+
+def test_nothing_is_written_over_unasked(runs, tmp_path):
+    for name in ("a.png", "b.png", "c.png"): noisy_png(tmp_path/name)
+    for z in range(2): as_dicom(tmp_path/"in"/f"{z}.dcm", thorax()[z].clip(-1024, 3000), 4. * z)
+    as_dicom(tmp_path/"old"/"9.dcm", thorax()[0].clip(-1024, 3000))
+    before, still = contents(tmp_path), runs/"still"
+    with refused("b.png", "--force"): upscale([tmp_path/"a.png"], tmp_path/"b.png", still)
+    with refused("an input"): upscale([tmp_path/"a.png"], tmp_path/"a.png", still, force=True)
+    with refused("a.png", "an input"): upscale([tmp_path/"a.png", tmp_path/"b.png"], tmp_path, still, force=True)
+    with refused("old", "--force"): upscale([tmp_path/"in"], tmp_path/"old", still)
+    with refused("other things"): upscale([tmp_path/"in"], tmp_path, still, force=True)
+    with refused("two results"): upscale([tmp_path/"a.png", tmp_path/"in"/".."/"a.png"], tmp_path/"out", still)
+    with refused("same kind"): upscale([tmp_path/"a.png"], tmp_path/"a.jpg", still)
+    assert contents(tmp_path) == before
+    upscale([tmp_path/"a.png"], tmp_path/"b.png", still, force=True)
+    upscale([tmp_path/"in"], tmp_path/"old", still, force=True)
+    after = contents(tmp_path)
+    assert after.keys() - {"old/0.dcm", "old/1.dcm"} == before.keys() - {"old/9.dcm"} and after["b.png"] != before["b.png"] and after["c.png"] == before["c.png"]
+
+
+def test_a_failure_while_writing_leaves_what_was_there(runs, tmp_path, monkeypatch):
+    noisy_png(tmp_path/"a.png"); (tmp_path/"b.png").write_bytes(b"precious")
+    def full(*args, **kwargs): raise OSError(28, os.strerror(28))
+    monkeypatch.setattr(Image.Image, "save", full)
+    row, = upscale([tmp_path/"a.png"], tmp_path/"b.png", runs/"still", force=True)
+    assert "No space left" in row["error"] and (tmp_path/"b.png").read_bytes() == b"precious" and len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_command(runs, tmp_path):
+    "Weights as a file, a batch in which one fails: a line each, exit status 2; and a refusal that is one line."
+    noisy_png(tmp_path/"a.png"); Image.new("RGB", (30, 30), (9, 9, 60)).save(tmp_path/"b.png")
+    weights = runs/"runet"/"weights.safetensors"
+    done = ctsr_upscale(tmp_path/"a.png", tmp_path/"b.png", "-o", tmp_path/"out", "--model", weights, "--factor", 2)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.startswith("ctsr: ") and "colour" in done.stderr, done.stderr
+    assert "not a medical device" in done.stdout and "80 x 80 px" in done.stdout and list(contents(tmp_path/"out")) == ["a.png"]
+    done = ctsr_upscale(tmp_path/"a.png", "-o", tmp_path/"c.png", "--model", weights, "--factor", 5)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "factor of 2" in done.stderr and "not a medical device" in done.stdout
+    done = ctsr_upscale(tmp_path/"a.png", "-o", tmp_path/"c.png", "--model", weights, "--window", "40,400")
+    assert done.returncode == 0 and not done.stderr and (tmp_path/"c.png").exists(), done.stderr
+
+
+# 6. Any size in bounded memory.
+
+def test_tiled_is_whole_away_from_borders_and_at_them(runs):
+    "A picture of four tiles, none of its sides a multiple of 16."
+    x, task = torch.from_numpy(blobs(431, 395))[None, None], Task(**X2)
+    whole, parts = load_model(runs/"runet")[0](x, task), tiled(load_model(runs/"runet")[0])(x, task)
+    assert whole.shape[-2:] == (862, 790) and not torch.equal(whole, parts) and (whole - parts).abs().max() < 1e-3
+    assert (whole - F.interpolate(x, (862, 790), mode="bilinear")).abs().max() > .01, "the network changed nothing: the test shows nothing"
+
+
+def test_tiles_of_a_sampler_see_the_same_noise(runs):
+    "Nine tiles and one piece draw the same sample, not two samples: they differ far less than samples do."
+    x, task, ids = torch.from_numpy(blobs(96, 96))[None, None], Task(**X2), ["one", "other"]
+    whole, parts = load_model(runs/"sr3", steps=3)[0], tiled(load_model(runs/"sr3", steps=3)[0], 64)
+    a, b, other = whole(x, task, ids[:1]), parts(x, task, ids[:1]), whole(x, task, ids[1:])
+    assert not torch.equal(a, b) and (a - b).abs().mean() < (a - other).abs().mean() / 5
+
+
+def test_a_large_picture_in_four_gibibytes(runs, tmp_path):
+    "2048 x 2048 px, measured in a process of its own; in one piece it takes more than in tiles."
+    Image.fromarray((blobs(1024, 1024) * 255).astype(np.uint8)).save(tmp_path/"a.png")
+    code = ("import resource, sys; from ctsr.upscale import upscale; row, = upscale([sys.argv[1]], sys.argv[2], sys.argv[3], tile=int(sys.argv[4]));"
+            "assert row['size'] == (2048, 2048), row; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)")
+    peak = {tile: int(subprocess.run([sys.executable, "-c", code, tmp_path/"a.png", tmp_path/f"{tile}.png", runs/"runet", str(tile)], capture_output=True, text=True,
+                                     check=True).stdout) * 1024 for tile in (768, 2048)}
+    assert peak[768] < 4 * 2**30 and peak[768] < peak[2048]
+    with Image.open(tmp_path/"768.png") as a, Image.open(tmp_path/"2048.png") as b: assert a.size == (2048, 2048) and np.abs(np.asarray(a).astype(int) - b).max() <= 1
