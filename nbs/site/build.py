@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +23,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
 ROOT = Path(__file__).resolve().parents[2]
-WORK, OUT = ROOT/"_proc", ROOT/"_docs"
+WORK, OUT = ROOT/"build"/"docs", ROOT/"_docs"  # nbdev passes over folders whose names begin with _
 TREE, SOURCE = WORK/"tree", WORK/"source"
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "runs", "_proc", "_docs", "build", "dist", "*.egg-info", "__pycache__", ".*cache")
 
@@ -50,7 +51,9 @@ def run(*command, cwd=TREE, **environment):
 def execute(notebook):
     "Execute a notebook of the copy, in place."
     started = time.time()
-    run("-m", "jupyter", "nbconvert", "--to", "notebook", "--execute", "--inplace", notebook, cwd=notebook.parent)
+    with tempfile.TemporaryDirectory(prefix="ctsr-") as sockets:  # kernels side by side must not take each other's ports
+        run("-m", "jupyter", "nbconvert", "--to", "notebook", "--execute", "--inplace", "--KernelManager.transport=ipc",
+            f"--KernelManager.ip={sockets}/kernel", notebook, cwd=notebook.parent)
     print(f"  {notebook.stem}: {time.time() - started:.0f} s", flush=True)
 
 
@@ -71,13 +74,18 @@ def to_pages(text) -> str:
     return re.sub(r"\]\((?:\d\d_)?(\w+)\.ipynb\)", r"](\1.ipynb)", text)
 
 
+def target(module, name, known) -> str:
+    "What a description is linked by; capitals make no difference to Sphinx."
+    return f"ctsr.{module}.{name}" + "-class" * (name != name.lower() and f"ctsr.{module}.{name.lower()}" in known)
+
+
 def linked(text, known, documented) -> str:
     "Markdown in which a name of the library in backticks leads to its description."
     def link(match):
         name = match[1]
         if name not in known: return match[0]
-        target = f"ctsr.{known[name][0]}.{name.rpartition('.')[2]}"
-        return f"[`{name}`](#{target})" if target in documented else match[0]
+        module, bare = known[name][0], name.rpartition(".")[2]
+        return f"[`{name}`](#{target(module, bare, known)})" if f"ctsr.{module}.{bare}" in documented else match[0]
     parts = re.split(r"(```.*?```)", text, flags=re.S)
     return "".join(part if part.startswith("```") else re.sub(r"(?<![\[`])`([\w.]+)`(?!`)", link, part) for part in parts)
 
@@ -88,7 +96,7 @@ def signature(cell, module, known) -> str: # Markdown
     name = re.match(r"#+ (\S+)", text)[1]
     _, file, line = known.get(f"ctsr.{module}.{name}", ("", f"{module}.py", 1))
     head, _, rest = text.partition("\n")
-    return f"(ctsr.{module}.{name})=\n### `{name}`\n\n{rest.strip()} <a href='../source/{module}.html#L-{line}'>source</a>"
+    return f"({target(module, name, known)})=\n### `{name}`\n\n{rest.strip()} <a href='../source/{module}.html#L-{line}'>source</a>"
 
 
 def lesson(path, known, documented) -> str: # name of its page

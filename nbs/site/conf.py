@@ -20,9 +20,11 @@ myst_heading_anchors = 3
 html_theme = "pydata_sphinx_theme"
 html_title = settings["title"]
 html_static_path = ["static"]
+html_favicon = "static/favicon.svg"
 html_css_files = ["ctsr.css"]
 html_copy_source = html_show_sourcelink = False
 html_math_renderer = "mathml"
+html_context = dict(default_mode="auto")
 html_theme_options = dict(
     navbar_align="left", show_toc_level=2, navigation_with_keys=False, secondary_sidebar_items=["page-toc"], footer_end=[],
     pygments_light_style="tango", pygments_dark_style="monokai")
