@@ -95,6 +95,11 @@ def test_pages_load_without_an_error_and_show_their_pictures(site, served, brows
     page.close()
 
 
+def test_a_report_shows_its_tables_and_figures(site):
+    text = (site/"study"/"quick.html").read_text(encoding="utf-8")
+    assert text.count("<img") >= 10 and text.count("<table") >= 10 and "SR3, one sample" in text
+
+
 def test_search_finds_what_is_there(served, browser):
     page = browser.new_page()
     page.goto(f"{served}/search.html?q=bootstrap", wait_until="load")

@@ -128,7 +128,7 @@ def shown(nb) -> list: # of cells
             data = output.get("data", {})
             if "text/markdown" in data: cells.append(nbformat.v4.new_markdown_cell(data["text/markdown"]))
             elif output.output_type != "stream":
-                cells.append(nbformat.v4.new_code_cell("", outputs=[output], metadata={"tags": ["remove-input"]}))
+                cells.append(nbformat.v4.new_code_cell("shown", outputs=[output], metadata={"tags": ["remove-input"]}))
     return cells
 
 
@@ -207,8 +207,11 @@ def main():
     (SOURCE/"generated"/"front.md").write_text("---\norphan: true\n---\n" + front(studies[0]))
     for file in sorted((ROOT/"ctsr").glob("[!_]*.py")): source_page(file)
     settings = ["-c", str(ROOT/"nbs"/"site"), "-W", "--keep-going", "-q", "-j", "auto", "-b", "html"]
+    html = WORK/"html"
+    shutil.rmtree(html, ignore_errors=True)
+    if subprocess.run([sys.executable, "-m", "sphinx", *settings, SOURCE, html]).returncode: raise SystemExit("docs: Sphinx found the faults above")
     shutil.rmtree(OUT, ignore_errors=True)
-    if subprocess.run([sys.executable, "-m", "sphinx", *settings, SOURCE, OUT]).returncode: raise SystemExit("docs: Sphinx found the faults above")
+    html.rename(OUT)
     print(f"docs: {OUT.relative_to(ROOT)}/index.html")
 
 
