@@ -18,7 +18,7 @@ from .data import CTSRError
 from .degrade import MODES, Task, degrade, task_from, upsample
 from .diffusion import image_seed
 from .sr3 import SR3
-from .train import build_model, predict, read_safetensors
+from .train import build_model, load_weights, predict
 
 # %% ../nbs/08_restore.ipynb #9acc5ba4
 class Interpolate:
@@ -84,10 +84,8 @@ def restorer_of(
     **drawing, # of a model that draws samples, see SampleRestorer
 ) -> NetRestorer:
     "The network that settings and weights make."
-    net, (weights, _) = build_model(config["model"]), read_safetensors(file)
-    try: net.load_state_dict(weights)
-    except RuntimeError:
-        raise CTSRError(f"{file}: these weights are not of the model that is named for them ({config['model']})") from None
+    net = build_model(config["model"])
+    load_weights(net, file)
     if isinstance(net, SR3): return SampleRestorer(net, config, up, name, device, **drawing)
     if drawing: raise CTSRError(f"{name}: '{next(iter(drawing))}' is for models that draw samples, and this is a {config['model']['name']}")
     return NetRestorer(net, config, up, name, device)

@@ -508,8 +508,9 @@ def redraw(
     for job in plan(preset, as_shown(root)):
         if job.name.startswith(("figures/", "report/")):
             print(f"drawing {job.name}", flush=True)
-            again = dict(stored=as_shown(stored)) if job.notebook in ("figures", "sampled", "published") else {}
-            run_notebook(checkout()/"nbs"/"study"/f"{job.notebook}.ipynb", root/job.executed, job.parameters | again)
+            notebook = checkout()/"nbs"/"study"/f"{job.notebook}.ipynb"
+            again = dict(stored=as_shown(stored)) if "stored" in notebook_parameters(notebook) else {}
+            run_notebook(notebook, root/job.executed, job.parameters | again)
             if job.page: render_page(root/job.executed, root/job.page)
     return root/"report.html"
 
