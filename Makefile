@@ -32,8 +32,8 @@ full-report: $(READY)  ## draw the figures and report of figures/full again, fro
 figures: $(READY)  ## publish a finished study (PRESET=quick) to figures/$(PRESET)
 	@$(BIN)/ctsr figures $(PRESET)
 
-lab: $(READY)  ## open JupyterLab on the notebooks
-	@$(BIN)/jupyter lab --notebook-dir nbs $(if $(filter 0,$(shell id -u)),--allow-root)
+lab: $(READY)  ## open JupyterLab on nbs/explore.ipynb, the other notebooks beside it
+	@$(BIN)/jupyter lab --notebook-dir nbs --LabApp.default_url=/lab/tree/explore.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
 
 docs: $(READY)  ## build the documentation site into _docs, a few minutes
 	@$(BIN)/python nbs/site/build.py

@@ -1,5 +1,6 @@
 "What the tests share: the checkout, one prepared phantom, and where the paper's data lies if it is here."
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,3 +26,15 @@ def kaggle():
     folder = os.environ.get("CTSR_KAGGLE", "")
     if not Path(folder, "Data").is_dir(): pytest.skip("the paper's data is not here: set CTSR_KAGGLE to its folder (the one that holds Data/)")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    "Chromium without a window."
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not path: pytest.skip("no browser: install chromium, or name one in $CHROMIUM")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()

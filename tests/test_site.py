@@ -1,9 +1,7 @@
 "The documentation site: built from executed notebooks, and driven in a browser where there is one."
 import functools
 import http.server
-import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -59,18 +57,6 @@ def test_every_link_resolves_and_nothing_is_fetched_from_elsewhere(site):
 def test_every_notebook_of_the_library_is_a_page(site, root):
     names = {re.search(r"#\| ?default_exp (\w+)", p.read_text())[1] for p in (root/"nbs").glob("[0-9]*.ipynb")}
     assert names == {p.stem for p in (site/"library").glob("*.html")} - {"index"}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    "Chromium without a window."
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not path: pytest.skip("no browser: install chromium, or name one in $CHROMIUM")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
