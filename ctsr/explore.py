@@ -7,7 +7,7 @@ __all__ = ['FILE', 'Collection', 'prepared_images', 'source_images', 'file_image
            'methods_for', 'Answer', 'answer', 'Case', 'Look', 'Scene', 'Panels', 'live_canvas', 'score_table',
            'ImageChooser', 'LookControls', 'Samples', 'first_choice', 'Methods', 'Explorer']
 
-# %% ../nbs/13_explore.ipynb #43215c46
+# %% ../nbs/13_explore.ipynb #bdc14c98
 import asyncio
 import html
 import math
@@ -33,7 +33,7 @@ from .pretrained import load_pretrained, pretrained
 from .restore import Interpolate, load_run, read_card
 from .upscale import open_scan
 
-# %% ../nbs/13_explore.ipynb #ffcb20a7
+# %% ../nbs/13_explore.ipynb #34d35aa7
 @dataclass
 class Collection:
     "Images to choose from."
@@ -68,7 +68,7 @@ def file_images(
     names = [scan.path.name if len(slices) == 1 else f"{scan.path.name}, slice {n}" for n in range(len(slices))]
     return Collection(names, lambda n: ((slices[n].astype(np.float32) - lo) / (hi - lo)).clip(0, 1))
 
-# %% ../nbs/13_explore.ipynb #42695123
+# %% ../nbs/13_explore.ipynb #38b6a9b9
 def collections(
     root:str|Path=".", # where `runs` lies
 ) -> dict: # label -> function that opens the collection
@@ -78,7 +78,7 @@ def collections(
     return sets | {"Sample CT (fetched)": partial(source_images, "sample"),
                    "Phantom (drawn)": partial(source_images, "phantom", phantom=dict(subjects=2, slices=4, seed=1))}
 
-# %% ../nbs/13_explore.ipynb #25e87b97
+# %% ../nbs/13_explore.ipynb #9e1846f1
 def fitting_side(
     length:int, # px, a side of the picture
     task:Task,
@@ -98,7 +98,7 @@ def fitting_cut(
     sides = [fitting_side(n, task, most) for n in image.shape]
     return image[tuple(slice((n - s) // 2, (n - s) // 2 + s) for n, s in zip(image.shape, sides))]
 
-# %% ../nbs/13_explore.ipynb #a5c68920
+# %% ../nbs/13_explore.ipynb #364bef92
 def methods_for(
     task:Task,
     root:str|Path=".", # where `runs` lies
@@ -111,7 +111,7 @@ def methods_for(
     cards = [c for c in sorted(Path(root).glob("runs/*/train/*/config.json")) if (c.parent/"weights.safetensors").exists()]
     return found | {f"{c.parts[-4]}/{c.parts[-2]}": partial(load_run, c.parent) for c in cards if meant(read_card(c))}
 
-# %% ../nbs/13_explore.ipynb #cebd3f24
+# %% ../nbs/13_explore.ipynb #985378e7
 @dataclass
 class Answer:
     "What a method made of an image."
@@ -137,7 +137,7 @@ def answer(
     spread = drawn.std(0).numpy() if samples > 1 else None
     return Answer(drawn.mean(0).numpy(), time.perf_counter() - begun, spread)
 
-# %% ../nbs/13_explore.ipynb #8d67b5c9
+# %% ../nbs/13_explore.ipynb #a50494bc
 @dataclass
 class Case:
     "An image, what a task makes of it, and the answers so far."
@@ -167,7 +167,7 @@ class Case:
                               mae=m["mae"].item(), consistency=lr_consistency(sr, self.lr, self.task).item(), seconds=a.seconds)
         return rows
 
-# %% ../nbs/13_explore.ipynb #c97cbafd
+# %% ../nbs/13_explore.ipynb #bee71d06
 @dataclass
 class Look:
     "Where one looks, and at what."
@@ -210,7 +210,7 @@ def _region_selector(ax, dragged): # a square to drag, and to resize by its corn
     selector.add_state("square")
     return selector
 
-# %% ../nbs/13_explore.ipynb #ae064084
+# %% ../nbs/13_explore.ipynb #ab190647
 class Scene:
     "The whole image, the wipe and the line."
     def __init__(self,
@@ -248,7 +248,7 @@ class Scene:
         self.wiped.set_title(f"{look.left}  |  {look.right}", fontsize=9)
         _draw_profile(self.plot, case, look)
 
-# %% ../nbs/13_explore.ipynb #7bab47ac
+# %% ../nbs/13_explore.ipynb #976b0256
 class Panels:
     "The region by every method, and the errors."
     def __init__(self,
@@ -292,7 +292,7 @@ class Panels:
             ax.set(**look.limits)
             ax.set_title(f"{name}\n{rows[name]['region']:.2f} dB here" if name in rows else f"{name}\n", fontsize=8)
 
-# %% ../nbs/13_explore.ipynb #e347295c
+# %% ../nbs/13_explore.ipynb #6e3a06fc
 def live_canvas(
     width:float, # inches of 80 px
     height:float,
@@ -316,7 +316,7 @@ def score_table(
                    + "</tr>" for name, row in scores.items())
     return f"<table><tr><th></th>{head}</tr>{body}</table>"
 
-# %% ../nbs/13_explore.ipynb #14107322
+# %% ../nbs/13_explore.ipynb #37477e4a
 FILE = "A file of one's own"
 
 class ImageChooser(W.VBox):
@@ -362,7 +362,7 @@ class ImageChooser(W.VBox):
 
 def _failed(error): return f"<b style='color:#B00020'>{html.escape(str(error))}</b>"
 
-# %% ../nbs/13_explore.ipynb #88244128
+# %% ../nbs/13_explore.ipynb #c4187f23
 class LookControls(W.HBox):
     "Sliders for the region, the line and the wipe."
     look = traitlets.Instance(Look)
@@ -404,7 +404,7 @@ class LookControls(W.HBox):
         self.busy = False
         self._moved()
 
-# %% ../nbs/13_explore.ipynb #08328594
+# %% ../nbs/13_explore.ipynb #47b74ff5
 class _MovedOn(Exception): "Raised in a thread whose samples nobody waits for any more."
 
 class Samples(W.HBox):
@@ -439,7 +439,7 @@ class Samples(W.HBox):
         try: self.finished = asyncio.get_running_loop().create_task(drawing())
         except RuntimeError: asyncio.run(drawing())  # outside JupyterLab one waits
 
-# %% ../nbs/13_explore.ipynb #d362356e
+# %% ../nbs/13_explore.ipynb #2b1d76da
 def first_choice(
     known:list, # of names, see methods_for
 ) -> list: # of names
@@ -447,7 +447,7 @@ def first_choice(
     stored = [m for m in known if m not in MODES and "/" not in m]
     return ["bicubic", *(stored or [m for m in known if "/" in m][:1])]
 
-# %% ../nbs/13_explore.ipynb #a997cbfb
+# %% ../nbs/13_explore.ipynb #669323bf
 class Methods(W.VBox):
     "Which task, which methods, and their answers."
     case, news = traitlets.Instance(Case, allow_none=True), traitlets.Int()  # what is on the screen; how often there was an answer
@@ -468,8 +468,7 @@ class Methods(W.VBox):
         except CTSRError as error: self.said.value = _failed(error); return
         found, self.busy = methods_for(case.task, *self.places) | self.own, True
         self.known = {name: self.known.get(name) or cache(load) for name, load in found.items()}  # loaded once
-        kept = [m for m in self.chosen.value if m in self.known]
-        if tuple(self.known) != self.chosen.options: self.chosen.options = tuple(self.known)
+        kept, self.chosen.options = [m for m in self.chosen.value if m in self.known], tuple(self.known)
         self.chosen.value, self.case, self.busy = kept if len(kept) > 1 else first_choice(self.known), case, False
         self._answer()
 
@@ -493,7 +492,7 @@ class Methods(W.VBox):
 
     def _came(self, name, made): self.case.answers[name], self.news = made, self.news + 1
 
-# %% ../nbs/13_explore.ipynb #9fe875ce
+# %% ../nbs/13_explore.ipynb #8fff3fa4
 class Explorer(W.VBox):
     "Images, methods, region: everything beside everything else."
     def __init__(self,
