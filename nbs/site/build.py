@@ -115,6 +115,7 @@ def lesson(path, known, documented) -> str: # name of its page
         elif cell.cell_type == "raw": continue
         cells.append(cell)
     nb.cells = cells
+    nb.metadata.pop("widgets", None)  # on a page without a kernel they are nothing but scripts to fetch
     nbformat.write(nb, SOURCE/"library"/f"{module}.ipynb")
     return module
 
