@@ -157,11 +157,10 @@ def front(folder) -> str: # Markdown
     if (folder/"claims.csv").exists():
         sys.path.insert(0, str(ROOT))
         import pandas as pd
-        from ctsr.claims import claims_html
+        from ctsr.claims import claims_html, verdict_counts
         claims = pd.read_csv(folder/"claims.csv", keep_default_na=False)
         chosen = claims[claims.claim.isin(FRONT)]
-        counts = "; ".join(f"**{n}** {verdict}" for verdict, n in claims.verdict.value_counts().items())
-        lines += [f"Of {len(claims)} claims of the paper and contradictions in it: {counts}. Some of them ([all](study/{folder.name}.ipynb)):",
+        lines += [f"Of {len(claims)} claims of the paper and contradictions in it: {verdict_counts(claims)}. Some of them ([all](study/{folder.name}.ipynb)):",
                   "", "```{raw} html", claims_html(chosen).data, "```", ""]
     for name, text in (("fig2_examples", "Originals, inputs and restorations"), ("fig4_psnr", "Mean PSNR with intervals")):
         shutil.copy2(folder/f"{name}.png", SOURCE/"generated"/f"{name}.png")
