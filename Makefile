@@ -32,8 +32,10 @@ full-report: $(READY)  ## draw the figures and report of figures/full again, fro
 figures: $(READY)  ## publish a finished study (PRESET=quick) to figures/$(PRESET)
 	@$(BIN)/ctsr figures $(PRESET)
 
-lab: $(READY)  ## open JupyterLab on nbs/explore.ipynb, the other notebooks beside it
-	@$(BIN)/jupyter lab --notebook-dir nbs --LabApp.default_url=/lab/tree/explore.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
+lab: $(READY)  ## open JupyterLab on a copy of nbs/explore.ipynb in runs, which is yours to change
+	@mkdir -p runs && { test -e runs/explore.ipynb || cp nbs/explore.ipynb runs; }
+	@$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/runs/explore.ipynb --ServerApp.tornado_settings='{"websocket_max_message_size": 1000000000}' \
+		$(if $(filter 0,$(shell id -u)),--allow-root)
 
 docs: $(READY)  ## build the documentation site into _docs, a few minutes
 	@$(BIN)/python nbs/site/build.py

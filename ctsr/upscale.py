@@ -225,7 +225,7 @@ def grey_limits(
     lo, hi = window_limits(window or "lung")
     least, most = float(values.min()), float(values.max())
     if (min(most, hi) - max(least, lo)) * 255 < hi - lo:
-        raise CTSRError(f"shows nothing from {lo:g} to {hi:g}, its values go from {least:g} to {most:g}: give --window CENTRE,WIDTH")
+        raise CTSRError(f"shows nothing from {lo:g} to {hi:g}, its values go from {least:g} to {most:g}: choose another window (--window CENTRE,WIDTH)")
     return lo, hi
 
 # %% ../nbs/09_upscale.ipynb #1a6675e7
