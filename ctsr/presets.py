@@ -108,7 +108,8 @@ class Figures:
 class Review:
     "What is compared beyond the bars. A condition is [run, input, task]."
     roles: dict # role in the claims of ctsr.claims -> condition; 'baseline' and 'corrected' among them
-    factors: dict # label -> condition; the first is what the others change
+    factors: dict # label -> condition, of one task; the first is what the others change in one thing
+    gains: dict = field(default_factory=dict) # label -> condition: shown with the first factor by their gain over the input
     leak: dict = field(default_factory=dict) # label -> condition: trained with all images, then without those that have copies
     choices: dict = field(default_factory=dict) # title -> label -> run, judged on validation images; the first is what the others change
 
@@ -351,12 +352,15 @@ def _check_figures(f, known):
 # %% ../nbs/11_presets.ipynb #c4ec9501
 def _check_review(review, known, preset):
     "Every condition is one that is evaluated, every choice a run."
-    for part in ("roles", "factors", "leak"):
+    for part in ("roles", "factors", "gains", "leak"):
         for label, c in getattr(review, part).items():
             where = f"figures.review.{part}: '{label}'"
             if not (isinstance(c, list) and len(c) == 3 and c[2] in preset.tasks):
                 raise CTSRError(f"{where} must be [run, input, task], got {c!r}")
             _check_condition(where, c[:2], c[2], known)
+    (first, reference), *others = review.factors.items()
+    for label, c in others:
+        if c[2] != reference[2]: raise CTSRError(f"figures.review.factors: '{label}' is of {c[2]}, '{first}' of {reference[2]}: put it into gains")
     for title, runs in review.choices.items():
         if not isinstance(runs, dict) or len(runs) < 2:
             raise CTSRError(f"figures.review.choices: '{title}' must hold two or more choices, label: run, got {runs!r}")
@@ -499,7 +503,7 @@ SAMPLED_FILES = ["fig5_topk_psnr.png", "fig5_topk_ssim.png", "fig_tradeoff.png",
                  "table1.csv", "table_sampling.csv", "table_steps.csv", "table_calibration.csv", "table_noise.csv", "per_sample.csv.gz",
                  "per_step.csv.gz"]
 
-REVIEW_FILES = ["fig_factors.png", "table_factors.csv", "claims.csv"]
+REVIEW_FILES = ["fig_factors.png", "table_factors.csv", "table_gains.csv", "claims.csv"]
 LEAK_FILES = ["fig_leak.png", "table_leak.csv", "table_leak_worth.csv"]
 PUBLISHED_FILES = ["fig_published.png", "table_published.csv", "table_damage.csv"]
 CHOICE_FILES = ["fig_choices.png", "table_choices.csv"]
@@ -550,7 +554,7 @@ def gather_jobs(preset, root, trained, evaluated, sampled) -> list: # of Job
             "figures/review", "review", "figures/review.ipynb",
             dict(preset=preset.name, out=f"{root}/figures", draws=f.draws,
                  choices={title: {k: trainings[v] for k, v in runs.items()} for title, runs in r.choices.items()},
-                 **{k: getattr(r, k) for k in ("roles", "factors", "leak")}),
+                 **{k: getattr(r, k) for k in ("roles", "factors", "gains", "leak")}),
             with_sidecars(files), [job.name for job in jobs]))
     report = Job("report/page", "report", "report/report.ipynb", dict(title=preset.title, preset=preset.name, figures=f"{root}/figures"),
                  ["report.html"], [j.name for j in jobs], page="report.html")

@@ -189,6 +189,8 @@ img { max-width: 100%; height: auto; background: #fff; border-radius: 4px }
 .anchor-link, .jp-InputPrompt, .prompt { display: none }
 table { border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums; margin: .8rem 0 }
 th, td { padding: .28rem .7rem; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap }
+th, td:last-child { white-space: normal }
+.claims th.part { padding-top: 1.4rem; font-size: 1rem }
 thead th { border-bottom: 2px solid var(--soft) }
 tbody tr:hover { background: var(--tint) }
 details { margin: .4rem 0 1.6rem }

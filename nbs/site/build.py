@@ -161,7 +161,7 @@ def front(folder) -> str: # Markdown
         claims = pd.read_csv(folder/"claims.csv", keep_default_na=False)
         chosen = claims[claims.claim.isin(FRONT)]
         lines += [f"Of {len(claims)} claims of the paper and contradictions in it: {verdict_counts(claims)}. Some of them ([all](study/{folder.name}.ipynb)):",
-                  "", "```{raw} html", claims_html(chosen).data, "```", ""]
+                  "", "```{raw} html", claims_html(chosen, headings=False).data, "```", ""]
     for name, text in (("fig2_examples", "Originals, inputs and restorations"), ("fig4_psnr", "Mean PSNR with intervals")):
         shutil.copy2(folder/f"{name}.png", SOURCE/"generated"/f"{name}.png")
         lines += [f"```{{image}} /generated/{name}.png", f":alt: {text}", "```", ""]
