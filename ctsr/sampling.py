@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['draw_scores', 'calibration', 'timed', 'over_steps', 'choose_sampling', 'choose_k', 'few', 'choose', 'method_table',
-           'method_tables', 'tradeoff_points']
+           'method_tables', 'level_images', 'tradeoff_points']
 
-# %% ../nbs/09_sampling.ipynb #ffbd4be8
+# %% ../nbs/09_sampling.ipynb #d2e75708
 import time
 
 import numpy as np
@@ -18,7 +18,7 @@ from .degrade import Task
 from .evaluate import BETTER, _batch, _check_size, _score, choose_examples, paired, per_image, select, summary, tidy
 from .restore import Interpolate, load_run, project_lr
 
-# %% ../nbs/09_sampling.ipynb #caf9f9c4
+# %% ../nbs/09_sampling.ipynb #fef0e63b
 @torch.inference_mode()
 def draw_scores(
     restorer, # with a `draw`, as `ctsr.restore.load_run` gives for SR3
@@ -57,7 +57,7 @@ def draw_scores(
                                     sampler=restorer.sampler, steps=restorer.steps)
     return tidy(table), {key: torch.cat(x) for key, x in kept.items()} | dict(image_ids=ids)
 
-# %% ../nbs/09_sampling.ipynb #10b41a69
+# %% ../nbs/09_sampling.ipynb #66c5e8bd
 def calibration(
     pictures:dict, # as `draw_scores` gives them
     k:int, # how many samples they are of
@@ -70,7 +70,7 @@ def calibration(
     return pd.DataFrame([dict(std=root(std[i]), rmse=root(error[i]), expected=root(std[i]) * np.sqrt(1 + 1 / k), count=len(i))
                          for i in np.array_split(order, bins)])
 
-# %% ../nbs/09_sampling.ipynb #c478942d
+# %% ../nbs/09_sampling.ipynb #9d54d660
 def timed(
     restorer, # any
 ) -> tuple: # the same restorer, and a list to which every call adds its seconds an image
@@ -96,7 +96,7 @@ def over_steps(
     steps=(2, 5, 10, 20), # network evaluations to compare
     up:str|None=None, # interpolation that feeds it; None: its own
     device=None, # where restoring happens
-    batch_size:int=2, # images at a time; the seconds are the median over batches
+    batch_size:int=2, # images at a time; the seconds are those of the fastest batch
     **kwargs, # further arguments of `per_image`
 ) -> pd.DataFrame: # tidy scores with a column `seconds` (an image)
     "Score one sample of every image for each sampler and number of steps."
@@ -108,10 +108,10 @@ def over_steps(
         for n in steps:
             restorer, seconds = timed(load_run(folder, up, device, sampler=sampler, steps=n))
             scores = per_image(restorer, prepared, task, run=run, sample=0, device=device or "cpu", batch_size=batch_size, **kwargs)
-            tables.append(scores.assign(seconds=float(np.median(seconds))))
+            tables.append(scores.assign(seconds=min(seconds)))
     return pd.concat(tables, ignore_index=True)
 
-# %% ../nbs/09_sampling.ipynb #36f552df
+# %% ../nbs/09_sampling.ipynb #3aaf42dc
 def choose_sampling(
     table:pd.DataFrame, # scores of `over_steps` on the validation split
     floor:float=-np.inf, # dB, least mean PSNR (protocol 'standard')
@@ -138,7 +138,7 @@ def choose_k(
     means = select(table, metric="psnr", protocol="standard").pipe(lambda t: t[~t.run.str.endswith("+projected")]).groupby("k").value.mean()
     return int(means.index[means >= means.max() - slack].min())
 
-# %% ../nbs/09_sampling.ipynb #9a8ce756
+# %% ../nbs/09_sampling.ipynb #9c4f3208
 def few(
     prepared:Prepared, # any split
     n:int, # how many images; 0 or too many: all
@@ -172,7 +172,7 @@ def choose(
     choice |= dict(k=choose_k(several), project=project if score.get("sr3+projected", -np.inf) > score["sr3"] else 0)
     return choice, pd.concat([bicubic, tried, several], ignore_index=True)
 
-# %% ../nbs/09_sampling.ipynb #3ae926c3
+# %% ../nbs/09_sampling.ipynb #f3e724ef
 def method_table(
     scores:pd.DataFrame, # tidy scores of all methods on the same images, the column `run` holding the names to show
     baseline:str, # name to compare with
@@ -190,7 +190,7 @@ def method_table(
     for i, name in enumerate(("evaluations", "seconds")): out[name] = [cost.get(run, (np.nan, np.nan))[i] for run in out.run]
     return out.rename(columns=dict(run="method"))
 
-# %% ../nbs/09_sampling.ipynb #e82df8d8
+# %% ../nbs/09_sampling.ipynb #600776ad
 def method_tables(
     rows:pd.DataFrame, # scores of all images by all methods, `run` holding the names to show
     drawn:pd.DataFrame, # scores of `draw_scores`
@@ -212,28 +212,32 @@ def method_tables(
     tables = {name: method_table(t, baseline, shown, draws=draws) for name, t in subsets.items()}
     return pd.concat(tables, names=["subset"]).reset_index("subset").reset_index(drop=True)
 
-# %% ../nbs/09_sampling.ipynb #519033cf
+# %% ../nbs/09_sampling.ipynb #4143d27b
+def level_images(
+    table:pd.DataFrame, # tidy scores, of one protocol
+    baseline:pd.DataFrame, # those of the baseline, on these images or more
+) -> pd.DataFrame: # the same with other values: the baseline's difference from its mean over the images is taken off, image by image
+    "Scores without what makes an image hard or easy for the baseline."
+    same = baseline[baseline.image_id.isin(table.image_id)].groupby(["metric", "image_id"]).value.mean()
+    shift = same - same.groupby("metric").transform("mean")
+    return table.assign(value=table.value - pd.MultiIndex.from_frame(table[["metric", "image_id"]]).map(shift))
+
 def tradeoff_points(
     rows:pd.DataFrame, # scores of the other methods, `run` holding the names to show; all images, or those needed
     drawn:pd.DataFrame, # scores of `draw_scores`
-    by_steps:pd.DataFrame, # scores of `over_steps`
     name:str, # what to call the model that draws
+    baseline:str="Bicubic", # intervals are of the difference to it
     draws:int=2000, # bootstrap resamples
 ) -> pd.DataFrame: # panel, method, label, psnr, psnr_lo, psnr_hi, lpips, lpips_lo, lpips_hi, order
-    "PSNR and LPIPS of every method, number of samples, and number of steps."
-    run, out = drawn.run.iloc[0], []
-    plain = drawn[~drawn.run.str.endswith("+projected")]
-    steps = by_steps.assign(run=by_steps.sampler.astype(str) + "|" + by_steps.steps.astype(str))
-    n = drawn.image_id.nunique(), by_steps.image_id.nunique()
-    panels = {f"samples averaged ({n[0]} images)": plain.assign(run=name + "|" + plain.k.astype(str)),
-              f"one sample, more steps ({n[1]} images)": steps.assign(run=name + ", " + steps.run)}
-    for panel, own in panels.items():
-        t = pd.concat([rows[rows.image_id.isin(own.image_id)], own])
-        t = t[t.metric.eq("lpips") | (t.metric.eq("psnr") & t.protocol.eq("standard"))]
-        wide = summary(t, by=("run", "metric"), draws=draws).pivot(index="run", columns="metric", values=["mean", "lo95", "hi95"])
-        for key in dict.fromkeys(t.run):
-            method, _, order = key.partition("|")
-            values = {f"{m}{end}": wide.loc[key, (c, m)] for m in ("psnr", "lpips")
-                      for c, end in (("mean", ""), ("lo95", "_lo"), ("hi95", "_hi"))}
-            out.append(dict(panel=panel, method=method, label=order or method, order=float(order or "nan"), **values))
+    "PSNR and LPIPS of every method and number of samples."
+    own = drawn[~drawn.run.str.endswith("+projected")]
+    t = pd.concat([rows[rows.image_id.isin(own.image_id)], own.assign(run=name + "|" + own.k.astype(str))])
+    t = t[t.metric.eq("lpips") | (t.metric.eq("psnr") & t.protocol.eq("standard"))]
+    t = level_images(t, t[t.run.eq(baseline)])
+    wide, out = summary(t, by=("run", "metric"), draws=draws).pivot(index="run", columns="metric", values=["mean", "lo95", "hi95"]), []
+    for key in dict.fromkeys(t.run):
+        method, _, order = key.partition("|")
+        values = {f"{m}{end}": wide.loc[key, (c, m)] for m in ("psnr", "lpips") for c, end in (("mean", ""), ("lo95", "_lo"), ("hi95", "_hi"))}
+        out.append(dict(panel=f"samples averaged ({own.image_id.nunique()} images)", method=method, label=order or method,
+                        order=float(order or "nan"), **values))
     return pd.DataFrame(out)
