@@ -172,26 +172,26 @@ def _design_scores(ax, xs, mid, top):
 @_themed
 def fig_design(
     image=None, # (H,W) HR picture for the thumbnails, [0,1] or uint8; None: empty frames
-    restored:dict|None=None, # 'RUNet' and 'NN+RUNet' -> (H,W) restored pictures, for the thumbnails
+    restored:dict|None=None, # model -> (H,W) restored picture, for the thumbnails
     task:Task=TASKS['x5'], # names the sizes
-    models=('RUNet', 'NN+RUNet'), # trained on bilinear and on nearest-neighbour input
+    arms=(('RUNet', 'bilinear'), ('NN+RUNet', 'nearest')), # two models, and what each is given
     colours:dict|None=None, # model -> colour
 )->Figure:
     "Experimental design of the test phase (the paper's Figure 1)"
     fig = plt.figure(figsize=(7.3, 3.95)); ax = fig.add_axes((0, 0, 1, 1)); ax.axis('off')
     mid, top, low, xs = 1.95, 3., .9, dict(hr=.65, lr=1.95, up=3.3, net=4.5, sr=5.6, score=6.8)
-    thumbs = dict.fromkeys(('lr', 'bilinear', 'nearest'))
+    thumbs = dict.fromkeys(['lr', *(mode for _, mode in arms)])
     if image is not None:
         lr = degrade(torch.tensor(_picture(image))[None, None].float(), task)
-        thumbs = dict(lr=lr[0, 0]) | {m: upsample(lr, task.hr, m)[0, 0] for m in ('bilinear', 'nearest')}
+        thumbs = dict(lr=lr[0, 0]) | {m: upsample(lr, task.hr, m)[0, 0] for _, m in arms}
     _place(ax, (xs['hr'], mid), image, f'original (HR)\n{task.hr} × {task.hr} px')
     _place(ax, (xs['lr'], mid), thumbs['lr'], f"low resolution (LR)\n{task.lr} × {task.lr} px", size=.7)
     ax.text((xs['hr'] + xs['lr'])/2 + .06, mid + .07, f'÷ {task.scale:.3g}', ha='center', fontsize=7)
     _arrow(ax, [(xs['hr'] + .48, mid), (xs['lr'] - .35, mid)])
-    for y, mode, model in zip((top, low), ('bilinear', 'nearest'), models):
+    for y, (model, mode) in zip((top, low), arms):
         name = 'nearest neighbour' if mode == 'nearest' else mode
         _place(ax, (xs['up'], y), thumbs[mode], f'up-sampled, {name}\n{task.hr} × {task.hr} px')
-        _box(ax, (xs['net'], y), model, palette(models, colours)[model])
+        _box(ax, (xs['net'], y), model, palette([m for m, _ in arms], colours)[model])
         _place(ax, (xs['sr'], y), (restored or {}).get(model), f'restored (SR)\n{task.hr} × {task.hr} px')
         _arrow(ax, [(xs['lr'] + .35, mid), (2.55, mid), (2.55, y), (xs['up'] - .48, y)])
         _arrow(ax, [(xs['up'] + .48, y), (xs['net'] - .46, y)])
