@@ -13,7 +13,7 @@ __all__ = ['WINDOWS', 'FITS', 'IMAGE', 'VOLUME', 'DICOM', 'LUNG_SHARE', 'SPLITS'
            'save_csv', 'save_json', 'save_tensors']
 
 # %% ../nbs/00_data.ipynb #806f7d02
-import gzip,hashlib,json,math,os,re,struct,textwrap,tempfile,zipfile,zlib
+import gzip,hashlib,json,locale,math,os,re,struct,textwrap,tempfile,zipfile,zlib
 from collections import Counter,defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,14 +101,15 @@ def _why(
 
 @contextmanager
 def _quiet():
-    "Without what C libraries print to the process's stderr: the reason ends in the list of skipped files instead"
-    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    "Without what C libraries print to the process's stderr (the reason ends in the list of skipped files), and with the locale as it was"
+    kept, null, before = os.dup(2), os.open(os.devnull, os.O_WRONLY), locale.setlocale(locale.LC_ALL)
     try:
         os.dup2(null, 2)
         yield
     finally:
         os.dup2(kept, 2)
         for fd in (kept, null): os.close(fd)
+        locale.setlocale(locale.LC_ALL, before)  # GDCM leaves C behind, in which other programs' output could not be read
 
 def _sitk():
     "SimpleITK without its warnings, or the line that says how to get it"

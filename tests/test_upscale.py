@@ -1,4 +1,5 @@
 "Files in, finer files of the same kind out: every format read back by somebody else's reader, and what is refused."
+import locale
 import os
 import subprocess
 import sys
@@ -242,8 +243,9 @@ def test_dicom_series(runs, tmp_path, scale):
     "Files under names that contradict the order; new identifiers, old patient, bits and rescale; every number right."
     hu = thorax().clip(-1024, 3000)
     old = [as_dicom(tmp_path/"in"/f"{9 - z}.dcm", hu[z], 4. * z, z + 1, **scale) for z in range(3)]
+    tongue = locale.setlocale(locale.LC_ALL)
     folder = one(upscale([tmp_path/"in"], tmp_path/"out", runs/"still"))
-    assert sorted(contents(folder)) == ["7.dcm", "8.dcm", "9.dcm"]
+    assert sorted(contents(folder)) == ["7.dcm", "8.dcm", "9.dcm"] and locale.setlocale(locale.LC_ALL) == tongue
     new = [pydicom.dcmread(folder/f"{9 - z}.dcm") for z in range(3)]
     fine = enlarged(np.stack([o.pixel_array for o in old]).astype(float), (201, 181))  # of what is stored
     for z, (a, b) in enumerate(zip(old, new)):
