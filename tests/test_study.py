@@ -12,6 +12,7 @@ from pathlib import Path
 
 import nbformat
 import pandas as pd
+import psutil
 import pytest
 from PIL import Image
 
@@ -134,7 +135,8 @@ def test_a_changed_setting_reruns_what_follows_and_nothing_else(root, copy):
     assert read_stamp(copy, "train/nn-runet-x5")["parameters"]["steps"] == 11
 
 
-def kernels(): return {int(p) for p in subprocess.run(["pgrep", "-f", "ipykernel_launcher"], capture_output=True, text=True).stdout.split()}
+def kernels(process): # of this study, whatever else runs on the machine
+    return [p.pid for p in psutil.Process(process.pid).children(recursive=True) if any("ipykernel_launcher" in part for part in p.cmdline())]
 
 
 def free(lock):
@@ -166,11 +168,13 @@ def test_killed_in_the_middle_of_a_notebook_it_goes_on(root, copy):
 
 
 def test_a_killed_kernel_is_reported_and_its_notebook_kept(root, copy):
-    run, before = copy/"train"/"runet-x5", kernels()
+    run = copy/"train"/"runet-x5"
     shutil.rmtree(run)
     process = start(root, copy, "--set", "runs.runet-x5.steps=4000")
     assert until(lambda: (run/"state"/"checkpoint.safetensors").exists())
-    for kernel in kernels() - before: os.kill(kernel, signal.SIGKILL)
+    found = kernels(process)
+    assert found
+    for kernel in found: os.kill(kernel, signal.SIGKILL)
     printed, _ = process.communicate(timeout=90)
     assert process.returncode == 2 and "kernel stopped" in printed and "run the same command again" in printed and "Traceback" not in printed
     assert (run/"state"/"checkpoint.safetensors").exists() and not (run/"weights.safetensors").exists()
