@@ -195,7 +195,9 @@ def test_in_jupyterlab_a_widget_changes_the_picture(root, here, browser, tmp_pat
         handle = page.locator(".widget-slider", has_text="Wipe").locator(".noUi-handle")
         handle.focus()
         for _ in range(10): page.keyboard.press("ArrowRight")
-        page.wait_for_timeout(3000)
+        for _ in range(60):
+            if look() != before: break
+            page.wait_for_timeout(500)
         assert len(before) > 5000 and look() != before
         assert not page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").count()
     finally:
