@@ -486,6 +486,10 @@ def sr3_appeals(e):
     b = gain(e, "sr3", "regression", "lpips", clean=True)
     return Finding(None, b, (None, sure(b, -1)), "One sample against RUNet; below zero is closer to the original.")
 
+def _beside(e, metric): # one sample of SR3, and RUNet, on the same images
+    a, b = (e.images(role, metric, clean=True).value for role in ("sr3", "regression"))
+    return a, b.reindex(a.index)
+
 @claim("D", "the diffusion model restores fine details (here: perceptual distance to the original falls)", "seen", "LPIPS")
 def fine_detail_sr3(e):
     b = gain(e, "sr3", "bicubic", "lpips", clean=True)
@@ -493,8 +497,8 @@ def fine_detail_sr3(e):
 
 @claim("D.2", "a higher PSNR does not always imply better perceptual quality (here: on more than one image in twenty)", "seen", "%")
 def psnr_not_perception(e):
-    better = [e.images("sr3", m, clean=True).value - e.images("regression", m, clean=True).value for m in ("psnr", "lpips")]
-    share = 100 * (better[0] * better[1] > 0).mean()  # a lower LPIPS is better
+    psnr, lpips = (a - b for a, b in (_beside(e, m) for m in ("psnr", "lpips")))
+    share = 100 * (psnr * lpips > 0).mean()  # a lower LPIPS is better
     return Finding(None, Value(share), (None, share > 5), "Images on which PSNR and LPIPS disagree on RUNet and one sample of SR3.")
 
 # %% ../nbs/10_claims.ipynb #605f5f2b
@@ -517,16 +521,16 @@ def _top(e): return e.images("sr3", "psnr", clean=True).value.nlargest(3).index 
 
 @claim("D.3", "SR3's top three images come close to RUNet (here: within 1 dB)", sum(TOP) / 3 - 27.7980, "dB")
 def sr3_top(e):
-    a, b = e.images("sr3", "psnr", clean=True).value, e.images("regression", "psnr", clean=True).value
-    v = (a - b.reindex(a.index))[_top(e)].mean()
+    a, b = _beside(e, "psnr")
+    v = (a - b)[_top(e)].mean()
     return Finding(None, Value(v), (sum(TOP) / 3 - 27.7980 > -1, v > -1),
                    "The mean of the printed three against RUNet's mean over all images;"
                    " ours against RUNet on the same three.")
 
 @claim("D.2", "there are images on which SR3 is highly competitive (here: above RUNet on one in twenty)", "seen", "%")
 def sr3_competitive(e):
-    a, b = e.images("sr3", "psnr", clean=True).value, e.images("regression", "psnr", clean=True).value
-    share = 100 * (a > b.reindex(a.index)).mean()
+    a, b = _beside(e, "psnr")
+    share = 100 * (a > b).mean()
     return Finding(None, Value(share), (max(TOP) > 27.7980, share > 5),
                    "Share of images on which a sample has the higher PSNR. The printed best"
                    f" image, {max(TOP)} dB, lies below RUNet's mean.")

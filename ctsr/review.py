@@ -24,12 +24,14 @@ def _against(t, zero): # each row of t less the value of zero on its image
 def _over(scores, condition, metric, protocol, over): # a condition's rows less the input's on the same task
     return _against(condition_rows(scores, condition, metric, protocol), condition_rows(scores, [*over, condition[2]], metric, protocol))
 
+def _cuts(t): # subset, rows: all images, and those without a relative in training, where there are any
+    for subset, part in (("all", t), ("leak-free", t[t.leaked == "none"])):
+        if len(part): yield subset, part
+
 def _subsets(scores, conditions, metrics, protocol, over): # label, task, metric, subset, gains: for each that has images
     for label, condition in conditions.items():
         for metric in [m for m in metrics if m in set(scores.metric)]:
-            d = _over(scores, condition, metric, protocol, over)
-            for subset, part in (("all", d), ("leak-free", d[d.leaked == "none"])):
-                if len(part): yield label, condition[2], metric, subset, part
+            for subset, part in _cuts(_over(scores, condition, metric, protocol, over)): yield label, condition[2], metric, subset, part
 
 # %% ../nbs/10_review.ipynb #5cb4eca1
 def seed_table(
@@ -91,8 +93,7 @@ def effect_table(
         for metric in [m for m in metrics if m in set(scores.metric)]:
             a, b = (condition_rows(scores, c, metric, protocol).set_index(["seed", "image_id"]) for c in (condition, reference))
             pairs = a.assign(value=a.value - b.value.reindex(a.index)).dropna(subset="value").reset_index()
-            for subset, part in (("all", pairs), ("leak-free", pairs[pairs.leaked == "none"])):
-                if part.empty: continue
+            for subset, part in _cuts(pairs):
                 d, by_seed = _one_value(part, ["metric"]), part.groupby("seed").value.mean()
                 found = interval(d.value, d.group, levels=(95,), draws=draws)
                 agree = bool((np.sign(by_seed) == np.sign(by_seed.iloc[0])).all())
