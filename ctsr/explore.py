@@ -254,13 +254,13 @@ class Scene:
 
     def _dragged(self, *_):
         l, r, t, b = self.selector.extents
-        if self.moved: self.moved((round(t), round(l), round(max(r - l, b - t))))
+        if self.moved: self.moved((round(t + .5), round(l + .5), round(max(r - l, b - t))))
 
     def show(self, case:Case, look:Look):
         "Bring the figure up to where one looks now."
         t, l, s = look.box
         self.selector.set_visible(True)
-        self.selector.extents = l, l + s, t, t + s
+        self.selector.extents = l - .5, l + s - .5, t - .5, t + s - .5  # around its pixels
         at = l + round(look.wipe * s)
         self.blend.set_data(np.where(np.arange(case.hr.shape[1]) < at, _named(case, look.left), _named(case, look.right)))
         self.edge.set_xdata([at - .5] * 2)
