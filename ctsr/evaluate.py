@@ -373,17 +373,20 @@ def rank_images(
     k:int=3, # how many of the best and of the worst
     protocol:str='standard', # of PSNR and SSIM
 )->pd.DataFrame: # place ('top', 'median', 'worst'), rank (1 = best), image_id, class, leaked, and each metric of that protocol
-    "The best, the median and the worst images"
+    "The best, the median and the worst images; the best and the worst from different groups, where there are enough."
     t = table[table.protocol.isin([protocol, ''])]
     if metric not in set(t.metric):
         raise CTSRError(f"rank_images: no metric {metric!r} in protocol {protocol!r}; there are {', '.join(sorted(set(t.metric)))}")
-    wide = _one_value(t, ['metric']).pivot(index=['image_id', 'class', 'leaked'], columns='metric', values='value').reset_index()
+    wide = _one_value(t, ['metric']).pivot(index=['image_id', 'group', 'class', 'leaked'], columns='metric', values='value').reset_index()
     wide = wide.sort_values([metric, 'image_id'], ascending=[BETTER.get(metric, 1) < 0, True], ignore_index=True).rename_axis(columns=None)
     n = len(wide); k = min(k, n)
-    places = [('top', i) for i in range(k)] + [('median', (n - 1)//2)] + [('worst', i) for i in range(n - k, n)]
+    of = wide.group if wide.group.nunique() >= 2*k else wide.image_id  # neighbouring slices look alike
+    top = wide.index[~of.duplicated()][:k]
+    worst = wide.index[~of.duplicated(keep='last')][-k:]
+    places = [('top', i) for i in top] + [('median', (n - 1)//2)] + [('worst', i) for i in worst]
     found = wide.iloc[[i for _, i in places]].reset_index(drop=True)
     found.insert(0, 'place', [p for p, _ in places]); found.insert(1, 'rank', [i + 1 for _, i in places])
-    return found[['place', 'rank', 'image_id', 'class', 'leaked', metric, *sorted(set(wide) - {'image_id', 'class', 'leaked', metric})]]
+    return found[['place', 'rank', 'image_id', 'class', 'leaked', metric, *sorted(set(wide) - {'image_id', 'group', 'class', 'leaked', metric})]]
 
 # %% ../nbs/09_evaluate.ipynb #8989998c
 def evaluate(
