@@ -107,7 +107,7 @@ def upscale(
     samples: Annotated[int, typer.Option(help="Average so many samples, of a model that draws them.")] = 1,
     uncertainty: Annotated[bool, typer.Option("--uncertainty", help="Write the samples' standard deviation beside the result.")] = False,
     steps: Annotated[Optional[int], typer.Option(help="Network evaluations a sample.")] = None,
-    tile: Annotated[Optional[int], typer.Option(help="Side of a tile, px: less memory with smaller ones.")] = None,
+    tile: Annotated[Optional[int], typer.Option(help="Side of a tile, px: less memory with smaller ones, and more time.")] = None,
     device: Annotated[Optional[str], typer.Option(help="cpu or cuda; default a GPU where there is one.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over what is there.")] = False,
 ):
@@ -115,12 +115,15 @@ def upscale(
     from ctsr.upscale import USE, upscale
     print(USE)
     drawing = {} if steps is None else dict(steps=steps)
-    rows = upscale(inputs, out, model, factor, _window(window), samples, uncertainty, tile, force, device=device, **drawing)
-    for row in (r for r in rows if "out" in r):
-        (height, width), slices = row["size"], f", {row['slices']} slices" if row["slices"] > 1 else ""
-        print(f"{row['path']} -> {row['out']}: {width} x {height} px{slices}, {row['seconds']} s")
-    for row in (failed := [r for r in rows if "error" in r]): print(f"ctsr: {row['error']}", file=sys.stderr)
-    if failed: raise typer.Exit(2)
+    rows = upscale(inputs, out, model, factor, _window(window), samples, uncertainty, tile, force, _tell, device=device, **drawing)
+    if any("error" in row for row in rows): raise typer.Exit(2)
+
+def _tell(row): # of an input, above the bar
+    from tqdm import tqdm
+    if "error" in row: tqdm.write(f"ctsr: {row['error']}", file=sys.stderr); return
+    (height, width), slices = row["size"], f", {row['slices']} slices" if row["slices"] > 1 else ""
+    others = f"; {row['others']} files there are no DICOM and were passed over" if row["others"] else ""
+    tqdm.write(f"{row['path']} -> {row['out']}: {width} x {height} px{slices}, {row['seconds']} s{others}")
 
 def _window(text): # a name, or CENTRE,WIDTH as numbers; what is neither is refused where windows are known
     try: return tuple(map(float, text.split(","))) if text and "," in text else text
@@ -133,8 +136,9 @@ def main():
     except CTSRError as error:
         print(f"ctsr: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("ctsr: interrupted; run the same command again to go on", file=sys.stderr)
+    except (KeyboardInterrupt, SystemExit) as stop:  # typer makes an exit of an interrupt
+        if isinstance(stop, SystemExit) and stop.code != 130: raise
+        print("ctsr: interrupted; what is finished stays, and the same command goes on with the rest", file=sys.stderr)
         raise SystemExit(130) from None
 
 # %% ../nbs/12_cli.ipynb #e15a8330

@@ -1,8 +1,10 @@
 "Files in, finer files of the same kind out: every format read back by somebody else's reader, and what is refused."
 import locale
 import os
+import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 
 from ctsr.data import CTSRError, save_json, save_tensors
 from ctsr.degrade import Task
@@ -60,6 +62,12 @@ def one(rows):
     "The only row of a run in which nothing failed."
     assert len(rows) == 1 and "error" not in rows[0], rows
     return rows[0]["out"]
+
+
+def failed(rows, *words):
+    "The only row of a run in which everything failed, in one line that holds all the words."
+    (row,) = rows
+    assert "\n" not in row["error"] and all(w in row["error"] for w in words), row
 
 
 def blobs(*shape, seed=0):
@@ -115,7 +123,7 @@ def test_grey_in_colour_channels_and_turned_by_its_camera(runs, tmp_path):
     assert np.abs(opaque - enlarged(pixels[None], size)[0]).max() < .51 and (opaque == palette).all()
 
 
-def noisy_png(path): Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40)).astype(np.uint8)).save(path)
+def noisy_png(path, size=(40, 40)): Image.fromarray(np.random.default_rng(0).integers(0, 256, size).astype(np.uint8)).save(path)
 
 
 PICTURES = {
@@ -218,6 +226,12 @@ def test_nrrd(runs, tmp_path, suffix):
 
 # 3. DICOM, read back by pydicom.
 
+def save(d, path, syntax=ExplicitVRLittleEndian):
+    d.file_meta.TransferSyntaxUID = syntax
+    d.save_as(path, enforce_file_format=True)
+    return d
+
+
 def as_dicom(path, hu, z=0, number=1, slope=1, intercept=-1024, bits=12, signed=0, series="1.2.3.4", **more):
     "One slice as a scanner writes it."
     meta = FileMetaDataset()
@@ -234,8 +248,7 @@ def as_dicom(path, hu, z=0, number=1, slope=1, intercept=-1024, bits=12, signed=
     d.PixelData = np.round((hu - float(intercept)) / slope).astype("<i2" if signed else "<u2").tobytes()
     for k, v in more.items(): setattr(d, k, v)
     path.parent.mkdir(parents=True, exist_ok=True)
-    d.save_as(path, enforce_file_format=True)
-    return d
+    return save(d, path)
 
 
 @pytest.mark.parametrize("scale", [dict(), dict(slope=.5, bits=16), dict(slope=2, intercept=0, bits=16, signed=1)], ids=["12 bits", "half", "signed"])
@@ -264,7 +277,38 @@ def test_dicom_series(runs, tmp_path, scale):
 def test_a_dicom_file_without_an_ending(runs, tmp_path):
     old = as_dicom(tmp_path/"in"/"IM0001", thorax()[0].clip(-1024, 3000), bits=16)
     new = pydicom.dcmread(one(upscale([tmp_path/"in"/"IM0001"], tmp_path/"out", runs/"runet", window=(40, 400))))
-    assert (tmp_path/"out"/"IM0001").is_file() and (new.Rows, new.Columns) == (80, 72) and new.SOPInstanceUID != old.SOPInstanceUID
+    assert (tmp_path/"out").is_file() and (new.Rows, new.Columns) == (80, 72) and new.SOPInstanceUID != old.SOPInstanceUID
+
+
+def test_no_geometry_is_made_up(runs, tmp_path):
+    "A slice says nothing about its place that its original did not say."
+    old = as_dicom(tmp_path/"in"/"a.dcm", thorax()[0].clip(-1024, 3000))
+    for k in ("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"): delattr(old, k)
+    save(old, tmp_path/"in"/"bare.dcm")
+    rows = upscale([tmp_path/"in"/n for n in ("a.dcm", "bare.dcm")], tmp_path/"out", runs/"still")
+    placed, bare = (pydicom.dcmread(row["out"]) for row in rows)
+    assert "SpacingBetweenSlices" not in placed and "PixelSpacing" in placed
+    assert not [k for k in ("SpacingBetweenSlices", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient") if k in bare]
+    assert (placed.pixel_array == bare.pixel_array).all()
+    assert {e.keyword for e in bare if not e.is_empty} - {e.keyword for e in old} == {"DerivationDescription"}  # the others say that nothing is known
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+def test_a_slice_with_too_few_pixels_is_refused(runs, tmp_path, syntax):
+    "GDCM fills up what is not there."
+    from ctsr.data import read_volume
+    d = as_dicom(tmp_path/"in"/"a.dcm", thorax(1, 96, 96)[0].clip(-1024, 3000))
+    d.PixelData = d.PixelData[:5000]
+    save(d, tmp_path/"in"/"a.dcm", syntax)
+    failed(upscale([tmp_path/"in"/"a.dcm"], tmp_path/"b.dcm", runs/"still"), "truncated", "18432 bytes", "5000")
+    with refused("truncated"): read_volume(tmp_path/"in")
+
+
+def test_files_passed_over_are_counted(runs, tmp_path):
+    for z in range(2): as_dicom(tmp_path/"in"/f"{z}.dcm", thorax()[z].clip(-1024, 3000), 4. * z)
+    noisy_png(tmp_path/"in"/"key.png")
+    row, = upscale([tmp_path/"in"], tmp_path/"out", runs/"still")
+    assert row["slices"] == 2 and row["others"] == 1
 
 
 def test_no_number_is_larger_than_its_bits(tmp_path):
@@ -327,6 +371,7 @@ def test_uncertainty_lies_beside_the_result(runs, tmp_path):
 
 @pytest.mark.parametrize("change, word", [
     (dict(samples=4), "samples"), (dict(uncertainty=True), "samples"), (dict(samples=0), "at least 1"), (dict(steps=4), "steps"), (dict(factor=5), "factor of 2"),
+    (dict(factor=0), "factor of 2"), (dict(device="cuda:99"), "cuda:99"),
     (dict(tile=100), "multiple of 16"), (dict(window="long"), "long"), (dict(model="runet-x99"), "no stored weights"),
     (dict(model="sr3", uncertainty=True), "--samples 8"), (dict(model="away.safetensors"), "away.safetensors")])
 def test_settings_are_refused_before_anything_is_written(runs, tmp_path, change, word):
@@ -343,18 +388,32 @@ def test_nothing_is_written_over_unasked(runs, tmp_path):
     for z in range(2): as_dicom(tmp_path/"in"/f"{z}.dcm", thorax()[z].clip(-1024, 3000), 4. * z)
     as_dicom(tmp_path/"old"/"9.dcm", thorax()[0].clip(-1024, 3000))
     before, still = contents(tmp_path), runs/"still"
-    with refused("b.png", "--force"): upscale([tmp_path/"a.png"], tmp_path/"b.png", still)
-    with refused("an input"): upscale([tmp_path/"a.png"], tmp_path/"a.png", still, force=True)
-    with refused("a.png", "an input"): upscale([tmp_path/"a.png", tmp_path/"b.png"], tmp_path, still, force=True)
-    with refused("old", "--force"): upscale([tmp_path/"in"], tmp_path/"old", still)
-    with refused("other things"): upscale([tmp_path/"in"], tmp_path, still, force=True)
-    with refused("two results"): upscale([tmp_path/"a.png", tmp_path/"in"/".."/"a.png"], tmp_path/"out", still)
+    failed(upscale([tmp_path/"a.png"], tmp_path/"b.png", still), "b.png", "--force")
+    failed(upscale([tmp_path/"a.png"], tmp_path/"a.png", still, force=True), "an input")
+    assert ["an input" in row["error"] for row in upscale([tmp_path/"a.png", tmp_path/"b.png"], tmp_path, still, force=True)] == [True, True]
+    for force in (False, True): failed(upscale([tmp_path/"in"], tmp_path/"old", still, force=force), "old", "other things")  # somebody's series
+    failed(upscale([tmp_path/"in"], tmp_path, still, force=True), "other things")
+    assert ["two results" in row["error"] for row in upscale([tmp_path/"a.png", tmp_path/"in"/".."/"a.png"], tmp_path/"out", still)] == [True, True]
     with refused("same kind"): upscale([tmp_path/"a.png"], tmp_path/"a.jpg", still)
+    with refused("folder"): upscale([tmp_path/"a.png", tmp_path/"b.png"], tmp_path/"d.png", still)
     assert contents(tmp_path) == before
     upscale([tmp_path/"a.png"], tmp_path/"b.png", still, force=True)
-    upscale([tmp_path/"in"], tmp_path/"old", still, force=True)
     after = contents(tmp_path)
-    assert after.keys() - {"old/0.dcm", "old/1.dcm"} == before.keys() - {"old/9.dcm"} and after["b.png"] != before["b.png"] and after["c.png"] == before["c.png"]
+    assert after.keys() == before.keys() and after["b.png"] != before["b.png"] and after["c.png"] == before["c.png"]
+    one(upscale([tmp_path/"in"], tmp_path/"made", still))
+    failed(upscale([tmp_path/"in"], tmp_path/"made", still), "made", "--force")
+    made = contents(tmp_path/"made")
+    one(upscale([tmp_path/"in"], tmp_path/"made", still, force=True))  # of what was made here, another may take the place
+    assert contents(tmp_path/"made").keys() == made.keys() and contents(tmp_path/"made") != made
+
+
+def test_what_is_there_already_does_not_stop_the_rest(runs, tmp_path):
+    "The same command goes on after an interrupt."
+    for name in ("a.png", "b.png"): noisy_png(tmp_path/name)
+    one(upscale([tmp_path/"a.png"], tmp_path/"out"/"a.png", runs/"still"))
+    told, before = [], (tmp_path/"out"/"a.png").read_bytes()
+    there, made = rows = upscale([tmp_path/"a.png", tmp_path/"b.png"], tmp_path/"out", runs/"still", tell=told.append)
+    assert "--force" in there["error"] and made["out"].exists() and told == rows and (tmp_path/"out"/"a.png").read_bytes() == before
 
 
 def test_a_failure_while_writing_leaves_what_was_there(runs, tmp_path, monkeypatch):
@@ -378,6 +437,18 @@ def test_the_command(runs, tmp_path):
     assert done.returncode == 0 and not done.stderr and (tmp_path/"c.png").exists(), done.stderr
 
 
+def test_an_interrupt_is_one_line(runs, tmp_path):
+    "What was finished stays."
+    for name in ("a.png", "b.png"): noisy_png(tmp_path/name, (3000, 3000) if name == "b.png" else (40, 40))
+    with subprocess.Popen([sys.executable, "-m", "ctsr.cli", "upscale", tmp_path/"a.png", tmp_path/"b.png", "-o", tmp_path/"out", "--model", runs/"runet", "--tile", "64"],
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path/"out"/"a.png").exists() and process.poll() is None: time.sleep(.05)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and said.splitlines()[-1].startswith("ctsr: interrupted"), said
+    assert sorted(p.name for p in (tmp_path/"out").iterdir()) == ["a.png"]
+
+
 # 6. Any size in bounded memory.
 
 def test_tiled_is_whole_away_from_borders_and_at_them(runs):
@@ -386,6 +457,14 @@ def test_tiled_is_whole_away_from_borders_and_at_them(runs):
     whole, parts = load_model(runs/"runet")[0](x, task), tiled(load_model(runs/"runet")[0])(x, task)
     assert whole.shape[-2:] == (862, 790) and not torch.equal(whole, parts) and (whole - parts).abs().max() < 1e-3
     assert (whole - F.interpolate(x, (862, 790), mode="bilinear")).abs().max() > .01, "the network changed nothing: the test shows nothing"
+
+
+@pytest.mark.parametrize("size", [(1, 400), (25, 200), (400, 30)])
+def test_long_and_thin(runs, size):
+    "One side takes several tiles, the other not even one."
+    x, task = torch.from_numpy(blobs(*size))[None, None], Task(**X2)
+    whole, parts = load_model(runs/"runet")[0](x, task), tiled(load_model(runs/"runet")[0], 256)(x, task)
+    assert parts.isfinite().all() and (whole - parts).abs().max() < 5e-3
 
 
 def test_tiles_of_a_sampler_see_the_same_noise(runs):

@@ -13,6 +13,7 @@ copyright = settings["copyright"]
 extensions = ["myst_nb", "sphinx_design"]
 nb_execution_mode = "off"
 nb_merge_streams = True
+highlight_language = "none"  # of what names none: commands
 suppress_warnings = ["myst.header"]  # a lesson may begin with a definition, which is a heading of the third level
 exclude_patterns = ["generated/*"]
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
