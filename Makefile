@@ -34,7 +34,7 @@ figures: $(READY)  ## publish a finished study (PRESET=quick) to figures/$(PRESE
 
 lab: $(READY)  ## open JupyterLab on a copy of nbs/explore.ipynb in runs, which is yours to change
 	@mkdir -p runs && { test -e runs/explore.ipynb || cp nbs/explore.ipynb runs; }
-	@$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/runs/explore.ipynb --ServerApp.tornado_settings='{"websocket_max_message_size": 1000000000}' \
+	@$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/runs/explore.ipynb --LabApp.news_url=None --ServerApp.tornado_settings='{"websocket_max_message_size": 1000000000}' \
 		$(if $(filter 0,$(shell id -u)),--allow-root)
 
 docs: $(READY)  ## build the documentation site into _docs, a few minutes

@@ -158,6 +158,9 @@ def test_files_of_ones_own(here, tmp_path):
     explorer.chooser.source.value = FILE
     explorer.chooser.path.value = str(tmp_path/"one.png")
     assert explorer.methods.case.picture.shape == (120, 90) and explorer.chooser.number.max == 0
+    Image.fromarray((rng.random((700, 530)) * 255).astype(np.uint8)).save(tmp_path/"large.png")
+    explorer.chooser.path.value = str(tmp_path/"large.png")
+    assert max(explorer.methods.case.hr.shape) <= 512 and "of 530 x 700 px the middle 512" in explorer.chooser.said.value
     explorer.chooser.path.value = str(tmp_path/"ct.nii.gz")
     assert explorer.methods.case.picture.shape == (64, 80) and explorer.chooser.number.max == 2
     explorer.chooser.upload.value = (dict(name="up.png", type="image/png", size=1, content=memoryview((tmp_path/"one.png").read_bytes()),
