@@ -440,7 +440,7 @@ def train_jobs(preset, root, prepared) -> dict: # run name -> Job
             f"train/{name}", "train", f"train/{name}/train.ipynb",
             dict(run=name, prepared=f"{root}/{need.outputs[-1]}", out=f"{root}/train/{name}",
                  checkpoint_seconds=float(preset.checkpoint_seconds), **dataclasses.asdict(config)),
-            [f"train/{name}/{file}" for file in ("history.csv", "config.json", "weights.safetensors")],
+            [f"train/{name}/{file}" for file in ("history.csv", "config.json", "weights.safetensors", "validation.csv")],
             [need.name] + [f"train/{first}"] * bool(first))
     return jobs
 
@@ -498,7 +498,7 @@ FIGURE_FILES = ["fig1_design.png", "fig2_examples.png", "fig3_ssim.png", "fig3_s
                 "fig_paired.png", "fig_by_class.png",
                 "table_summary.csv", "table_paired.csv", "table_contrasts.csv", "table_by_class.csv", "table_data.csv", "table_cost.csv",
                 "table_jobs.csv", "table_images.csv", "per_image.csv.gz"]
-TRAINING_FILES = ["fig_training.png", "table_training.csv", "training_history.csv"]
+TRAINING_FILES = ["fig_training.png", "table_training.csv", "training_history.csv", "table_validation.csv"]
 SAMPLED_FILES = ["fig5_topk_psnr.png", "fig5_topk_ssim.png", "fig_tradeoff.png", "fig_steps.png", "fig_uncertainty.png", "fig_noise.png",
                  "table1.csv", "table_sampling.csv", "table_steps.csv", "table_calibration.csv", "table_noise.csv", "per_sample.csv.gz",
                  "per_step.csv.gz"]

@@ -221,10 +221,12 @@ def fig_leak(
 def kept_scores(
     history:pd.DataFrame, # of a training: step, val_psnr, ..., seconds
     keep:str="best", # which weights it kept: best (by validation PSNR) or last
-) -> pd.Series: # psnr, ssim, lpips (where it was watched), minutes
+    unseen:float|None=None, # mean PSNR on validation images without a relative in training, dB
+) -> pd.Series: # psnr, ssim, lpips (where it was watched), psnr_unseen (where known), minutes
     "Validation scores of the weights that a training kept."
     row = history.loc[history.val_psnr.idxmax()] if keep == "best" else history.iloc[-1]
     scores = {m: row[f"val_{m}"] for m in ("psnr", "ssim", "lpips") if pd.notna(row.get(f"val_{m}"))}
+    if unseen is not None: scores["psnr_unseen"] = unseen
     return pd.Series(scores | dict(minutes=history.seconds.iloc[-1] / 60))
 
 def choice_table(
@@ -245,11 +247,12 @@ def _choices(ax, t, metric): # one panel of fig_choices
     if t.empty: return ax.set_axis_off()
     first, t = t.iloc[0], t.iloc[1:].iloc[::-1]
     if first.seeds > 1: ax.axvspan(first.lowest, first.highest, color="#DDDDDD", lw=0, zorder=0)
-    ax.barh(t.choice, t.worth, color=np.where(t.worth*BETTER[metric] > 0, "#0072B2", "#C8C8C8"), height=.6)
+    kind = metric.partition("_")[0]
+    ax.barh(t.choice, t.worth, color=np.where(t.worth*BETTER[kind] > 0, "#0072B2", "#C8C8C8"), height=.6)
     several = t[t.seeds > 1]
     ax.hlines(several.choice, several.lowest, several.highest, color="black", lw=1)
     for y, r in enumerate(t.itertuples()):
-        ax.annotate(_number(metric, r.worth, True), (max(r.worth, r.highest, 0), y), (3, 0), textcoords="offset points", va="center",
+        ax.annotate(_number(kind, r.worth, True), (max(r.worth, r.highest, 0), y), (3, 0), textcoords="offset points", va="center",
                     fontsize=7)
     ax.axvline(0, color="black", lw=.7); ax.margins(x=.25)
 
@@ -258,7 +261,7 @@ def fig_choices(
     table:pd.DataFrame, # from `choice_table`, several below one another with a column `group`
 ) -> Figure:
     "Worth of each choice on validation images, blue for the better: a row a group, against its first choice, whose seeds span the grey."
-    metrics = [m for m in ("psnr", "lpips") if m in set(table.metric)]
+    metrics = [m for m in ("psnr", "psnr_unseen", "lpips") if m in set(table.metric)]
     groups = dict(list(table.groupby("group", sort=False)))
     heights = [.28*(t.choice.nunique() - 1) + .62 for t in groups.values()]
     fig, axes = plt.subplots(len(groups), len(metrics), figsize=(3.2 + 2.1*len(metrics), max(1.8, sum(heights) + .3)), squeeze=False, sharex="col",
@@ -267,5 +270,7 @@ def fig_choices(
         for ax, metric in zip(row, metrics): _choices(ax, t[t.metric == metric], metric)
         row[0].set_title(f"{group}, against: {t.choice.iloc[0]}", loc="left", x=0, fontsize=8)
         for ax in row[1:]: ax.tick_params(labelleft=False)
-    for ax, metric in zip(axes[-1], metrics): ax.set_xlabel("Change in validation " + axis_label(metric))
+    for ax, metric in zip(axes[-1], metrics):
+        kind, _, unseen = metric.partition("_")
+        ax.set_xlabel(axis_label(kind, change=True) + (",\nimages without a relative in training" if unseen else ",\nall validation images"))
     return fig
