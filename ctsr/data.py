@@ -192,7 +192,7 @@ def _check_nifti(
     values = np.frombuffer(data, f'{order}f{wide}', count=max(len(data) - start, 0)//wide, offset=min(start, len(data)))
     if holes := int((~np.isfinite(values)).sum()): raise CTSRError(f'holds {holes} NaN or infinite values: repair it or leave it out')
 
-# %% ../nbs/00_data.ipynb #038e5cc3
+# %% ../nbs/00_data.ipynb #37142f80
 NATIVE = {b'1.2.840.10008.1.2': (rb'\xe0\x7f\x10\x00(....)', '<I'), b'1.2.840.10008.1.2.1': (rb'\xe0\x7f\x10\x00O[BW]\x00\x00(....)', '<I'),
           b'1.2.840.10008.1.2.2': (rb'\x7f\xe0\x00\x10O[BW]\x00\x00(....)', '>I')}  # transfer syntaxes that are not compressed: pixels and their length
 
@@ -209,6 +209,7 @@ def _check_dicom(
     have = min(len(data) - found.end(), *struct.unpack(order, found[1]))
     if have < bits//8: raise CTSRError(f'is truncated: its header promises {bits//8} bytes of pixels, there are {have}')
 
+# %% ../nbs/00_data.ipynb #038e5cc3
 def _check_volume(
     image, # SimpleITK image
     hu:np.ndarray, # its values

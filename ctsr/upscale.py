@@ -499,7 +499,7 @@ class DicomCT:
                 if beside: spread.append(deviation)
             if beside: write_volume(stack(np.stack(spread), self), beside, ".nrrd")
 
-# %% ../nbs/09_upscale.ipynb #ed45ae86
+# %% ../nbs/09_upscale.ipynb #4fd21e5e
 READERS = {".png": GreyPicture, ".jpg": GreyPicture, ".jpeg": GreyPicture} | dict.fromkeys(VOLUMES, Volume)
 SAME = ((".jpg", ".jpeg"), (".nii", ".nii.gz"))  # endings of one kind
 
@@ -518,6 +518,7 @@ def open_scan(
     if not reader: raise CTSRError(f"{path}: is no PNG, JPEG, DICOM, NIfTI (.nii, .nii.gz), .nrrd or .mha: convert it to one of them")
     return reader(path, window)
 
+# %% ../nbs/09_upscale.ipynb #ed45ae86
 def target(
     path:Path, # one input
     out:Path, # OUT
