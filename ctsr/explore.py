@@ -295,21 +295,19 @@ class Panels:
                 _image(above, picture)
                 below.axis("on" if name in errors else "off")
                 if name in errors: map_ = _image(below, errors[name], cmap="magma", vmax=limit)
-            if errors:
-                self._scale(map_, grid[1][-1], limit)
-                grid[1][1].text(.95, .5, "error", transform=grid[1][1].transAxes, ha="right", fontsize=8)
+            if errors: self._scale(map_, grid[1], limit)
             if spreads: self._spread(*grid[:, -1], *list(spreads.items())[-1], limit)
         self.show(case, look)
 
-    def _scale(self, map_, ax, limit):
-        place = ax.get_position()
+    def _scale(self, map_, row, limit): # what the row shows, and by what colours
+        row[1].text(.95, .5, "error", transform=row[1].transAxes, ha="right", fontsize=8)
+        place = row[-1].get_position()
         bar = self.figure.colorbar(map_, cax=self.figure.add_axes((place.x1 + .006, place.y0, .008, place.height)), extend="max")
         bar.set_ticks([0, limit], labels=["0", f"{limit * 255:.0f}"])
         bar.set_label("grey levels", fontsize=7, labelpad=-8)
 
     def _spread(self, above, below, name, spread, limit): # in a column of its own
-        above.axis("off")
-        _image(below, spread, cmap="magma", vmax=limit)
+        above.axis("off"); _image(below, spread, cmap="magma", vmax=limit)
         below.set_title(f"where samples differ\n{name.partition(',')[0]}", fontsize=8)
 
     def show(self, case:Case, look:Look):
