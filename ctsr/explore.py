@@ -341,11 +341,15 @@ def score_table(
                    + "</tr>" for name, row in scores.items())
     return f"<table><tr><th></th>{head}</tr>{body}</table>"
 
+FILE = "A file of one's own"
+
+def _said(names, n, shape): # of the image on the screen
+    cut = f"; of {shape[1]} x {shape[0]} px the middle {MOST}" if max(shape) > MOST else ""
+    return html.escape(f"{names[n]}  ({n + 1} of {len(names)}{cut})")
+
 def _failed(error): return f"<b style='color:#B00020'>{html.escape(str(error))}</b>"
 
 # %% ../nbs/13_explore.ipynb #ce798178
-FILE = "A file of one's own"
-
 class ImageChooser(W.VBox):
     "An image of a collection at hand, of a file, or of an uploaded file."
     image = traitlets.Instance(np.ndarray, allow_none=True)  # (H,W) float32 in [0,1]
@@ -378,9 +382,8 @@ class ImageChooser(W.VBox):
 
     def _read(self, change=None):
         if self.busy: return
-        number, image = self.number.value, self.images.read(self.number.value)
-        cut = f"; of {image.shape[1]} x {image.shape[0]} px the middle {MOST}" if max(image.shape) > MOST else ""
-        self.said.value = html.escape(f"{self.images.names[number]}  ({number + 1} of {len(self.images.names)}{cut})")
+        image = self.images.read(self.number.value)
+        self.said.value = _said(self.images.names, self.number.value, image.shape)
         self.image = image
 
     def _uploaded(self, change): # kept while this is open, so that it can be seen in another window
