@@ -101,7 +101,6 @@ def restore_slice(
     mean, deviation = mean_and_deviation(restorer, (seen - lo) / (hi - lo), task, samples)
     rest = F.interpolate(x - seen, mean.shape[-2:], mode=restorer.up)
     restored = rest.add_(mean, alpha=hi - lo).add_(lo)
-    if not restored.isfinite().all(): raise CTSRError("the network gave values that are no numbers: its weights are damaged, take others")
     return restored[0, 0].numpy(), None if deviation is None else (deviation * (hi - lo))[0, 0].numpy()
 
 # %% ../nbs/09_upscale.ipynb #31fcfe66
@@ -413,6 +412,7 @@ def remove_tags(
     "Take elements out of a DICOM file."
     data = path.read_bytes()
     at = 144 + struct.unpack_from("<I", data, 140)[0]  # after what describes the file
+    if b"1.2.840.10008.1.2\0" not in data[:at]: raise CTSRError("was written in another transfer syntax than is known")
     kept = [data[:at]]
     while at < len(data):
         group, element, length = struct.unpack_from("<2HI", data, at)
@@ -420,8 +420,8 @@ def remove_tags(
         at += 8 + length
     path.write_bytes(b"".join(kept))
 
-MADE_UP = ("0018|0088", "0020|0032", "0020|0037", "0028|0030", "0028|1054") # by GDCM, where there is none: distance of slices, position,
-# orientation and spacing of pixels, unit of values
+# What GDCM writes where there is none: distance of slices, position, orientation and spacing of pixels, unit of values.
+MADE_UP = ("0018|0088", "0020|0032", "0020|0037", "0028|0030", "0028|1054")
 
 def write_slice(
     values:np.ndarray, # (H',W') in HU
@@ -608,7 +608,10 @@ def open_all(
 
 def _one(scan, place, aside, restorer, task, samples): # restore one input -> a row of upscale
     def results():
-        for values in scan: yield restore_slice(values, scan.limits, restorer, task, samples)
+        for values in scan:
+            fine, deviation = restore_slice(values, scan.limits, restorer, task, samples)
+            if not np.isfinite(fine).all(): raise CTSRError(f"{scan.path}: the network gave values that are no numbers; take other weights")
+            yield fine, deviation
     row, begun = dict(path=scan.path), time.time()
     try: scan.save(results(), place, aside, restorer.name)
     except CTSRError as error: return row | dict(error=str(error))
