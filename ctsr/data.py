@@ -227,8 +227,9 @@ def _load_volume(
     sitk = _sitk()
     try:
         _check_nifti(files[0])
-        head = _header(files[0])
-        for f in files: _check_dicom(f, _header(f))
+        heads = [_header(f) for f in files]
+        for f,head in zip(files, heads): _check_dicom(f, head)
+        head = heads[0]
         modality = head.GetMetaData('0008|0060').strip() if head.HasMetaDataKey('0008|0060') else ''
         if modality.startswith('RT') or modality == 'SEG': raise CTSRError(f'is DICOM of modality {modality}: it holds no CT slices')
         with _quiet(): image = sitk.ReadImage([str(f) for f in files]) if len(files) > 1 else sitk.ReadImage(str(files[0]))

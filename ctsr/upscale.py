@@ -183,7 +183,7 @@ def _both(place, aside): # temporary paths: of the result (atomic_path or atomic
 
 class GreyPicture:
     "A PNG or a JPEG."
-    slices, held = 1, 0  # how many; bytes a pixel that are kept until all are restored
+    slices, held, others = 1, 0, 0  # how many; bytes a pixel that are kept until all are restored; files passed over
     def __init__(self,
         path:str|Path, # .png, .jpg or .jpeg
         window=None, # not used: a picture shows what its maker chose
@@ -293,6 +293,7 @@ def enlarged_image(
 # %% ../nbs/09_upscale.ipynb #d51f0b8b
 class Volume:
     "A NIfTI, NRRD or MetaImage volume, in HU or of eight bits."
+    others = 0  # files passed over
     def __init__(self,
         path:str|Path, # one of VOLUMES
         window=None, # see grey_limits
@@ -460,27 +461,28 @@ def stack(
 # %% ../nbs/09_upscale.ipynb #2a58b985
 class DicomCT:
     "A DICOM file, or a folder that holds one series of them."
+    others = 0  # files passed over
     def __init__(self,
         path:str|Path, # file or folder
         window=None, # a name of `ctsr.data.WINDOWS`, or (centre, width) in HU; default lung
     ):
-        self.path, self.limits, self.others = Path(path), window_limits(window or "lung"), 0  # files passed over
-        self.files = self._series() if self.path.is_dir() else [self.path]
-        self.heads = [dicom_tags(f) for f in self.files]
+        self.path, self.limits = Path(path), window_limits(window or "lung")
+        heads = self._series() if self.path.is_dir() else {self.path: dicom_tags(self.path)}
+        self.files, self.heads = list(heads), list(heads.values())
         self.slices, self.held = len(self.files), 0
         sizes = {tuple(int(tags[k]) for k in ("0028|0010", "0028|0011")) for tags, _ in self.heads}
         if len(sizes) > 1: raise CTSRError(f"{path}: holds slices of {len(sizes)} sizes: put each kind into a folder of its own")
         self.size, = sizes
 
-    def _series(self): # the files in the order of their slices
+    def _series(self): # what each file's header says, in the order of their slices
         there = [f for f in self.path.iterdir() if f.is_file() and not f.name.startswith(".")]
         files = sorted(filter(_is_dicom, there))
         self.others = len(there) - len(files)
         if not files: raise CTSRError(f"{self.path}: holds no DICOM files; name pictures and volumes one by one")
-        for f in files: dicom_tags(f)
+        heads = {f: dicom_tags(f) for f in files}
         if len(series := _dicom_series(self.path, files)) > 1:
             raise CTSRError(f"{self.path}: holds {len(series)} DICOM series: put each into a folder of its own")
-        return series[0]
+        return {f: heads[f] for f in series[0]}
 
     def __iter__(self):
         for file in self.files:
@@ -618,7 +620,7 @@ def _one(scan, place, aside, restorer, task, samples): # restore one input -> a 
     except (OSError, MemoryError, torch.OutOfMemoryError) as error:
         remedy = "choose another OUT" if isinstance(error, OSError) else "try a smaller --tile"
         return row | dict(error=f"{scan.path}: cannot be restored ({_why(error)}); {remedy}")
-    return row | dict(out=place, size=task.hr_size(*scan.size), slices=scan.slices, others=getattr(scan, "others", 0),
+    return row | dict(out=place, size=task.hr_size(*scan.size), slices=scan.slices, others=scan.others,
                       seconds=round(time.time() - begun, 2))
 
 # %% ../nbs/09_upscale.ipynb #80c9f494
