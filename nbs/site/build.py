@@ -28,7 +28,6 @@ TREE, SOURCE = WORK/"tree", WORK/"source"
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "runs", "_proc", "_docs", "build", "dist", "*.egg-info", "__pycache__", ".*cache")
 
 ORDER = ["full", "quick", "firstlook", "baseline"]  # of the published studies
-FRONT = ["beats-input", "nearest-below", "baseline-ssim", "test-images-unseen", "sr3-psnr", "sr3-restores"]  # claims on the front page
 LIBRARY = ("Each page is a notebook, executed when this site was built; the library is exported from them. None needs one that stands below "
            "it.")
 SLOW = ("06_sr3", "08_restore", "09_upscale", "10_plots_sampling")  # executed first, so that no processor waits at the end
@@ -183,11 +182,10 @@ def front(folder) -> str: # Markdown
     if (folder/"claims.csv").exists():
         sys.path.insert(0, str(ROOT))
         import pandas as pd
-        from ctsr.claims import claims_html, verdict_counts
+        from ctsr.claims import claims_html, front_claims, verdict_counts
         claims = pd.read_csv(folder/"claims.csv", keep_default_na=False)
-        chosen = claims[claims.claim.isin(FRONT)]
         lines += [f"Of {len(claims)} claims of the paper and contradictions in it: {verdict_counts(claims)}. Some of them ([all](study/{folder.name}.ipynb)):",
-                  "", "```{raw} html", claims_html(chosen, headings=False).data, "```", ""]
+                  "", "```{raw} html", claims_html(front_claims(claims), headings=False).data, "```", ""]
     for name, text in (("fig2_examples", "Originals, inputs and restorations"), ("fig4_psnr", "Mean PSNR with intervals")):
         shutil.copy2(folder/f"{name}.png", SOURCE/"generated"/f"{name}.png")
         lines += [f"```{{image}} /generated/{name}.png", f":alt: {text}", "```", ""]
