@@ -17,10 +17,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import yaml
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
+
+from ctsr.claims import claims_html, front_claims, verdict_counts
+from ctsr.evaluate import load_tables
+from ctsr.review import gain_sentence, seed_table
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK, OUT = ROOT/"build"/"docs", ROOT/"_docs"  # nbdev passes over folders whose names begin with _
@@ -180,15 +185,17 @@ def front(folder) -> str: # Markdown
     "The study in one screen: the first claims, examples, bars."
     lines = []
     if (folder/"claims.csv").exists():
-        sys.path.insert(0, str(ROOT))
-        import pandas as pd
-        from ctsr.claims import claims_html, front_claims, verdict_counts
         claims = pd.read_csv(folder/"claims.csv", keep_default_na=False)
+        made = json.loads((folder/"fig4_psnr.json").read_text())["parameters"]
+        label, pair = list(made["bars"].items())[-1]
+        gains = seed_table(load_tables(folder/"per_image.csv.gz"), {label: [*pair, made["task"]["name"]]}, ("psnr",))
+        lines += [f"{label}: {gain_sentence(gains, label)}.", ""]
         lines += [f"Of {len(claims)} claims of the paper and contradictions in it: {verdict_counts(claims)}. Some of them ([all](study/{folder.name}.ipynb)):",
                   "", "```{raw} html", claims_html(front_claims(claims), headings=False).data, "```", ""]
-    for name, text in (("fig2_examples", "Originals, inputs and restorations"), ("fig4_psnr", "Mean PSNR with intervals")):
+    for name, text in (("fig2_examples", "Test images, chosen without looking at any score: originals, inputs and restorations"),
+                       ("fig4_psnr", "Mean PSNR over the test images, with 68 % intervals as in the paper's Figure 4")):
         shutil.copy2(folder/f"{name}.png", SOURCE/"generated"/f"{name}.png")
-        lines += [f"```{{image}} /generated/{name}.png", f":alt: {text}", "```", ""]
+        lines += [f"```{{figure}} /generated/{name}.png", f":alt: {text}", "", f"{text}.", "```", ""]
     return "\n".join(lines)
 
 
