@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VERDICTS', 'TOLERANCE', 'CLAIMS', 'MARKS', 'PARTS', 'FRONT', 'AUTHORS', 'CANCER', 'PRINTED', 'TOP', 'Value',
-           'Evidence', 'mean', 'gain', 'mse_gain', 'count', 'setting', 'Finding', 'claim', 'near', 'sure',
+           'Evidence', 'mean', 'gain', 'mse_gain', 'level_psnr', 'count', 'setting', 'Finding', 'claim', 'near', 'sure',
            'claims_table', 'verdict_counts', 'front_claims', 'claims_text', 'claims_html', 'training_images',
            'test_images', 'test_images_unseen', 'split_shares', 'sources', 'by_cropping', 'scale_fifth', 'scale_half',
            'rotation', 'baseline_psnr', 'baseline_ssim', 'baseline_high', 'anatomy', 'error_bars', 'caption', 'could',
@@ -19,6 +19,7 @@ __all__ = ['VERDICTS', 'TOLERANCE', 'CLAIMS', 'MARKS', 'PARTS', 'FRONT', 'AUTHOR
 
 # %% ../nbs/10_claims.ipynb #f36f7592
 import html
+import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -99,6 +100,12 @@ def mse_gain(e:Evidence, role:str, over:str, metric:str, **where) -> pd.DataFram
     a, b = e.images(role, metric, **where), e.images(over, metric, **where)
     return a.assign(value=10 * np.log10(b.value.reindex(a.index) / a.value)).replace([np.inf, -np.inf], np.nan).dropna(subset="value")
 
+def level_psnr(e:Evidence, role:str) -> float:
+    "Mean PSNR, in dB, had each image the brightness and contrast of its original: MSE less the square of both shifts; nan if not measured."
+    if not {"offset", "contrast_change"} <= set(e.scores.metric): return np.nan
+    shifts = sum(e.images(role, m).value ** 2 for m in ("offset", "contrast_change"))
+    return (-10 * np.log10(10 ** (-e.images(role, "psnr").value / 10) - shifts)).mean()
+
 def count(e:Evidence, split:str, column:str) -> int:
     "A number of the prepared data (of the first set, where a study has several)."
     first = e.data[e.data["set"].eq(e.data["set"].iloc[0])]
@@ -140,7 +147,7 @@ def sure(value:Value, sign=1): # the whole interval on one side of zero; None wi
 
 # %% ../nbs/10_claims.ipynb #5ad0b676
 def _text(value, unit, exact=False): # as it stands in the table; exact: to four digits and without its interval
-    if value is None: return ""
+    if value is None or isinstance(value, Value) and np.isnan(value.value): return ""
     if not isinstance(value, Value): return str(value)
     digits = 4 if exact else {"dB": 2, "": 4, "%": 0, "grey levels": 1}.get(unit, 3)
     return f"{value.value:.{digits}f}" + ("" if exact or np.isnan(value.lo) else f" [{value.lo:.{digits}f}, {value.hi:.{digits}f}]")
@@ -175,14 +182,17 @@ def verdict_counts(
     table:pd.DataFrame, # from `claims_table`
 ) -> str: # Markdown
     "How many claims ended how."
-    return "; ".join(f"**{n}** {verdict}" for verdict, n in table.verdict.value_counts().items())
+    return ", ".join(f"{verdict} **{n}**" for verdict, n in table.verdict.value_counts().items())
 
 def front_claims(table): # from `claims_table`
     "The claims that a reader should see first, of those that the study could test."
     return table[table.claim.isin(FRONT) & table.verdict.ne("cannot be tested")]
 
 # %% ../nbs/10_claims.ipynb #5cb1f0a3
-def _with_unit(text, unit): return f"{text} {unit}" if text and unit in ("dB", "LPIPS", "images", "grey levels", "%") else text
+def _with_unit(text, unit): # numbers have units, words have none
+    return f"{text} {unit}" if re.match(r"[-+\d]", text) and unit in ("dB", "LPIPS", "images", "grey levels", "%") else text
+
+def _minus(text): return re.sub(r"(?<![\w-])-(?=[\d.])", "\N{MINUS SIGN}", text)
 
 def claims_text(
     table:pd.DataFrame, # from `claims_table`
@@ -203,8 +213,9 @@ def claims_html(
     for r in table.fillna("").astype(str).map(html.escape).itertuples():
         if headings and r.claim in PARTS: rows.append(f"<tr><th class='part' colspan='5'>{PARTS[r.claim]}</th></tr>")
         coded = _with_unit(r.as_coded, r.unit) + (f"<br><small>{r.difference}</small>" if r.difference else "")
-        rows.append(f"<tr><td><b>{r.says}</b> <small>({r.where})</small><br><small>{r.why}</small></td><td>{r.paper}</td><td>{coded}</td>"
-                    f"<td>{_with_unit(r.corrected, r.unit)}</td><td class='verdict {MARKS.get(r.verdict, 'partly')}'>{r.verdict}</td></tr>")
+        cells = "".join(f"<td>{_minus(text)}</td>" for text in (r.paper, coded, _with_unit(r.corrected, r.unit)))
+        rows.append(f"<tr><td><b>{r.says}</b> <small>({r.where})</small><br><small>{_minus(r.why)}</small></td>{cells}"
+                    f"<td class='verdict {MARKS.get(r.verdict, 'partly')}'>{r.verdict}</td></tr>")
     head = "".join(f"<th>{h}</th>" for h in ("the paper says, and what we find", "paper", "as coded, or stated", "corrected [95 %]", "verdict"))
     return HTML(f"<div class='scroll'><table class='claims'><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>")
 
@@ -310,9 +321,10 @@ def could(e:Evidence, role:str, holds) -> bool|None:
 
 @claim("Fig. 4, Table 1", "RUNet's PSNR", 27.7980, "dB")
 def runet_psnr(e):
-    a, b = mean(e, "coded", "psnr", "as_coded"), mean(e, "corrected", "psnr", clean=True)
+    a, b, level = mean(e, "coded", "psnr", "as_coded"), mean(e, "corrected", "psnr", clean=True), level_psnr(e, "coded")
+    off = "" if np.isnan(level) else f" A loss on features hardly sees brightness and contrast: were they right, it would have {level:.2f} dB."
     return Finding(a, b, (could(e, "coded", near(a.value, 27.7980, "psnr")), None),
-                   f"As coded with {_size(e, 'coded')}. The two columns do not compare: images without a relative in training are easier"
+                   f"As coded with {_size(e, 'coded')}.{off} The two columns do not compare: images without a relative in training are easier"
                    f" (their input has {mean(e, 'baseline', 'psnr', clean=True).value:.2f} dB); gains on them follow below.")
 
 @claim("Fig. 3, Table 1", "RUNet's SSIM", .8786, "")
@@ -337,7 +349,7 @@ def beats_input_ssim(e):
     a, b = gain(e, "coded", "baseline", "ssim", "as_coded"), gain(e, "corrected", "baseline", "ssim", clean=True)
     return Finding(a, b, (could(e, "coded", sure(a)), sure(b)), "Paired differences on the same images.")
 
-@claim("(not in the paper)", "RUNet is better than bicubic interpolation", "not tried", "dB")
+@claim("not in the paper", "RUNet is better than bicubic interpolation", "not tried", "dB")
 def beats_bicubic(e):
     a, b = gain(e, "coded", "bicubic", "psnr"), gain(e, "corrected", "bicubic", "psnr", clean=True)
     plain = gain(e, "bicubic", "baseline", "psnr")

@@ -279,7 +279,7 @@ def fig_examples(
     for k, (r, box) in enumerate(zip(rows, zooms)):
         y, x = fig.get_figheight() - .22 - k*block, .05
         label = f'({chr(97 + k)})' + (f' {names[r]}' if names is not None else '')
-        label = label if len(label) <= 31 else f'{label[:4]}…{label[-26:]}'
+        label = label if len(label) <= 26 else f'{label[:4]}…{label[-21:]}'
         _original(fig, (x, y), width, hr[r], box, label, original if k == 0 else '')
         for c, (title, v) in enumerate(images.items(), 1):
             m = {q: float(s) for q, s in measure(torch.tensor(v[r])[None, None], torch.tensor(hr[r])[None, None], protocol).items()}
@@ -517,7 +517,10 @@ def fig_curves(
         if t == columns[0]: ax.set_ylabel(shown[c])
         if c == 'loss': ax.set_yscale('log'); _log_axis(ax.yaxis)
         if c == 'loss' and k > 1: ax.set_title(t or 'other', loc='left', fontweight='bold')
-    for ax in axes[-1]: ax.set_xlabel('Training images seen (thousands)')
+    ends = [h.images.max() for h in histories.values() if 'images' in h]
+    for ax in axes[-1]:
+        ax.set_xlabel('Training images or crops seen (thousands)')
+        if max(ends) > 8*min(ends): ax.set_xscale('log'); _log_axis(ax.xaxis)
     entries = {v: h for ax in axes.flat for h, v in zip(*ax.get_legend_handles_labels())}
     fig.legend(entries.values(), entries.keys(), loc='outside lower center', ncols=min(4, len(entries)))
     return fig

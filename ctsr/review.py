@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from .evaluate import BETTER, _one_value, bootstrap_means, condition_rows, interval
 from .plots import _number, _themed, axis_label
@@ -77,14 +78,16 @@ def gain_sentence(
 def gains_text(
     scores:pd.DataFrame, # tidy scores
     conditions:dict, # label -> [run, input, task], of one task; the first is what gains are counted from
+    printed:dict|None=None, # label -> PSNR in the paper
     draws:int=10_000, # bootstrap resamples
 ) -> pd.DataFrame: # texts, a row a condition
-    "PSNR, protocol standard, and the gain over the first condition."
+    "PSNR, protocol standard, beside what the paper prints, and the gain over the first condition."
     (first, reference), *_ = conditions.items()
     t = seed_table(scores, conditions, ("psnr",), over=reference[:2], draws=draws).set_index(["condition", "subset"])
     subsets = ["all"] if t.loc[first].n.nunique() < 2 else ["all", "leak-free"]
     names = {"all": f"over {first}, dB [95 %]", "leak-free": "the same, leak-free images"}
-    return pd.DataFrame([{"": label, "PSNR, dB": f"{t.loc[(label, 'all'), 'mean']:.2f}"} |
+    paper = lambda label: {"paper, dB": f"{printed[label]:.2f}" if label in printed else ""} if printed else {}
+    return pd.DataFrame([{"": label} | paper(label) | {"PSNR, dB": f"{t.loc[(label, 'all'), 'mean']:.2f}"} |
                          {names[s]: "" if label == first else gain_text(*t.loc[(label, s), ["gain", "lo95", "hi95"]]) for s in subsets}
                          for label in conditions])
 
@@ -148,7 +151,9 @@ def fig_factors(
         for r in g[g.metric == metric].itertuples():
             dots = points.value[(points.metric == metric) & (points.condition == r.condition)]
             _line(lower, below.index(r.condition), r.gain, r.lo95, r.hi95, dots, metric)
-        for ax in (upper, lower): ax.set_xlabel(axis_label(metric, change=True).replace(", ", ",\n"))
+        for ax in (upper, lower):
+            ax.set_xlabel(axis_label(metric, change=True).replace(", ", ",\n"))
+            ax.xaxis.set_major_locator(MaxNLocator(4))
     _rows(axes[0], above, f"Against “{reference}” (zero), with one thing changed")
     _rows(axes[1], below, "Against the bilinear input of the same task (zero)")
     note = f"the same {g.n.max()} images ({subset}); lines: 95 % interval over images; dots: seeds; hollow: not sure"
@@ -258,7 +263,7 @@ def _choices(ax, t, metric): # one panel of fig_choices
     first, t = t.iloc[0], t.iloc[1:].iloc[::-1]
     if first.seeds > 1: ax.axvspan(first.lowest, first.highest, color="#DDDDDD", lw=0, zorder=0)
     kind = metric.partition("_")[0]
-    ax.barh(t.choice, t.worth, color=np.where(t.worth*BETTER[kind] > 0, "#0072B2", "#C8C8C8"), height=.6)
+    ax.barh(t.choice, t.worth, color=np.where(t.worth*BETTER[kind] > 0, "#0072B2", "#EE9944"), height=.6)
     several = t[t.seeds > 1]
     ax.hlines(several.choice, several.lowest, several.highest, color="black", lw=1)
     for y, r in enumerate(t.itertuples()):
@@ -270,7 +275,7 @@ def _choices(ax, t, metric): # one panel of fig_choices
 def fig_choices(
     table:pd.DataFrame, # from `choice_table`, several below one another with a column `group`
 ) -> Figure:
-    "Worth of each choice on validation images, blue for the better: a row a group, against its first choice, whose seeds span the grey."
+    "Worth of each choice on validation images, blue for the better, orange for the worse: a row a group, against its first; its seeds span the grey."
     metrics = [m for m in ("psnr", "psnr_unseen", "lpips") if m in set(table.metric)]
     groups = dict(list(table.groupby("group", sort=False)))
     heights = [.28*(t.choice.nunique() - 1) + .62 for t in groups.values()]
