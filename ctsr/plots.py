@@ -48,7 +48,7 @@ def _themed(draw):
 KNOWN = {'runet': '#0072B2', 'nn-runet': '#D55E00', 'runet-nn': '#D55E00', 'runet-plain': '#009E73', 'runet, no rotation': '#009E73',
          'sr3': '#AA4499', 'cascade': '#E69F00', 'runet, ours': '#117733',
          'bilinear': '#9A9A9A', 'baseline': '#9A9A9A', 'nearest': '#C8C8C8', 'bicubic': '#5E5E5E'}
-FREE = ['#56B4E9', '#4A3AE0', '#882255', '#44AA99', '#332288', '#999933', '#661100', '#CC79A7', '#000000']
+FREE = ['#56B4E9', '#4A3AE0', '#882255', '#44AA99', '#DDAA33', '#999933', '#661100', '#CC79A7', '#000000']
 
 def _mix(colour, other, share): return to_hex(np.array(to_rgb(colour))*(1 - share) + np.array(to_rgb(other))*share).upper()
 
