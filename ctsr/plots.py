@@ -87,7 +87,7 @@ def _colours(shown, colours, labels):
 # %% ../nbs/10_plots.ipynb #a67e0a0d
 METRICS = dict(psnr=('PSNR', 'dB', 2), ssim=('SSIM', '', 3), lr_consistency=('LR consistency', 'MSE', 5), lpips=('LPIPS', '', 3),
                mae=('Mean absolute error', 'of full range', 4), rms_contrast=('RMS contrast', 'of full range', 3),
-               offset=('Mean offset from bicubic', 'of full range', 4))  # name, unit, decimals
+               offset=('Mean offset from bicubic', 'of full range', 4), psnr_fitted=('Fitted PSNR', 'dB', 2))  # name, unit, decimals
 
 def axis_label(
     metric:str, # a metric's name in the table
@@ -100,7 +100,9 @@ def axis_label(
     name = f'Change in {name if name[1].isupper() else name.lower()}' if change else name
     return name + (f' ({unit})' if unit else '') + good
 
-def _number(metric, value, sign=False): return f"{value:{'+' if sign else ''}.{METRICS.get(metric, ('', '', 3))[2]}f}".replace('-', '−')
+def _number(metric, value, sign=False): # a zero has no sign
+    text = f"{value:{'+' if sign else ''}.{METRICS.get(metric, ('', '', 3))[2]}f}"
+    return (text if float(text) else text.lstrip('+-')).replace('-', '−')
 
 # %% ../nbs/10_plots.ipynb #2b4eaa08
 def conditions(

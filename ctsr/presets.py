@@ -99,6 +99,7 @@ class Figures:
     columns: list = field(default_factory=list) # labels shown in Figure 2; empty for the first three
     paper: dict = field(default_factory=dict) # metric -> label -> the paper's printed mean: only where data and task are the paper's
     curves: list = field(default_factory=list) # trainings whose curves are drawn; empty for all
+    note: str = "" # what a reader of the results has to know, Markdown
     review: dict = field(default_factory=dict) # see Review
     sampled: dict = field(default_factory=dict) # task -> label -> [run, input], the rows of Table 1: see `shown_run` for Figure 5
     top: int = 3 # images a group in Figure 5
@@ -532,7 +533,7 @@ def gather_jobs(preset, root, trained, evaluated, sampled) -> list: # of Job
     prepared = sorted({job.parameters["prepared"] for job in evaluated})
     f, trainings = checked(Figures, preset.figures, "figures"), trainings_of(preset)
     shared = dict(preset=preset.name, out=f"{root}/figures", task=dataclasses.asdict(task_of(preset, f.task)))
-    own = {k: getattr(f, k) for k in ("bars", "examples", "draws", "contrasts", "columns", "curves", "paper")}
+    own = {k: getattr(f, k) for k in ("bars", "examples", "draws", "contrasts", "columns", "curves", "paper", "note")}
     jobs = [Job(
         "figures/all", "figures", "figures/figures.ipynb",
         dict(evaluations=evaluations, trainings={t: [run, f"{root}/train/{t}"] for run, ts in trainings.items() for t in ts},

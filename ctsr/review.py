@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .evaluate import BETTER, _one_value, bootstrap_means, condition_rows, interval
+from .evaluate import BETTER, FEW, _one_value, bootstrap_means, condition_rows, interval
 from .plots import _number, _themed, axis_label
 
 # %% ../nbs/10_review.ipynb #add0e463
@@ -175,8 +175,9 @@ def leak_table(
         t = _one_value(_over(scores, pair, metric, protocol, over), ["metric"])
         for cls, part in t.groupby("class"):
             for kind, p in part.groupby("leaked"):
-                rows.append(dict(condition=label, **{"class": cls}, leaked=kind, metric=metric, gain=p.value.mean(),
-                                 **interval(p.value, p.group, levels=(95,), draws=draws), n=len(p), groups=p.group.nunique()))
+                found = interval(p.value, p.group, levels=(95,), least=FEW, draws=draws)
+                rows.append(dict(condition=label, **{"class": cls}, leaked=kind, metric=metric, gain=p.value.mean(), **found, n=len(p),
+                                 groups=p.group.nunique()))
     return pd.DataFrame(rows)
 
 # %% ../nbs/10_review.ipynb #ed4f42e1
@@ -187,7 +188,7 @@ def leak_worth(
     metric:str="psnr", # what to compare
     protocol:str="standard", # of PSNR and SSIM
     draws:int=10_000, # bootstrap resamples
-) -> pd.DataFrame: # leaked, advantage (on copied images), control (on others, of the same classes), worth, lo95, hi95, n, controls, left_out
+) -> pd.DataFrame: # leaked, advantage (on copied images), control (on others, of the same classes), worth, lo95, hi95, n, controls, groups, left_out
     "Difference of differences within classes: what having seen a copy is worth, beyond what more training images are worth."
     a, b = (_one_value(condition_rows(scores, pair, metric, protocol), ["metric"]) for pair in (trained_with, trained_without))
     d, rows = _against(a, b), []
@@ -199,11 +200,12 @@ def leak_worth(
         advantage, control = (sum(share[c] * of[c].value.mean() for c in parts) for of in (parts, clean))
         spread = sum(share[c] * (bootstrap_means(p.value, p.group, draws, 2*i) - bootstrap_means(clean[c].value, clean[c].group, draws, 2*i + 1))
                      for i, (c, p) in enumerate(parts.items()))
-        lo, hi = np.percentile(spread, [2.5, 97.5])
+        groups = min(clean[c].group.nunique() for c in parts)  # of the class that has fewest
+        lo, hi = np.percentile(spread, [2.5, 97.5]) if groups >= FEW else (np.nan, np.nan)
         n = sum(map(len, parts.values()))
         rows.append(dict(leaked=kind, metric=metric, advantage=advantage, control=control, worth=advantage - control, lo95=lo, hi95=hi, n=n,
-                         controls=sum(len(clean[c]) for c in parts), left_out=int((d.leaked == kind).sum()) - n))
-    return pd.DataFrame(rows, columns=["leaked", "metric", "advantage", "control", "worth", "lo95", "hi95", "n", "controls", "left_out"])
+                         controls=sum(len(clean[c]) for c in parts), groups=groups, left_out=int((d.leaked == kind).sum()) - n))
+    return pd.DataFrame(rows, columns=["leaked", "metric", "advantage", "control", "worth", "lo95", "hi95", "n", "controls", "groups", "left_out"])
 
 # %% ../nbs/10_review.ipynb #0d65baff
 @_themed
@@ -214,8 +216,11 @@ def fig_leak(
     kinds = [k for k in ("exact", "near", "none") if k in set(table.leaked)]
     order, classes = list(dict.fromkeys(table.condition)), sorted(set(table["class"]))
     mark = dict(exact=("s", "#CC3311", "exact copy in training"), near=("D", "#EE9944", "near copy"), none=("o", "white", "none found"))
-    fig, axes = plt.subplots(1, len(order), figsize=(1. + 2.5*len(order), 2.9), squeeze=False, sharey=True, layout="constrained")
-    for ax, label in zip(axes[0], order):
+    across = min(3, len(order))
+    down = -(-len(order) // across)
+    fig, axes = plt.subplots(down, across, figsize=(1. + 2.5*across, .6 + 2.3*down), squeeze=False, sharey=True, layout="constrained")
+    for ax in axes.flat[len(order):]: ax.set_axis_off()
+    for ax, label in zip(axes.flat, order):
         t = table[table.condition == label]
         for j, k in enumerate(kinds):
             r = t[t.leaked == k].set_index("class").reindex(classes)
@@ -228,7 +233,7 @@ def fig_leak(
         n = t.pivot_table(index="class", columns="leaked", values="n").reindex(index=classes, columns=kinds).fillna(0).astype(int)
         names = [c.split(".")[0].replace("adenocarcinoma", "adeno") + "\n" + "/".join(map(str, n.loc[c])) for c in classes]
         ax.set_xticks(range(len(classes)), names, fontsize=7)
-    axes[0][0].set_ylabel(axis_label(table.metric.iloc[0], change=True).replace(", ", ",\n"))
+    for ax in axes[:, 0]: ax.set_ylabel(axis_label(table.metric.iloc[0], change=True).replace(", ", ",\n"))
     fig.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(kinds))
     return fig
 
@@ -263,19 +268,21 @@ def _choices(ax, t, metric): # one panel of fig_choices
     first, t = t.iloc[0], t.iloc[1:].iloc[::-1]
     if first.seeds > 1: ax.axvspan(first.lowest, first.highest, color="#DDDDDD", lw=0, zorder=0)
     kind = metric.partition("_")[0]
-    ax.barh(t.choice, t.worth, color=np.where(t.worth*BETTER[kind] > 0, "#0072B2", "#EE9944"), height=.6)
+    within = t.worth.between(first.lowest, first.highest) | t.worth.round(2).eq(0)
+    colours = np.where(within, "#B0B0B0", np.where(t.worth*BETTER[kind] > 0, "#0072B2", "#EE9944"))
+    ax.barh(t.choice, t.worth, color=colours, height=.6)
     several = t[t.seeds > 1]
     ax.hlines(several.choice, several.lowest, several.highest, color="black", lw=1)
     for y, r in enumerate(t.itertuples()):
         ax.annotate(_number(kind, r.worth, True), (max(r.worth, r.highest, 0), y), (3, 0), textcoords="offset points", va="center",
-                    fontsize=7)
+                    fontsize=7, annotation_clip=False)
     ax.axvline(0, color="black", lw=.7); ax.margins(x=.25)
 
 @_themed
 def fig_choices(
     table:pd.DataFrame, # from `choice_table`, several below one another with a column `group`
 ) -> Figure:
-    "Worth of each choice on validation images, blue for the better, orange for the worse: a row a group, against its first; its seeds span the grey."
+    "Worth of each choice on validation images, a row a group, against its first, whose seeds span the grey; bars that leave the panel are cut."
     metrics = [m for m in ("psnr", "psnr_unseen", "lpips") if m in set(table.metric)]
     groups = dict(list(table.groupby("group", sort=False)))
     heights = [.28*(t.choice.nunique() - 1) + .62 for t in groups.values()]
@@ -286,6 +293,8 @@ def fig_choices(
         row[0].set_title(f"{group}, against: {t.choice.iloc[0]}", loc="left", x=0, fontsize=8)
         for ax in row[1:]: ax.tick_params(labelleft=False)
     for ax, metric in zip(axes[-1], metrics):
+        worth = table[table.metric == metric].worth.abs().sort_values()
+        if len(worth) > 2 and worth.iloc[-1] > 3*worth.iloc[-2]: ax.set_xlim(-1.5*worth.iloc[-2], 1.5*worth.iloc[-2])
         kind, _, unseen = metric.partition("_")
         ax.set_xlabel(axis_label(kind, change=True) + (",\nimages without a relative in training" if unseen else ",\nall validation images"))
     return fig

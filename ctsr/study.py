@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'DIGITS', 'SHOWN', 'LICENCE', 'notebook_parameters', 'check_parameters', 'run_notebook', 'git_state',
-           'machine', 'sidecar', 'done_jobs', 'Keep', 'recipes', 'headline', 'method_text', 'table_html', 'details',
-           'render_page', 'code_sha256', 'listing_sha256', 'stamp_path', 'read_stamp', 'stale', 'run_job', 'write_plan',
-           'snakemake', 'run_study', 'publish', 'redraw', 'pack_run', 'main']
+           'machine', 'training_hours', 'sidecar', 'done_jobs', 'Keep', 'recipes', 'headline', 'method_text',
+           'table_html', 'details', 'render_page', 'code_sha256', 'listing_sha256', 'stamp_path', 'read_stamp', 'stale',
+           'run_job', 'write_plan', 'snakemake', 'run_study', 'publish', 'redraw', 'pack_run', 'main']
 
 # %% ../nbs/11_study.ipynb #852baa34
 import ast
@@ -115,6 +115,15 @@ def machine() -> dict:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{name} ({platform.machine()})"
     return dict(device=device, threads=torch.get_num_threads(), python=platform.python_version(), torch=str(torch.__version__))
 
+def training_hours(
+    figures:str|Path, # folder with a study's table_training.csv
+) -> float|None: # None where nothing was trained
+    "Processor hours that all trainings took; where only the clock was read, its hours."
+    import pandas as pd
+    if not (path := Path(figures)/"table_training.csv").exists(): return None
+    t = pd.read_csv(path)
+    return round(t.get("cpu_seconds", t.seconds).fillna(t.seconds).sum() / 3600, 2)
+
 def sidecar(
     path:str|Path, # figure or table just written
     notebook:str, # that made it
@@ -124,7 +133,7 @@ def sidecar(
     "Write beside a figure or table where it comes from."
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     made = dict(file=Path(path).name, sha256=file_sha256(path), notebook=notebook, parameters=parameters, **git_state(), **machine(),
-                time=now, inputs={str(p): file_sha256(p) for p in inputs})
+                training_hours=training_hours(Path(path).parent), time=now, inputs={str(p): file_sha256(p) for p in inputs})
     save_json(Path(path).with_suffix(".json"), made)
     return Path(path).with_suffix(".json")
 
