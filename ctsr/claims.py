@@ -228,9 +228,11 @@ def claims_html(
 ): # -> IPython HTML
     "The claims as a page shows them: what the paper says and why, the numbers, the verdict."
     from IPython.display import HTML
-    rows = []
+    rows, part, last = [], {}, ""
+    for name, *_ in CLAIMS: part[name] = last = PARTS.get(name, last)
+    last = ""
     for r in table.fillna("").astype(str).map(html.escape).itertuples():
-        if headings and r.claim in PARTS: rows.append(f"<tr><th class='part' colspan='5'>{PARTS[r.claim]}</th></tr>")
+        if headings and part[r.claim] != last: rows.append(f"<tr><th class='part' colspan='5'>{(last := part[r.claim])}</th></tr>")
         coded = _with_unit(r.as_coded, r.unit) + (f"<br><small>{r.difference}</small>" if r.difference else "")
         cells = "".join(f"<td>{_minus(text)}</td>" for text in (r.paper, coded, _with_unit(r.corrected, r.unit)))
         rows.append(f"<tr><td><b>{r.says}</b> <small>({r.where})</small><br><small>{_minus(r.why)}</small></td>{cells}"
@@ -470,7 +472,7 @@ def nearest_contrast(e):
             ((("coded_nearest", "coded"), {}), (("corrected_nearest", "corrected"), dict(clean=True))))
     lower = lambda *values: all(v.hi < -1 for v in values)
     return Finding(a, b, (could(e, "coded_nearest", lower(a, c)), lower(b, d)), "Standard deviation of a picture's grey levels, against the"
-                   f" original; any blur lowers it. Against bilinear input it is {c.value:+.1f} as coded, and {d.value:+.1f} corrected.")
+                   f" original; any blur lowers it. Against bilinear input it is {c.value:+.2f} as coded, and {d.value:+.2f} corrected.")
 
 @claim("C.1.2", "the lower contrast may explain the lower scores of nearest-neighbour input (here: most of the greater error)", "guessed", "%")
 def contrast_explains(e):
