@@ -192,9 +192,10 @@ def leak_worth(
     "Difference of differences within classes: what having seen a copy is worth, beyond what more training images are worth."
     a, b = (_one_value(condition_rows(scores, pair, metric, protocol), ["metric"]) for pair in (trained_with, trained_without))
     d, rows = _against(a, b), []
-    clean = {c: p for c, p in d[d.leaked == "none"].groupby("class") if p.group.nunique() > 1}  # a class needs a control
+    clean = dict(list(d[d.leaked == "none"].groupby("class")))
     for kind in [k for k in ("exact", "near") if k in set(d.leaked)]:
-        parts = {c: p for c, p in d[d.leaked == kind].groupby("class") if c in clean}
+        found = {c: p for c, p in d[d.leaked == kind].groupby("class") if c in clean}  # a class needs a control
+        parts = {c: p for c, p in found.items() if clean[c].group.nunique() >= FEW} or found  # a small one, without interval, if there is no other
         if not parts: continue
         share = {c: len(p) / sum(map(len, parts.values())) for c, p in parts.items()}
         advantage, control = (sum(share[c] * of[c].value.mean() for c in parts) for of in (parts, clean))
