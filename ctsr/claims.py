@@ -512,7 +512,7 @@ def sr3_ssim(e):
 @claim("C.2.2, D.1", "SR3 has 15.234 dB and .17228; SR3 has 15.2334 dB and .177", "15.234, 15.2334", "dB")
 def sr3_spellings(e): return Finding(contradicts="itself", why="No rounding makes .177 of .17228, or 15.2334 of 15.234.")
 
-@claim("C.2.2 (implied)", "these are the scores of a method that restores", PRINTED["psnr"], "dB")
+@claim("C.2.2 (implied)", "these are the scores of a method that restores", str(PRINTED["psnr"]), "dB")
 def sr3_restores(e):
     plain, best, met = mean(e, "bicubic_x8", "psnr"), gain(e, "sr3_x8", "bicubic_x8", "psnr", clean=True), e.table("published").iloc[-1]
     return Finding(Value(PRINTED["psnr"] - plain.value), best, (PRINTED["psnr"] > plain.lo, sure(best)),
