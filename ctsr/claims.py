@@ -149,8 +149,7 @@ def claim(
         return rule
     return register
 
-def near(value, paper, metric): # numpy's bool would be no `bool`
-    return abs(value - paper) <= TOLERANCE[metric]
+def near(value, paper, metric): return abs(value - paper) <= TOLERANCE[metric]
 
 def sure(value:Value, sign=1) -> bool|None:
     "Whether the whole interval lies on the side of zero that `sign` names, or on the other; None where it holds zero, or there is none."
