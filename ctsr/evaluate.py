@@ -312,6 +312,7 @@ def paired(
     family=(), # columns inside which Holm counts the comparisons; (): all rows of the result
     draws:int=10_000, # bootstrap resamples
     seed:int=0, # of the resampling
+    least:int=2, # groups without which there is no interval
 )->pd.DataFrame: # of…, within…, baseline, its mean, mean, difference, lo95, hi95, improved, p, pairs, p_holm, comparisons, n, groups…
     "Per-image differences to the baseline on identical images"
     of, within, rows = [of] if isinstance(of, str) else list(of), list(within), []
@@ -322,18 +323,18 @@ def paired(
         base = _find(list(runs), baseline, where)
         sign = BETTER.get(part.metric.iloc[0], 1)
         for cond in [c for c in runs if c != base]:
-            found = _compare(runs[cond], runs[base], sign, f"{' '.join(map(str, cond))} ({where})", draws, seed)
+            found = _compare(runs[cond], runs[base], sign, f"{' '.join(map(str, cond))} ({where})", draws=draws, seed=seed, least=least)
             rows.append(dict(zip(of, cond)) | dict(zip(within, key)) | {'baseline': base[0]} | found)
     if not rows: raise CTSRError(f'nothing to compare with the baseline {baseline!r}; add the runs to the table')
     out = pd.DataFrame(rows)
     by = [out[c] for c in family] or [pd.Series(0, index=out.index)]
     return out.assign(p_holm=out.groupby(by).p.transform(lambda p: holm(p)), comparisons=out.groupby(by).p.transform('size'))
 
-def _compare(run, base, sign, where, draws, seed):
+def _compare(run, base, sign, where, **resampling):
     "One comparison of `paired`: both frames have value, group, subject by image_id"
     d = _difference(run.value, base.value, where)
     p, pairs = wilcoxon(d, run.group)
-    ci = interval(d, run.group, levels=(95,), draws=draws, seed=seed)
+    ci = interval(d, run.group, levels=(95,), **resampling)
     improved = (d*sign > 0).mean() if sign else np.nan
     return dict(mean_baseline=base.value.mean(), mean=run.value.mean(), difference=d.mean(), **ci, improved=improved, p=p, pairs=pairs,
                 n=len(d), groups=run.group.nunique(), subjects=run.subject[run.subject != ''].nunique())
@@ -362,7 +363,7 @@ def breakdown(
     column:str='class', # 'class', 'leaked' or 'subject'
     baseline=None, # None: means; else the differences to this baseline, as `paired` gives them
     by=('run', 'up', 'task', 'protocol', 'metric'), # conditions
-    **kwargs, # for `summary` or `paired`: draws, seed, …
+    **kwargs, # for `summary` or `paired`: draws, seed, least, …
 )->pd.DataFrame: # as `summary` or `paired`, one row per condition and value of `column`
     "Means or paired differences, separately for each value of a column"
     if baseline is None: return summary(table, (*by, column), **kwargs)

@@ -153,10 +153,10 @@ def psnr_fitted(
     y: Tensor,  # same shape, the reference, of range 1
 ) -> Tensor:  # (B,) dB, float64, never below the PSNR
     "PSNR of each image once its brightness and contrast are fitted to the reference by least squares."
-    x, y = (v.double().flatten(1) for v in _pair(x, y))
-    x, y = x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
-    slope = (x * y).sum(1, keepdim=True) / x.square().sum(1, keepdim=True).clamp_min(1e-30)
-    return -10 * (y - slope * x).square().mean(1).log10()
+    x, y = (v.double() for v in _pair(x, y))
+    mean = lambda v: v.mean((1, 2, 3), keepdim=True)
+    level = x - mean(x)
+    return psnr(mean(y) + level * mean(level * y) / mean(level**2).clamp_min(1e-30), y)
 
 # %% ../nbs/02_metrics.ipynb #46d516ed
 def chest_wall(
