@@ -32,10 +32,14 @@ full-report: $(READY)  ## draw the figures and report of figures/full again, fro
 figures: $(READY)  ## publish a finished study (PRESET=quick) to figures/$(PRESET)
 	@$(BIN)/ctsr figures $(PRESET)
 
+# What JupyterLab is told beside a user's own settings, and what runs/explore.ipynb was copied from.
+LAB := runs/.lab
 lab: $(READY)  ## open JupyterLab on a copy of nbs/explore.ipynb in runs, which is yours to change
-	@mkdir -p runs && { test -e runs/explore.ipynb || cp nbs/explore.ipynb runs; }
-	@$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/runs/explore.ipynb --LabApp.news_url=None --ServerApp.tornado_settings='{"websocket_max_message_size": 1000000000}' \
-		$(if $(filter 0,$(shell id -u)),--allow-root)
+	@mkdir -p $(LAB) && echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}}' > $(LAB)/overrides.json
+	@test -e runs/explore.ipynb || { cp nbs/explore.ipynb runs && cp nbs/explore.ipynb $(LAB); }
+	@cmp -s nbs/explore.ipynb $(LAB)/explore.ipynb || echo "runs/explore.ipynb is a copy of an older nbs/explore.ipynb: to get the new one, rename yours and run 'make lab' again"
+	@$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/runs/explore.ipynb --LabApp.app_settings_dir='$(CURDIR)/$(LAB)' \
+		--ServerApp.tornado_settings='{"websocket_max_message_size": 1000000000}' $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
 docs: $(READY)  ## build the documentation site into _docs, a few minutes
 	@$(BIN)/python nbs/site/build.py

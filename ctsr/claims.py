@@ -202,7 +202,8 @@ def verdict_counts(
     table:pd.DataFrame, # from `claims_table`
 ) -> str: # Markdown
     "How many claims ended how."
-    return ", ".join(f"{verdict} **{n}**" for verdict, n in table.verdict.value_counts().items())
+    counts = table.verdict.value_counts()
+    return ", ".join(f"{verdict} **{counts[verdict]}**" for verdict in MEANING if verdict in counts)
 
 def front_claims(table): # from `claims_table`
     "The claims that a reader should see first, of those that the study could test."
@@ -235,7 +236,8 @@ def claims_html(
     for r in table.fillna("").astype(str).map(html.escape).itertuples():
         if headings and part[r.claim] != last: rows.append(f"<tr><th class='part' colspan='5'>{(last := part[r.claim])}</th></tr>")
         coded = _with_unit(r.as_coded, r.unit) + (f"<br><small>{r.difference}</small>" if r.difference else "")
-        cells = "".join(f"<td>{_minus(text)}</td>" for text in (r.paper, coded, _with_unit(r.corrected, r.unit)))
+        values = zip(("paper", "as coded, or stated", "corrected"), (r.paper, coded, _with_unit(r.corrected, r.unit)))
+        cells = "".join(f"<td data-is='{name}'>{_minus(text)}</td>" for name, text in values)
         rows.append(f"<tr><td><b>{r.says}</b> <small>({r.where})</small><br><small>{_minus(r.why)}</small></td>{cells}"
                     f"<td class='verdict {MARKS.get(r.verdict, 'partly')}'>{r.verdict}</td></tr>")
     head = "".join(f"<th>{h}</th>" for h in ("the paper says, and what we find", "paper", "as coded, or stated", "corrected [95 %]", "verdict"))
@@ -629,7 +631,7 @@ def detail_helps(e):
 # %% ../nbs/10_claims.ipynb #9fb1c127
 @claim("B.3.3, Eq. (3)", "the loss is the L2 norm of the error in the noise", "L2", "dB")
 def equation_3(e):
-    used, b = str(setting(e, "stated", "loss")), gain(e, "equation_3", "stated", "psnr")
+    used, b = str(setting(e, "stated", "loss")), gain(e, "equation_3", "equation_3_l1", "psnr")
     return Finding(None, b, ("l2" in used, None),
                    "The equation leaves out the LR image, without which nothing can be restored, and takes t where"
                    f" the code takes the noise level and the L1 norm; with L2, PSNR changes by {b.value:+.2f} dB.")

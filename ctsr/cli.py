@@ -103,7 +103,7 @@ def upscale(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="A file like IN; of several, or of a series, a folder.")],
     model: Annotated[str, typer.Option(help="Stored weights by name, a run's folder, or a .safetensors file with its card.")] = "runet-x2",
     factor: Annotated[Optional[float], typer.Option(help="Refuse weights for any other factor.")] = None,
-    window: Annotated[Optional[str], typer.Option(help="What the network sees of HU: lung, mediastinum, bone, full, CENTRE,WIDTH.")] = None,
+    window: Annotated[Optional[str], typer.Option(help="What the network sees of HU: lung, mediastinum, bone, full; of any: CENTRE,WIDTH.")] = None,
     samples: Annotated[int, typer.Option(help="Average so many samples, of a model that draws them.")] = 1,
     uncertainty: Annotated[bool, typer.Option("--uncertainty", help="Write the samples' standard deviation beside the result.")] = False,
     steps: Annotated[Optional[int], typer.Option(help="Network evaluations a sample.")] = None,
@@ -116,10 +116,12 @@ def upscale(
     print(USE)
     drawing = {} if steps is None else dict(steps=steps)
     rows = upscale(inputs, out, model, factor, _window(window), samples, uncertainty, tile, force, _tell, device=device, **drawing)
+    if before := sum("before" in row for row in rows): print(f"{before} done before (--force does them again)")
     if any("error" in row for row in rows): raise typer.Exit(2)
 
 def _tell(row): # of an input, above the bar
     from tqdm import tqdm
+    if "before" in row: return
     if "error" in row: tqdm.write(f"ctsr: {row['error']}", file=sys.stderr); return
     (height, width), slices = row["size"], f", {row['slices']} slices" if row["slices"] > 1 else ""
     others = f"; {row['others']} files there are no DICOM and were passed over" if row["others"] else ""

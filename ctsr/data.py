@@ -94,10 +94,11 @@ def _stem(
 
 def _why(
     e:Exception, # from a decoder: often many lines long and full of paths
-)->str: # the last line, without paths
+)->str: # the last line, with names where there were paths
     "What a decoder complains of, on one line"
     said = [o.strip() for o in str(e).splitlines() if o.strip()] or [type(e).__name__]
-    return re.sub(r"['\"]?[^\s'\"]*/\S+", 'it', said[-1]).removeprefix('sitk::ERROR: ')[:160]
+    name = lambda m: m[0] if '://' in m[0] else m[2] or m[3]
+    return re.sub(r"""(['"])[^'"]*/([^'"/]+)\1|[^\s'"]*/([^\s'"/]+)""", name, said[-1]).removeprefix('sitk::ERROR: ')[:160]
 
 @contextmanager
 def _quiet():

@@ -81,17 +81,28 @@ def save_csv(
     text = table.to_csv(index=False, float_format='%.7g' if packed else None).encode()
     with atomic_path(path) as tmp: Path(tmp).write_bytes(gzip.compress(text, mtime=0) if packed else text)
 
+# %% ../nbs/00_files.ipynb #3c0f7a11
+def _sort_metadata(path):
+    "safetensors writes metadata in random order; here equal contents are to be equal files. The header keeps its length."
+    with open(path, 'r+b') as f:
+        length = int.from_bytes(f.read(8), 'little')
+        header = json.loads(f.read(length))
+        header['__metadata__'] = dict(sorted(header['__metadata__'].items()))
+        text = json.dumps(header, separators=(',', ':'), ensure_ascii=False).encode().ljust(length)
+        if len(text) == length: f.seek(8); f.write(text)
+
 def save_tensors(
     path, # .safetensors file
     tensors:dict, # name -> tensor, of any device and memory format
     metadata:dict|None=None, # text -> anything `str` can show
 ):
-    "Write tensors as safetensors (which refuses channels_last, hence the copy), whole or not at all"
+    "Write tensors as safetensors (which refuses channels_last, hence the copy), whole or not at all; equal ones give equal bytes"
     tensors = {k: v.detach().cpu().contiguous() for k,v in tensors.items()}
     with atomic_path(path) as tmp:
         tmp.touch()
         mode = tmp.stat().st_mode  # as the umask has it; safetensors would leave the file to its owner alone
         save_file(tensors, tmp, metadata={k: str(v) for k,v in (metadata or {}).items()})
+        if metadata: _sort_metadata(tmp)
         tmp.chmod(mode)
 
 # %% ../nbs/00_files.ipynb #91d74679

@@ -178,6 +178,7 @@ def fig_design(
     task:Task=TASKS['x5'], # names the sizes
     arms=(('RUNet', 'bilinear'), ('NN+RUNet', 'nearest')), # two models, and what each is given
     colours:dict|None=None, # model -> colour
+    crossed:str='', # what to write at a dashed arrow that gives the second model the first one's images; '' draws none
 )->Figure:
     "Experimental design of the test phase (the paper's Figure 1)"
     fig = plt.figure(figsize=(7.3, 3.95)); ax = fig.add_axes((0, 0, 1, 1)); ax.axis('off')
@@ -200,6 +201,9 @@ def fig_design(
         _arrow(ax, [(xs['net'] + .46, y), (xs['sr'] - .48, y)])
         _arrow(ax, [(xs['sr'] + .48, y), (xs['score'] - .15, y), (xs['score'] - .15, mid + .31*np.sign(y - mid))])
     _design_scores(ax, xs, mid, top)
+    if crossed:
+        _arrow(ax, [(3.95, mid), (3.95, low + .12), (xs['net'] - .46, low + .12)], linestyle=(0, (3, 2)), color='#777777')
+        ax.text(4.05, (mid + low)/2 + .12, crossed, fontsize=7, color='#555555', va='center', linespacing=1.3)
     ax.set(xlim=(0, 7.3), ylim=(.05, 4.), aspect='equal')
     return fig
 
@@ -303,8 +307,8 @@ def _values(table, metric, protocol, task, labels):
 
 def _order(found, labels):
     "Conditions in the order of `labels`, then of the table"
-    found = list(dict.fromkeys(found))
-    return [v for v in (labels or {}).values() if v in found] + [c for c in found if c not in (labels or {}).values()]
+    found, named = list(dict.fromkeys(found)), list(dict.fromkeys((labels or {}).values()))
+    return [v for v in named if v in found] + [c for c in found if c not in named]
 
 # %% ../nbs/10_plots.ipynb #a2ce3047
 def _title(protocol, metric): return f'protocol “{protocol}”; ' if metric in ('psnr', 'ssim') else ''

@@ -96,6 +96,7 @@ class Figures:
     examples: int = 3 # rows of Figure 2
     draws: int = 10_000 # bootstrap resamples
     contrasts: list = field(default_factory=list) # further pairs of labels to compare, [this, with that]
+    names: dict = field(default_factory=dict) # run -> what it is called on other tasks than that of the bars
     columns: list = field(default_factory=list) # labels shown in Figure 2; empty for the first three
     paper: dict = field(default_factory=dict) # metric -> label -> the paper's printed mean: only where data and task are the paper's
     curves: list = field(default_factory=list) # trainings whose curves are drawn; empty for all
@@ -339,11 +340,13 @@ def _check_published(p, known, tasks):
         if len(levels) < 2 or levels != sorted(set(levels)) or not all(type(x) in (int, float) and 0 <= x <= 255 for x in levels):
             raise CTSRError(f"figures.published: '{key}' must list two or more rising grey levels of 0 to 255, got {levels!r}")
 
+# %% ../nbs/11_presets.ipynb #6f0e2b93
 def _check_figures(f, known):
     "Every bar leads to a tested run, or a baseline, of the figures' task; columns and contrasts name bars."
     if not f.bars: raise CTSRError("figures: 'bars' must name at least one condition, the baseline")
     for label, pair in f.bars.items(): _check_condition(f"figures.bars: '{label}'", pair, f.task, known)
     if f.columns: _among("figures", "columns", f.columns, list(f.bars))
+    if f.names: _among("figures", "names", list(f.names), list(known))
     for pair in f.contrasts:
         if not (isinstance(pair, list) and len(pair) == 2): raise CTSRError(f"figures: 'contrasts' holds pairs of labels, got {pair!r}")
         _among("figures", "contrasts", pair, list(f.bars))
@@ -533,7 +536,7 @@ def gather_jobs(preset, root, trained, evaluated, sampled) -> list: # of Job
     prepared = sorted({job.parameters["prepared"] for job in evaluated})
     f, trainings = checked(Figures, preset.figures, "figures"), trainings_of(preset)
     shared = dict(preset=preset.name, out=f"{root}/figures", task=dataclasses.asdict(task_of(preset, f.task)))
-    own = {k: getattr(f, k) for k in ("bars", "examples", "draws", "contrasts", "columns", "curves", "paper", "note")}
+    own = {k: getattr(f, k) for k in ("bars", "names", "examples", "draws", "contrasts", "columns", "curves", "paper", "note")}
     jobs = [Job(
         "figures/all", "figures", "figures/figures.ipynb",
         dict(evaluations=evaluations, trainings={t: [run, f"{root}/train/{t}"] for run, ts in trainings.items() for t in ts},

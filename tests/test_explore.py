@@ -2,11 +2,14 @@
 import asyncio
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import datetime
 
 import numpy as np
@@ -14,7 +17,9 @@ import pytest
 from matplotlib.backend_bases import MouseEvent
 from PIL import Image
 
-from ctsr.explore import FILE, Explorer
+from ctsr.degrade import upsample
+from ctsr.explore import FILE, Explorer, Scene, file_images
+from ctsr.upscale import open_scan
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +61,34 @@ def test_every_control_changes_the_picture(here, tmp_path):
         assert (pixels(upper) != before).any(), part.description
     before, controls.side.value = pixels(lower), 60
     assert (pixels(lower) != before).any()
+
+
+def test_panels_stay_large_and_figures_are_as_wide_as_asked(here, tmp_path):
+    explorer = Explorer(here, tmp_path, width=700)
+    upper, lower = (c.figure for c in explorer.canvases)
+    def side(): return min(ax.get_window_extent().width for ax in explorer.views[1].axes.values())
+    def empty(): return min(ax.get_position().y0 for ax in lower.axes)
+    explorer.methods.chosen.value = "bilinear", "bicubic", "nearest", "toy/runet-x5"
+    low = lower.get_figheight()
+    assert side() > 100 and empty() < .02
+    for n in (1, 2): explorer.methods.add(f"mine {n}", lambda lr, task: upsample(lr, task.hr_size(*lr.shape[-2:])))
+    assert side() > 150 and empty() < .02 and lower.get_figheight() > 2 * low  # six methods, in two lines
+    explorer.controls.width.value = 1200
+    assert [f.get_figwidth() * 80 for f in (upper, lower)] == [1200, 1200] and side() > 270
+
+
+def test_a_figure_is_not_drawn_while_it_is_being_changed(here, tmp_path, monkeypatch):
+    "JupyterLab answers widgets in a thread of their own."
+    explorer, show, drawing, waited = Explorer(here, tmp_path), Scene.show, [], []
+    def slow(*args):
+        drawing.append(threading.Thread(target=explorer.canvases[0].draw))
+        drawing[-1].start(); drawing[-1].join(.5)
+        waited.append(drawing[-1].is_alive())
+        show(*args)
+    monkeypatch.setattr(Scene, "show", slow)
+    explorer.controls.wipe.value = 20
+    for thread in drawing: thread.join(20)
+    assert waited == [True] and not drawing[0].is_alive()
 
 
 def mouse(explorer, *places):
@@ -115,6 +148,61 @@ def test_samples_come_later_and_are_given_up_when_nobody_waits(here, tmp_path):
     with ThreadPoolExecutor(1) as pool: pool.submit(asyncio.run, play()).result()  # a browser of other tests may keep a loop in this thread
 
 
+def test_the_wipe_shows_a_network_and_stays_when_a_method_is_added(here, tmp_path):
+    explorer = Explorer(here, tmp_path)
+    assert explorer.controls.look.right == "toy/runet-x5"
+    explorer.methods.add("mine", lambda lr, task: upsample(lr, task.hr_size(*lr.shape[-2:])))
+    assert explorer.controls.look.right == "toy/runet-x5" and "mine" in explorer.controls.right.options
+    explorer.controls.right.value = "mine"
+    explorer.chooser.number.value = 1
+    assert explorer.controls.look.right == "mine"  # a wish
+
+
+def test_of_a_large_image_the_part_follows_the_region(here, tmp_path):
+    explorer = Explorer(here, tmp_path)
+    picture = np.random.default_rng(0).random((700, 530), np.float32)
+    explorer.methods.chosen.value = "bicubic",
+    explorer.chooser.image = picture
+    first = explorer.methods.case
+    assert explorer.controls.y.max == 700 - explorer.controls.side.value and "512 x 512 px of 530 x 700 px" in explorer.numbers.value
+    explorer.controls.place((300, 150, 100))
+    mouse(explorer, (200, 350), (250, 400), (300, 690))
+    (top, left, side), case = explorer.controls.look.box, explorer.methods.case
+    assert top + side == 700 and case is not first and case.hr.shape == (512, 512) and (case.hr == picture[188:, case.corner[1]:][:, :512]).all()
+    explorer.controls.y.value = 0
+    assert explorer.methods.case.corner[0] == 0 and (explorer.methods.case.hr[0] == picture[0, case.corner[1]:][:512]).all()
+    explorer.chooser.image = picture[::-1].copy()
+    assert explorer.controls.look.box == (0, left, side)  # another image of that size: one looks at the same place
+
+
+def test_an_image_is_enlarged_as_it_is(here, tmp_path):
+    from ctsr.upscale import load_model, restore_slice
+    explorer, name = Explorer(here, tmp_path), "toy/runet-x5"
+    explorer.methods.chosen.value = "bicubic", name
+    before = explorer.controls.look
+    explorer.methods.input.value = True
+    case, look = explorer.methods.case, explorer.controls.look
+    assert case.hr is None and case.size == (482, 482) and (look.left, look.right) == ("bicubic", name)
+    assert "PSNR" not in explorer.numbers.value and "LR-consistency" in explorer.numbers.value
+    assert list(explorer.views[1].axes) == ["input", "bicubic", name] and len(explorer.canvases[1].figure.axes) == 3  # no errors
+    assert np.allclose(np.divide(look.centre, 482), np.divide(before.centre, 95), atol=.02)  # the same place
+    network, _ = load_model(here/"runs"/name.replace("/", "/train/"))
+    explorer.methods.chosen.value = "bicubic", "toy/sr3-x5"
+    limit = 255 * np.percentile(explorer.methods.case.visible["toy/sr3-x5, mean of 4"].spread, 99.5)
+    assert f"differ, 0 to {limit:.0f} grey levels" in list(explorer.views[1].axes)[-1]
+    explorer.methods.chosen.value = "bicubic", name
+    alike, _ = restore_slice(case.picture, (0, 1), network, case.task)  # what `ctsr upscale` does
+    assert np.abs(alike - case.visible[name].image).max() < .02  # in bf16
+    explorer.chooser.image = np.random.default_rng(0).random((300, 200), np.float32)
+    controls, moved = explorer.controls, explorer.methods.case
+    assert moved.size == (1506, 1004) and moved.lr.shape[-2:] == (102, 102)
+    for part in (controls.x, controls.y):
+        part.value = part.max
+        assert explorer.methods.case is not moved and pixels(explorer.canvases[0]).any()
+        moved = explorer.methods.case
+    assert (moved.lr[0, 0].numpy() == moved.picture[-102:, -102:]).all()
+
+
 def test_a_method_that_fails_is_named_and_the_others_stay(here, tmp_path):
     explorer = Explorer(here, tmp_path)
     explorer.methods.add("mine", lambda lr, task: 1 / 0)
@@ -150,7 +238,7 @@ def test_runet_answers_within_two_seconds(here, tmp_path, side):
     assert explorer.methods.case.hr.shape == (side, side) and min(seconds) < 2
 
 
-def test_files_of_ones_own(here, tmp_path):
+def test_files_of_ones_own(here, tmp_path, monkeypatch):
     import SimpleITK as sitk
     rng = np.random.default_rng(0)
     Image.fromarray((rng.random((120, 90)) * 255).astype(np.uint8)).save(tmp_path/"one.png")
@@ -161,9 +249,22 @@ def test_files_of_ones_own(here, tmp_path):
     assert explorer.methods.case.picture.shape == (120, 90) and explorer.chooser.number.max == 0
     Image.fromarray((rng.random((700, 530)) * 255).astype(np.uint8)).save(tmp_path/"large.png")
     explorer.chooser.path.value = str(tmp_path/"large.png")
-    assert max(explorer.methods.case.hr.shape) <= 512 and "of 530 x 700 px the middle 512" in explorer.chooser.said.value
+    assert max(explorer.methods.case.hr.shape) <= 512 and "530 x 700 px" in explorer.chooser.said.value
     explorer.chooser.path.value = str(tmp_path/"ct.nii.gz")
     assert explorer.methods.case.picture.shape == (64, 80) and explorer.chooser.number.max == 2
+    lung, chooser = explorer.methods.case.picture, explorer.chooser
+    for window in ("-600, 1500", "lung"):
+        chooser.window.value = window
+        assert (explorer.methods.case.picture == lung).all()
+    chooser.window.value = "40,400"
+    assert (explorer.methods.case.picture != lung).any()
+    for window in ("40", "40,-400", "3000,100"):  # unknown; of no width; shows nothing
+        chooser.window.value = window
+        assert "window" in chooser.said.value and "--" not in chooser.said.value
+    chooser.window.value = ""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    chooser.path.value = "~/one.png"
+    assert explorer.methods.case.picture.shape == (120, 90) and "one.png" in chooser.said.value
     explorer.chooser.upload.value = (dict(name="up.png", type="image/png", size=1, content=memoryview((tmp_path/"one.png").read_bytes()),
                                           last_modified=datetime.now()),)
     assert explorer.methods.case.picture.shape == (120, 90)
@@ -177,35 +278,102 @@ def test_files_of_ones_own(here, tmp_path):
     assert "20 px" in explorer.methods.said.value and explorer.methods.case is shown
 
 
-def test_in_jupyterlab_a_widget_changes_the_picture(root, here, browser, tmp_path):
-    (here/"nbs").mkdir()
-    shutil.copy(root/"nbs"/"explore.ipynb", here/"nbs")
+@contextmanager
+def lab(root, here, folder):
+    "`make lab` in a copy of the checkout, without a window -> its address and what it prints."
+    shutil.copytree(root/"nbs", here/"nbs", ignore=lambda d, names: {n for n in names if n != "explore.ipynb"}, dirs_exist_ok=True)
+    shutil.copy(root/"Makefile", here)
+    if not (here/".venv").exists(): (here/".venv").symlink_to(sys.prefix)
     with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
-    lab = subprocess.Popen([sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", f"--port={port}", "--notebook-dir=nbs",
-                            "--IdentityProvider.token=", "--LabApp.news_url=None"], cwd=here, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                           env=os.environ | {"JUPYTER_CONFIG_DIR": str(tmp_path), "JUPYTER_RUNTIME_DIR": str(tmp_path/"runtime")})
-    page = browser.new_page(viewport=dict(width=1400, height=1500))
+    flags = f"--no-browser --port={port} --IdentityProvider.token="
+    with open(folder/"said.txt", "w+") as said:
+        made = subprocess.Popen(["make", "--assume-old=.venv/.ready", "lab", f"ARGS={flags}"], cwd=here, stdout=said, stderr=said, start_new_session=True,
+                                env=os.environ | {"JUPYTER_CONFIG_DIR": str(folder), "JUPYTER_RUNTIME_DIR": str(folder/"runtime")})
+        try: yield f"http://127.0.0.1:{port}/lab/tree/runs/explore.ipynb", folder/"said.txt"
+        finally: os.killpg(made.pid, signal.SIGTERM); made.wait(30)
+
+
+READY = ("--no-print-directory", "--assume-old=.venv/.ready")  # nothing is to be installed, also under another make
+
+
+def test_a_copy_of_ones_own_stays_and_an_older_one_is_named(root, tmp_path):
+    (tmp_path/"nbs").mkdir(); (tmp_path/".venv"/"bin").mkdir(parents=True)
+    shutil.copy(root/"Makefile", tmp_path)
+    jupyter, source, mine = tmp_path/".venv"/"bin"/"jupyter", tmp_path/"nbs"/"explore.ipynb", tmp_path/"runs"/"explore.ipynb"
+    jupyter.write_text("#!/bin/sh\n"); jupyter.chmod(0o755)
+    def said(): return subprocess.run(["make", *READY, "lab"], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    source.write_text("old")
+    assert not said() and mine.read_text() == "old"
+    mine.write_text("mine")
+    assert not said()
+    source.write_text("new")
+    assert said().startswith("runs/explore.ipynb is a copy of an older") and mine.read_text() == "mine"
+    mine.rename(tmp_path/"runs"/"kept.ipynb")
+    assert not said() and mine.read_text() == "new"
+
+
+@contextmanager
+def lab(root, here, folder):
+    "`make lab` in a folder, without a window -> the address of its copy."
+    (here/"nbs").mkdir(exist_ok=True)
+    for name in ("Makefile", "nbs/explore.ipynb"): shutil.copy(root/name, here/name)
+    if not (here/".venv").exists(): (here/".venv").symlink_to(sys.prefix)
+    with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
+    process = subprocess.Popen(["make", *READY, "lab", f"ARGS=--no-browser --port={port} --IdentityProvider.token="], cwd=here, start_new_session=True,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                               env=os.environ | {"JUPYTER_CONFIG_DIR": str(folder), "JUPYTER_RUNTIME_DIR": str(folder/"runtime")})
+    try: yield f"http://127.0.0.1:{port}/lab/tree/runs/explore.ipynb"
+    finally: os.killpg(process.pid, signal.SIGTERM); process.wait(30)
+
+
+def run_all(page, address):
+    "Open a notebook and run all its cells."
+    for _ in range(120):
+        try: page.goto(address); break
+        except Exception: time.sleep(.5)
+    page.get_by_text("| Idle").wait_for(timeout=120_000)  # notebook and kernel are there
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_text("Run All Cells", exact=True).click()
+    page.wait_for_selector(".jupyter-matplotlib-canvas-container canvas", timeout=120_000)
+    page.get_by_text("lanczos").last.wait_for(timeout=120_000)  # the last cell's method is in the table
+    page.wait_for_timeout(3000)
+
+
+def test_slices_of_a_series_are_read_when_they_are_asked_for(tmp_path, monkeypatch):
+    import SimpleITK as sitk
+    from ctsr.upscale import new_uid, write_slice
+    series, rng = new_uid(), np.random.default_rng(0)
+    for z in range(5):
+        tags = {"0008|0016": "1.2.840.10008.5.1.4.1.1.2", "0008|0018": new_uid(), "0008|0060": "CT", "0020|000d": series + ".1", "0020|000e": series,
+                "0020|0037": "1\\0\\0\\0\\1\\0", "0028|0100": "16", "0028|0101": "16", "0028|0102": "15", "0028|0103": "1"}
+        write_slice(rng.integers(-1000, 200, (64, 64)), tmp_path/f"{z}.dcm", tags, ((1., 1., 2.), (0., 0., 2. * z), (1., 0, 0, 0, 1, 0, 0, 0, 1)))
+    whole, read, asked = list(open_scan(tmp_path)), sitk.ReadImage, []
+    monkeypatch.setattr(sitk, "ReadImage", lambda *how: asked.append(how[0]) or read(*how))
+    images = file_images(tmp_path)
+    assert not asked and len(images.names) == 5
+    assert (images.read(3) == ((whole[3] + 1350) / 1500).clip(0, 1).astype(np.float32)).all() and len(asked) == 1
+
+
+def test_in_jupyterlab_a_widget_changes_the_picture(root, here, browser, tmp_path):
+    page = browser.new_page(viewport=dict(width=1280, height=720))
     try:
-        for _ in range(120):
-            try: page.goto(f"http://127.0.0.1:{port}/lab/tree/explore.ipynb"); break
-            except Exception: time.sleep(.5)
-        page.get_by_text("| Idle").wait_for(timeout=120_000)  # notebook and kernel are there
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_text("Run All Cells", exact=True).click()
-        page.wait_for_selector(".jupyter-matplotlib-canvas-container canvas", timeout=120_000)
-        page.get_by_text("lanczos").last.wait_for(timeout=120_000)  # the last cell's method is in the table
-        page.wait_for_timeout(3000)
-        look = lambda: page.evaluate("document.querySelectorAll('.jupyter-matplotlib-canvas-container canvas')[0].toDataURL()")
-        before = look()
-        handle = page.locator(".widget-slider", has_text="Wipe").locator(".noUi-handle")
-        handle.focus()
-        for _ in range(10): page.keyboard.press("ArrowRight")
-        for _ in range(60):
-            if look() != before: break
-            page.wait_for_timeout(500)
-        assert len(before) > 5000 and look() != before
-        assert not page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").count()
+        with lab(root, here, tmp_path) as address:
+            run_all(page, address)
+            assert not page.locator(".Toastify__toast").count(), "a message lies over the explorer"
+            inside = page.locator(".jp-OutputArea-output", has=page.locator(".widget-slider")).bounding_box()
+            parts = page.locator(".jupyter-matplotlib-canvas-container canvas, .widget-slider, .widget-dropdown select, .widget-select-multiple select")
+            edges = [box["x"] + box["width"] for box in (part.bounding_box() for part in parts.all()) if box]
+            assert len(edges) > 12 and max(edges) <= inside["x"] + inside["width"], "cut off on a laptop with the file browser open"
+            look = lambda: page.evaluate("document.querySelectorAll('.jupyter-matplotlib-canvas-container canvas')[0].toDataURL()")
+            before = look()
+            handle = page.locator(".widget-slider", has_text="Wipe").locator(".noUi-handle")
+            handle.focus()
+            for _ in range(10): page.keyboard.press("ArrowRight")
+            for _ in range(60):
+                if look() != before: break
+                page.wait_for_timeout(500)
+            assert len(before) > 5000 and look() != before
+            assert not page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").count()
     finally:
         page.screenshot(path=tmp_path/"explore.png")
         page.close()
-        lab.terminate(); lab.wait(30)

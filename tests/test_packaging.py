@@ -70,6 +70,8 @@ def test_study_is_refused_in_one_line_without_a_checkout(root, tmp_path):
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", str(site), str(source)],
                    check=True, capture_output=True)
     assert (site/"ctsr"/"train.py").exists()
+    weights = sorted(p.name for p in (root/"ctsr"/"weights").iterdir())
+    assert "runet-x5.safetensors" in weights and weights == sorted(p.name for p in (site/"ctsr"/"weights").iterdir())
     done = subprocess.run([sys.executable, "-c", "from ctsr.cli import main; main()", "study"], cwd=tmp_path,
                           env={"PYTHONPATH": str(site), "PATH": ""}, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("ctsr: the study needs a clone") and len(done.stderr.splitlines()) == 1, done.stderr

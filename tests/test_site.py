@@ -86,6 +86,44 @@ def test_a_report_shows_its_tables_and_figures(site):
     assert text.count("<img") >= 10 and text.count("<table") >= 10 and "SR3, one sample" in text
 
 
+class Pictures(HTMLParser):
+    "The pictures of a page: whether each leads to its file, and what it says to who cannot see it."
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.found = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "a": self.links.append(dict(attrs).get("href"))
+        if tag == "img" and "_images/" in (src := dict(attrs).get("src", "")): self.found.append((src, self.links[-1:] == [src], dict(attrs).get("alt")))
+
+    def handle_endtag(self, tag):
+        if tag == "a" and self.links: self.links.pop()
+
+
+def test_lessons_show_what_they_draw(site):
+    for name in ("data", "degrade", "diffusion", "explore", "metrics", "phantom", "plots", "sr3", "upscale"):
+        text = (site/"library"/f"{name}.html").read_text(encoding="utf-8")
+        assert Pictures(text).found and "&lt;Figure size" not in text, name
+
+
+def test_pictures_can_be_enlarged_and_those_of_a_report_are_described(site):
+    for page in ("index", "study/quick", "library/plots"):
+        found = Pictures((site/f"{page}.html").read_text(encoding="utf-8")).found
+        assert found and all(leads for _, leads, _ in found), page
+        if page != "library/plots": assert all(alt and "_images" not in alt for *_, alt in found), page
+
+
+def test_a_laptop_shows_the_first_table_of_a_report_whole_and_the_front_page_a_picture(served, browser):
+    page = browser.new_page(viewport=dict(width=1280, height=800))
+    page.goto(f"{served}/study/quick.html", wait_until="load")
+    table, column = (page.evaluate(f"document.querySelector('{what}').getBoundingClientRect().width") for what in ("article table", "article"))
+    assert table <= column, f"{table:.0f} px in {column:.0f}"
+    page.goto(f"{served}/index.html", wait_until="load")
+    assert page.evaluate("document.querySelector('article img').getBoundingClientRect().top") < 500
+    page.close()
+
+
 def test_search_finds_what_is_there(served, browser):
     page = browser.new_page()
     page.goto(f"{served}/search.html?q=bootstrap", wait_until="load")

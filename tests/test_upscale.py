@@ -1,4 +1,5 @@
 "Files in, finer files of the same kind out: every format read back by somebody else's reader, and what is refused."
+import json
 import locale
 import os
 import signal
@@ -16,18 +17,26 @@ import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
+from safetensors.torch import load_file
 
-from ctsr.data import CTSRError, save_json, save_tensors
+from ctsr.data import CTSRError, file_sha256, save_json, save_tensors
 from ctsr.degrade import Task
 from ctsr.restore import load_run
 from ctsr.train import TrainConfig, build_model, train
-from ctsr.upscale import load_model, tiled, upscale, write_slice
+from ctsr.upscale import load_model, restore_slice, tiled, upscale, write_slice
 
 X2, X5 = dict(name="x2", hr=64, lr=32), dict(name="x5", hr=256, lr=51)
 SMALL = dict(crop=32, batch_size=4, keep="last", precision="bf16")
 WINDOW = -1350., 150.  # lung
+
+
+def pack_as(run, folder): # as stored weights of that name
+    card = json.loads((run/"config.json").read_text())
+    save_tensors(folder/f"{run.name}.safetensors", load_file(run/"weights.safetensors"))
+    save_json(folder/f"{run.name}.json", card | dict(sha256=file_sha256(folder/f"{run.name}.safetensors")))
 
 
 @contextmanager
@@ -93,10 +102,12 @@ def grey(restorer, pixels, white): return restorer(torch.from_numpy(pixels.astyp
 
 @pytest.mark.parametrize("name, white, kind", [("a.png", 255, np.uint8), ("a.png", 4095, np.uint16), ("a.png", 65535, np.uint16), ("a.jpeg", 255, np.uint8)])
 def test_pictures(runs, tmp_path, name, white, kind):
-    "Size, depth, range, resolution, and the very numbers that the network gives."
+    "Size, depth, range, resolution, and the very numbers that the network gives. Twelve bits are those that the file says count."
     pixels = (blobs(45, 38) * white).round().astype(kind)
     pixels[3, 3] = white
-    Image.fromarray(pixels).save(tmp_path/name, dpi=(96, 96), **(dict(quality=100) if "jpeg" in name else {}))
+    notes = PngInfo()
+    if white == 4095: notes.add(b"sBIT", b"\x0c")
+    Image.fromarray(pixels).save(tmp_path/name, dpi=(96, 96), **(dict(quality=100) if "jpeg" in name else dict(pnginfo=notes)))
     with Image.open(one(upscale([tmp_path/name], tmp_path/f"out-{name}", runs/"runet"))) as made:
         assert made.size == (76, 90) and made.format == {"a.png": "PNG", "a.jpeg": "JPEG"}[name] and round(made.info["dpi"][0]) == 192
         assert made.mode == ("L" if kind == np.uint8 else "I;16")
@@ -106,6 +117,26 @@ def test_pictures(runs, tmp_path, name, white, kind):
     given = np.asarray(Image.open(tmp_path/name))
     assert np.abs(found - grey(restorer, given, white)).max() < (.51 if "png" in name else 16)
     assert np.abs(found - enlarged(given[None], (90, 76))[0]).max() > white / 50, "the network changed nothing: the test shows nothing"
+
+
+def test_slices_of_a_stack_match(runs, tmp_path):
+    "White is the format's, or the window's, and never one pixel's; a scan that is black or grey to the eye is refused until its window is said."
+    dark = (blobs(45, 38) * 3900).astype(np.uint16)
+    spot, shifted = dark.copy(), (dark // 4 + 32000).astype(np.uint16)  # HU + 32768, say
+    spot[0, 0] = 4200
+    for name, pixels in dict(a=dark, b=spot, c=shifted, d=(dark // 400).astype(np.uint8)).items(): Image.fromarray(pixels).save(tmp_path/f"{name}.png")
+    files = [tmp_path/f"{n}.png" for n in "abcd"]
+    for row, word in zip(upscale(files, tmp_path/"no", runs/"runet"), ("0 to 65535", "0 to 65535", "--window 32", "0 to 255")):
+        assert word in row["error"] and "\n" not in row["error"] and "--window CENTRE,WIDTH" in row["error"], row
+    assert f"--window {(dark.min() + dark.max()) / 2:g},{np.ptp(dark)}" in upscale(files[:1], tmp_path/"no.png", runs/"runet")[0]["error"]
+    for row in upscale(files, tmp_path/"no", runs/"runet", window="lung"): assert "HU" in row["error"] and "--window CENTRE,WIDTH" in row["error"]
+    a, b = (np.asarray(Image.open(r["out"])).astype(int) for r in upscale(files[:2], tmp_path/"out", runs/"runet", window=(1000, 2000)))
+    assert np.abs(a - b)[40:, 40:].max() == 0
+    restorer, task = load_model(runs/"runet")
+    seen = torch.from_numpy(dark.clip(0, 2000).astype(np.float32))[None, None]
+    mine = restorer(seen / 2000, task)[0, 0].numpy() * 2000 + enlarged((dark - seen[0, 0].numpy())[None], a.shape)[0]
+    assert np.abs(a - mine).max() < .6 and np.abs(a - enlarged(dark[None], a.shape)[0]).max() > 20, "inside restored, outside interpolated"
+    failed(upscale(files[:1], tmp_path/"no.png", runs/"runet", window=(40000, 100)), "shows nothing")
 
 
 def test_grey_in_colour_channels_and_turned_by_its_camera(runs, tmp_path):
@@ -133,14 +164,18 @@ PICTURES = {
     "moving": ("a.png", lambda p: Image.new("L", (9, 9)).save(p, save_all=True, append_images=[Image.new("L", (9, 9), 9)]), "holds 2 pictures"),
     "truncated": ("a.png", lambda p: (noisy_png(p), p.write_bytes(p.read_bytes()[:700])), "cannot be read"),
     "empty": ("a.png", lambda p: p.write_bytes(b""), "empty (0 bytes)"),
-    "letter": ("a.png", lambda p: p.write_text("Dear reader"), "cannot be read"),
+    "letter": ("a.png", lambda p: p.write_text("Dear reader"), "cannot be read (cannot identify image file a.png)"),
     "tiff": ("a.tif", lambda p: Image.new("L", (9, 9)).save(p), "is no PNG, JPEG, DICOM"),
     "letter named dcm": ("a.dcm", lambda p: p.write_text("Dear reader"), "cannot be read"),
     "picture named dcm": ("a.dcm", lambda p: Image.new("L", (9, 9)).save(p, "PNG"), "is no DICOM"),
+    "sheared": ("a.nii", lambda p: nibabel.save(nibabel.Nifti1Image(thorax().T, np.eye(4) + .3 * np.eye(4, k=2)), p), "right angles, which is not supported"),
     "no volume": ("a.nii", lambda p: nibabel.save(nibabel.Nifti1Image(np.zeros((9, 9, 3, 2), np.int16), np.eye(4)), p), "3-D"),
     "NaN": ("a.nii.gz", lambda p: nibabel.save(nibabel.Nifti1Image(np.full((9, 9, 3), np.nan, np.float32), np.eye(4)), p), "NaN"),
     "coronal stack": ("a.nii", lambda p: nibabel.save(nibabel.Nifti1Image(np.zeros((9, 3, 9), np.int16), np.diag([1, 5, 1, 1])), p), "square"),
     "no Hounsfield units": ("a.nii", lambda p: nibabel.save(nibabel.Nifti1Image(np.random.rand(9, 9, 3).astype("f4"), np.eye(4)), p), "shows nothing"),
+    "label map": ("a.nii.gz", lambda p: nibabel.save(nibabel.Nifti1Image((thorax(6, 9, 9) > 0).astype(np.uint8), np.eye(4)), p), "looks like a label map"),
+    "label map of real numbers": ("a.nii", lambda p: nibabel.save(nibabel.Nifti1Image((thorax(6, 9, 9) // 400).astype("f4"), np.eye(4)), p), "label map"),
+    "eight bits and nothing": ("a.nii", lambda p: nibabel.save(nibabel.Nifti1Image(np.full((9, 9, 3), 7, np.uint8), np.eye(4)), p), "shows nothing"),
     "absent": ("a.png", lambda p: None, "does not exist")}
 
 
@@ -191,6 +226,29 @@ def test_nifti(runs, tmp_path, codes, suffix, kind):
     assert np.allclose(made.get_qform(), made.get_sform(), atol=1e-4)
     assert np.abs(after[0] - enlarged(hu, (201, 181))).max() < .51, "metal and air as well as lung"
     assert after[0].max() > 2000 and not np.allclose(affine[:3, 3], made.affine[:3, 3])
+
+
+def corners(image, affine): return np.array([[x * n - .5 for x, n in zip(at, image.shape)] + [1] for at in np.ndindex(2, 2, 2)]) @ affine.T
+
+
+@pytest.mark.parametrize("codes, kind, order", [("RAS", "i2", "<"), ("PIR", "f4", ">")])
+def test_what_a_nifti_header_says_stays(runs, tmp_path, codes, kind, order):
+    "Two forms that do not agree, each at its place; units, ranges, names, extensions, a fourth axis of one and the order of bytes."
+    as_nifti(tmp_path/"a.nii.gz", thorax().astype(kind), codes)
+    a = nibabel.load(tmp_path/"a.nii.gz")
+    a = nibabel.Nifti1Image(np.asanyarray(a.dataobj)[..., None], a.affine, a.header.as_byteswapped(order))
+    tilt = np.eye(4)
+    tilt[1:3, 1:3] = [[np.cos(np.pi / 9), -np.sin(np.pi / 9)], [np.sin(np.pi / 9), np.cos(np.pi / 9)]]
+    a.set_qform(a.affine, 1); a.set_sform(tilt @ a.affine, 2)
+    a.header.set_xyzt_units("micron"); a.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"hello"))
+    for k, v in dict(cal_min=-1000, cal_max=200, intent_name=b"ct", aux_file=b"lut.txt", toffset=3).items(): a.header[k] = v
+    nibabel.save(a, tmp_path/"a.nii.gz")
+    a, b = nibabel.load(tmp_path/"a.nii.gz"), nibabel.load(one(upscale([tmp_path/"a.nii.gz"], tmp_path/"b.nii.gz", runs/"still")))
+    assert a.header.endianness == b.header.endianness == order and not np.allclose(a.get_qform(), a.get_sform(), atol=1)
+    for form in ("get_qform", "get_sform"): assert np.allclose(corners(a, getattr(a, form)()), corners(b, getattr(b, form)()), atol=1e-3), form
+    changed = {k for k in a.header if a.header[k].tobytes() != b.header[k].tobytes()}
+    assert changed <= {"dim", "pixdim", "srow_x", "srow_y", "srow_z", "qoffset_x", "qoffset_y", "qoffset_z"}, changed
+    assert b.header.extensions[:1] == a.header.extensions and len(a.header.extensions) == 1 and b.ndim == 4 and sorted(b.shape) == [1, 3, 181, 201]
 
 
 def test_nifti_of_eight_bits_and_with_a_slope(runs, tmp_path):
@@ -274,6 +332,38 @@ def test_dicom_series(runs, tmp_path, scale):
     assert all(d.SOPInstanceUID.is_valid and d.SeriesInstanceUID.is_valid for d in new)
 
 
+def circle(height, width): return np.hypot(*(np.mgrid[:height, :width] - np.array([[[height - 1]], [[width - 1]]]) / 2)) > min(height, width) / 2
+
+
+@pytest.mark.parametrize("pad, last, scale", [(-2000, "", dict(signed=1, bits=16)), (0, "", dict()), (-2000, -1990, dict(signed=1, bits=16)),
+                                              (-2000, None, dict(signed=1, bits=16))], ids=["far below air", "lowest of 12 bits", "a range", "no tag"])
+def test_padding_is_no_image(runs, tmp_path, pad, last, scale):
+    "It stays where and what it is, and nothing beside it is a blend with it; without a tag, a value far below air is meant."
+    stored, out = thorax()[0].clip(-1023, 2500).astype(int) + 1024, circle(40, 36)
+    stored[20, :] = 1  # the lowest that is image
+    stored[out] = pad
+    if last: stored[:4][out[:4]] = last
+    tags = {} if last is None else dict(PixelPaddingValue=pad) | (dict(PixelPaddingRangeLimit=last) if last else {})
+    d = as_dicom(tmp_path/"a.dcm", stored - 1024, **scale, **tags)
+    if last == "" and pad < 0:
+        d.add_new(0x280120, "US", pad + 65536)  # as some write it
+        save(d, tmp_path/"a.dcm")
+    made = pydicom.dcmread(one(upscale([tmp_path/"a.dcm"], tmp_path/"b.dcm", runs/"runet")))
+    found, wide = made.pixel_array.astype(int), np.kron(out, np.ones((2, 2), bool))
+    assert (found[wide] == np.kron(stored, np.ones((2, 2), int))[wide]).all() and (found[~wide] > max(pad, last or pad)).all()
+    assert all(made[k].value == v for k, v in tags.items())
+    other, _ = restore_slice(np.where(out, 3000, stored - 1024), WINDOW, *load_model(runs/"runet"), tagged=(2999, 3001))  # other padding, same image
+    assert np.abs(found - np.maximum(other + 1024, pad + 1))[~wide].max() < .51
+
+
+def test_padding_of_a_volume(runs, tmp_path):
+    hu, out = thorax(), circle(40, 36)
+    hu[:, out], hu[0, 20, 20] = -3024, -2500  # and an artefact
+    as_nifti(tmp_path/"a.nii.gz", hu, "RAS")
+    found, wide = axial(nibabel.load(one(upscale([tmp_path/"a.nii.gz"], tmp_path/"b.nii.gz", runs/"runet"))))[0], np.kron(out, np.ones((2, 2), bool))
+    assert (found[:, wide] == -3024).all() and found[1:, ~wide].min() > -1400 and found[0, ~wide].min() >= -2500
+
+
 def test_a_dicom_file_without_an_ending(runs, tmp_path):
     old = as_dicom(tmp_path/"in"/"IM0001", thorax()[0].clip(-1024, 3000), bits=16)
     new = pydicom.dcmread(one(upscale([tmp_path/"in"/"IM0001"], tmp_path/"out", runs/"runet", window=(40, 400))))
@@ -302,6 +392,16 @@ def test_a_slice_with_too_few_pixels_is_refused(runs, tmp_path, syntax):
     save(d, tmp_path/"in"/"a.dcm", syntax)
     failed(upscale([tmp_path/"in"/"a.dcm"], tmp_path/"b.dcm", runs/"still"), "truncated", "18432 bytes", "5000")
     with refused("truncated"): read_volume(tmp_path/"in")
+
+
+def test_overlays_are_left_out(runs, tmp_path):
+    "They have a bit for each old pixel."
+    d = as_dicom(tmp_path/"a.dcm", thorax()[0].clip(-1024, 3000))
+    for tag, kind, value in ((0x10, "US", 40), (0x11, "US", 36), (0x40, "CS", "G"), (0x50, "SS", [1, 1]), (0x100, "US", 1), (0x102, "US", 0), (0x3000, "OW", bytes(180))):
+        d.add_new(0x60000000 + tag, kind, value)
+    save(d, tmp_path/"a.dcm")
+    made = pydicom.dcmread(one(upscale([tmp_path/"a.dcm"], tmp_path/"b.dcm", runs/"still")))
+    assert not [e.tag for e in made if 0x6000 <= e.tag.group < 0x6100]
 
 
 def test_files_passed_over_are_counted(runs, tmp_path):
@@ -344,6 +444,31 @@ def test_a_damaged_slice_leaves_no_half_series(runs, tmp_path):
     assert "2 DICOM series" in row["error"]
 
 
+def test_a_result_says_what_made_it(runs, tmp_path):
+    "Network, weights, factor, and that it is no medical device, beside what was said before; of a result made from a result, both."
+    pixels, notes, image = (blobs(40, 36) * 255).astype(np.uint8), PngInfo(), sitk.GetImageFromArray(thorax())
+    notes.add_text("Patient", "7"); notes.add_itxt("Ort", "Köln", "de")
+    Image.fromarray(pixels).save(tmp_path/"a.png", pnginfo=notes); Image.fromarray(pixels).save(tmp_path/"a.jpg", comment="from Köln")
+    image.SetMetaData("ctsr", "something")
+    for suffix in (".nrrd", ".mha"): sitk.WriteImage(image, tmp_path/f"a{suffix}")
+    as_nifti(tmp_path/"a.nii.gz", thorax())
+    bare = nibabel.load(tmp_path/"a.nii.gz"); bare.header["descrip"] = b""; nibabel.save(bare, tmp_path/"bare.nii")
+    as_dicom(tmp_path/"a.dcm", thorax()[0].clip(-1024, 3000))
+    names = ("a.png", "a.jpg", "a.nrrd", "a.mha", "a.nii.gz", "bare.nii", "a.dcm")
+    rows = upscale([tmp_path/n for n in names], tmp_path/"out", runs/"still")
+    png, jpeg, nrrd, mha, nifti, bare, dicom = (f(str(row["out"])) for f, row in zip(
+        (Image.open, Image.open, sitk.ReadImage, sitk.ReadImage, nibabel.load, nibabel.load, pydicom.dcmread), rows))
+    extension = nifti.header.extensions[-1].get_content()
+    said = (png.text["ctsr"], jpeg.info["comment"].decode(), nrrd.GetMetaData("ctsr"), mha.GetMetaData("ctsr"),
+            extension if isinstance(extension, str) else extension.decode(), bare.header["descrip"].item().decode(), dicom.DerivationDescription)
+    weights = file_sha256(runs/"still"/"weights.safetensors")[:12]
+    for text in said: assert all(word in text for word in (f"still (weights {weights}, factor 5.02)", "not a medical device")), text
+    assert png.text["Patient"] == "7" and png.text["Ort"] == "Köln" and said[1].startswith("from Köln | ") and said[2].startswith("something | ")
+    assert nifti.header["descrip"].item() == b"a chest" and len(bare.header.extensions) == 1
+    again = nibabel.load(one(upscale([rows[5]["out"]], tmp_path/"again.nii", runs/"runet")))
+    assert len(again.header.extensions) == 2 and again.header["descrip"] == bare.header["descrip"] and sitk.ReadImage(tmp_path/"again.nii").GetSize()[2] == 3
+
+
 # 4. Samples.
 
 def test_uncertainty_lies_beside_the_result(runs, tmp_path):
@@ -381,6 +506,15 @@ def test_settings_are_refused_before_anything_is_written(runs, tmp_path, change,
     assert list(contents(tmp_path)) == ["a.png"]
 
 
+def test_the_remedy_fits(runs, tmp_path):
+    "Other models are named to those who asked for an unknown one, and to nobody else."
+    pack_as(runs/"still", tmp_path/"stored")
+    with refused("no stored weights", "--model also"): load_model("other", folder=tmp_path/"stored")
+    for change in (dict(device="cuda:99"), dict(steps=4)):
+        with pytest.raises(CTSRError) as caught: load_model("still", folder=tmp_path/"stored", **change)
+        assert "--model" not in str(caught.value)
+
+
 # 5. Nothing is written over; the command says what it is.
 
 def test_nothing_is_written_over_unasked(runs, tmp_path):
@@ -396,6 +530,11 @@ def test_nothing_is_written_over_unasked(runs, tmp_path):
     assert ["two results" in row["error"] for row in upscale([tmp_path/"a.png", tmp_path/"in"/".."/"a.png"], tmp_path/"out", still)] == [True, True]
     with refused("same kind"): upscale([tmp_path/"a.png"], tmp_path/"a.jpg", still)
     with refused("folder"): upscale([tmp_path/"a.png", tmp_path/"b.png"], tmp_path/"d.png", still)
+    for name in ("x.png", "x.nii.gz", "x.mhd", "x.TIF"):
+        with refused(name, "9.dcm", "same kind"): upscale([tmp_path/"old"/"9.dcm"], tmp_path/name, still)
+        with refused(name, "folder of DICOM"): upscale([tmp_path/"in"], tmp_path/name, still)
+        with refused(name, "several"): upscale([tmp_path/"in", tmp_path/"old"/"9.dcm"], tmp_path/name, still)
+    with refused("x.dcm", "folder of DICOM"): upscale([tmp_path/"in"], tmp_path/"x.dcm", still)
     assert contents(tmp_path) == before
     upscale([tmp_path/"a.png"], tmp_path/"b.png", still, force=True)
     after = contents(tmp_path)
@@ -412,8 +551,18 @@ def test_what_is_there_already_does_not_stop_the_rest(runs, tmp_path):
     for name in ("a.png", "b.png"): noisy_png(tmp_path/name)
     one(upscale([tmp_path/"a.png"], tmp_path/"out"/"a.png", runs/"still"))
     told, before = [], (tmp_path/"out"/"a.png").read_bytes()
-    there, made = rows = upscale([tmp_path/"a.png", tmp_path/"b.png"], tmp_path/"out", runs/"still", tell=told.append)
-    assert "--force" in there["error"] and made["out"].exists() and told == rows and (tmp_path/"out"/"a.png").read_bytes() == before
+    files = [tmp_path/"a.png", tmp_path/"b.png"]
+    there, made = rows = upscale(files, tmp_path/"out", runs/"still", tell=told.append)
+    assert there == dict(path=files[0], before=tmp_path/"out"/"a.png") and made["out"].exists() and told == rows
+    assert (tmp_path/"out"/"a.png").read_bytes() == before
+    (again,), (first, _) = upscale(files[1:], tmp_path/"out", runs/"still"), upscale(files, tmp_path/"out", runs/"runet", force=True)
+    assert "before" in again and first["size"] == (80, 80) and (tmp_path/"out"/"a.png").read_bytes() != before
+    as_dicom(tmp_path/"s"/"1.dcm", thorax()[0].clip(-1024, 3000))
+    ((tmp_path/"out"/"s").mkdir(), one(upscale([tmp_path/"s"], tmp_path/"out"/"s", runs/"still")))  # an empty folder is no result
+    assert ["before" in row for row in upscale([tmp_path/"s", files[0]], tmp_path/"out", runs/"still")] == [True, True]
+    failed(upscale([tmp_path/"s"], tmp_path/"out"/"s", runs/"still"), "--force")  # which is named
+    (tmp_path/"out"/"s"/"note.txt").write_text("mine")
+    assert "other things" in upscale([tmp_path/"s", files[0]], tmp_path/"out", runs/"still")[0]["error"]
 
 
 def test_a_failure_while_writing_leaves_what_was_there(runs, tmp_path, monkeypatch):
@@ -431,6 +580,8 @@ def test_the_command(runs, tmp_path):
     done = ctsr_upscale(tmp_path/"a.png", tmp_path/"b.png", "-o", tmp_path/"out", "--model", weights, "--factor", 2)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.startswith("ctsr: ") and "colour" in done.stderr, done.stderr
     assert "not a medical device" in done.stdout and "80 x 80 px" in done.stdout and list(contents(tmp_path/"out")) == ["a.png"]
+    done = ctsr_upscale(tmp_path/"a.png", "-o", tmp_path/"out", "--model", weights)
+    assert done.returncode == 0 and not done.stderr and "1 done before" in done.stdout and "80 x 80" not in done.stdout, done.stderr
     done = ctsr_upscale(tmp_path/"a.png", "-o", tmp_path/"c.png", "--model", weights, "--factor", 5)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "factor of 2" in done.stderr and "not a medical device" in done.stdout
     done = ctsr_upscale(tmp_path/"a.png", "-o", tmp_path/"c.png", "--model", weights, "--window", "40,400")

@@ -5,6 +5,7 @@ study, and of the texts in nbs/site/pages. Nothing is fetched, neither here nor 
 """
 import argparse
 import ast
+import base64
 import json
 import os
 import re
@@ -33,6 +34,7 @@ TREE, SOURCE = WORK/"tree", WORK/"source"
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "runs", "_proc", "_docs", "build", "dist", "*.egg-info", "__pycache__", ".*cache")
 
 ORDER = ["full", "quick", "firstlook", "baseline"]  # of the published studies
+INLINE = "module://matplotlib_inline.backend_inline"  # pictures into notebooks, whatever the caller has set
 LIBRARY = ("Each page is a notebook, executed when this site was built; the library is exported from them. None needs one that stands below "
            "it.")
 SLOW = ("06_sr3", "08_restore", "09_upscale", "10_plots_sampling")  # executed first, so that no processor waits at the end
@@ -40,7 +42,7 @@ SLOW = ("06_sr3", "08_restore", "09_upscale", "10_plots_sampling")  # executed f
 
 def run(*command, cwd=TREE, **environment):
     "Run Python in the copy of the project; what it printed stands in the error if it fails."
-    settings = os.environ | {"PYTHONPATH": str(TREE), "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"} | environment
+    settings = os.environ | {"PYTHONPATH": str(TREE), "OMP_NUM_THREADS": "1", "MPLBACKEND": INLINE} | environment
     done = subprocess.run([sys.executable, *map(str, command)], cwd=cwd, capture_output=True, text=True, env=settings)
     if done.returncode: raise SystemExit(f"docs: {' '.join(map(str, command))} failed\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}")
     return done.stdout
@@ -125,6 +127,12 @@ def only_imports(source) -> bool:
     return bool(body) and all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in body)
 
 
+def save_picture(cell, name):
+    "The picture that a cell drew, for other pages."
+    data = next(output["data"]["image/png"] for output in cell.outputs if "image/png" in output.get("data", {}))
+    (SOURCE/"generated"/f"{name}.png").write_bytes(base64.b64decode(data))
+
+
 def lesson(path, known, documented) -> tuple: # name of its page, title, description
     "A notebook as nbdev left it, made into a page of the library."
     nb = nbformat.read(path, as_version=4)
@@ -140,6 +148,8 @@ def lesson(path, known, documented) -> tuple: # name of its page, title, descrip
         elif cell.cell_type == "markdown": cell.source = linked(to_pages(cell.source), known, documented)
         elif cell.cell_type == "raw": continue
         elif only_imports(cell.source): cell.metadata.tags = ["hide-input"]
+        for tag in cell.metadata.get("tags", []):
+            if tag.startswith("picture-"): save_picture(cell, tag)
         cells.append(cell)
     nb.cells = cells
     nb.metadata.pop("widgets", None)  # on a page without a kernel they are nothing but scripts to fetch
@@ -156,7 +166,8 @@ def shown(nb) -> list: # of cells
             data = output.get("data", {})
             if "text/markdown" in data: cells.append(nbformat.v4.new_markdown_cell(data["text/markdown"]))
             elif output.output_type != "stream":
-                cells.append(nbformat.v4.new_code_cell("shown", outputs=[output], metadata={"tags": ["remove-input"]}))
+                alt = output.get("metadata", {}).get("image/png", {}).get("alt", "")
+                cells.append(nbformat.v4.new_code_cell("shown", outputs=[output], metadata={"tags": ["remove-input"], "mystnb": {"image": {"alt": alt}}}))
     return cells
 
 
@@ -182,20 +193,22 @@ def study_page(folder):
 
 
 def front(folder) -> str: # Markdown
-    "The study in one screen: the first claims, examples, bars."
-    lines = []
-    if (folder/"claims.csv").exists():
-        claims = pd.read_csv(folder/"claims.csv", keep_default_na=False)
-        made = json.loads((folder/"fig4_psnr.json").read_text())["parameters"]
-        label, pair = list(made["bars"].items())[-1]
-        gains = seed_table(load_tables(folder/"per_image.csv.gz"), {label: [*pair, made["task"]["name"]]}, ("psnr",))
-        lines += [f"{label}: {gain_sentence(gains, label)}.", ""]
-        lines += [f"Of {len(claims)} claims of the paper and contradictions in it: {verdict_counts(claims)}. Some of them ([all](study/{folder.name}.ipynb)):",
-                  "", "```{raw} html", claims_html(front_claims(claims), headings=False).data, "```", ""]
+    "The study in one screen: examples beside the bars and what they say; the first claims below."
+    made = json.loads((folder/"fig4_psnr.json").read_text())["parameters"]
+    label, pair = list(made["bars"].items())[-1]
+    gains = seed_table(load_tables(folder/"per_image.csv.gz"), {label: [*pair, made["task"]["name"]]}, ("psnr",))
+    figures = {}
     for name, text in (("fig2_examples", "Test images, chosen without looking at any score: originals, inputs and restorations"),
                        ("fig4_psnr", "Mean PSNR over the test images, with 68 % intervals as in the paper's Figure 4")):
         shutil.copy2(folder/f"{name}.png", SOURCE/"generated"/f"{name}.png")
-        lines += [f"```{{figure}} /generated/{name}.png", f":alt: {text}", "", f"{text}.", "```", ""]
+        figures[name] = f"```{{figure}} /generated/{name}.png\n:alt: {text}\n\n{text}.\n```\n"
+    lines = ["::::{grid} 1 1 2 2", ":gutter: 3", "", ":::{grid-item}", figures["fig2_examples"], ":::", ":::{grid-item}",
+             f"{label}: {gain_sentence(gains, label)}.", "", figures["fig4_psnr"]]
+    if (folder/"claims.csv").exists():
+        claims = pd.read_csv(folder/"claims.csv", keep_default_na=False)
+        lines += [f"Of {len(claims)} claims of the paper and contradictions in it: {verdict_counts(claims)} ([all](study/{folder.name}.ipynb)).",
+                  ":::", "::::", "", "```{raw} html", claims_html(front_claims(claims), headings=False).data, "```", ""]
+    else: lines += [":::", "::::", ""]
     return "\n".join(lines)
 
 
@@ -209,6 +222,15 @@ def source_page(file):
     html = highlight(file.read_text(), PythonLexer(), HtmlFormatter(lineanchors="L", cssclass="highlight", linenos=False))
     text = f"---\norphan: true\n---\n# ctsr.{file.stem}\n\n[Notebook](../library/{file.stem}.ipynb)\n\n```{{raw}} html\n{html}\n```\n"
     (SOURCE/"source"/f"{file.stem}.md").write_text(text)
+
+
+def enlargeable(page):
+    "Every picture of a page leads to its file, where it can be seen in full size."
+    text = page.read_text(encoding="utf-8")
+    parts = re.split(r"(<a\b.*?</a>)", text, flags=re.S)
+    linked = [part if part.startswith("<a") else re.sub(r'(<img\b[^>]*\bsrc="([^":]*_images/[^"]+)"[^>]*>)', r'<a href="\2">\1</a>', part)
+              for part in parts]
+    page.write_text("".join(linked), encoding="utf-8")
 
 
 def main():
@@ -227,6 +249,7 @@ def main():
     shutil.rmtree(SOURCE, ignore_errors=True)
     shutil.copytree(ROOT/"nbs"/"site"/"pages", SOURCE)
     for folder in ("library", "source", "study", "generated"): (SOURCE/folder).mkdir(exist_ok=True)
+    shutil.copy2(ROOT/"CITATION.cff", SOURCE)
     known, rendered = symbols(), sorted((TREE/"_proc").glob("[0-9]*.ipynb"))
     documented = {f"ctsr.{known[m][0]}.{m}" for path in rendered for m in re.findall(r"show_doc\((\w+)\)", path.read_text()) if m in known}
     lessons = {module: (f"{module}.ipynb", title, about) for module, title, about in (lesson(path, known, documented) for path in rendered)}
@@ -240,6 +263,7 @@ def main():
     html = WORK/"html"
     shutil.rmtree(html, ignore_errors=True)
     if subprocess.run([sys.executable, "-m", "sphinx", *settings, SOURCE, html]).returncode: raise SystemExit("docs: Sphinx found the faults above")
+    for page in html.rglob("*.html"): enlargeable(page)
     shutil.rmtree(OUT, ignore_errors=True)
     html.rename(OUT)
     print(f"docs: {OUT.relative_to(ROOT)}/index.html")
