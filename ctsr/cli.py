@@ -26,6 +26,7 @@ def study(
     data: Annotated[Optional[str], typer.Option(help="Folder, file or zip with your own images instead of the preset's source.")] = None,
     set_: Annotated[Optional[list[str]], typer.Option("--set", help="Change a setting: key=value, for example training.steps=100.")] = None,
     out: Annotated[Optional[Path], typer.Option(help="Folder of the study; default runs/<preset>.")] = None,
+    stored: Annotated[bool, typer.Option("--stored", help="Take networks that come with the package in place of their training.")] = False,
     jobs: Annotated[Optional[int], typer.Option(help="Processor cores to use; default all.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run, and why.")] = False,
     redo: Annotated[Optional[list[str]], typer.Option(help="Run a job, or a kind of jobs, in any case: train, evaluate, ...")] = None,
@@ -33,7 +34,7 @@ def study(
 ):
     "Run a study: prepare, train, evaluate, draw, report. Only what is stale runs."
     from ctsr.study import headline, load_preset, run_study
-    chosen = load_preset(preset, set_ or (), data)
+    chosen = load_preset(preset, set_ or (), data, stored)
     report = run_study(chosen, out and out.resolve(), jobs, dry_run, redo or (), shlex.split(snakemake))
     if report.exists() and not dry_run:
         print(f"\n{headline(report.parent/'figures').to_string(index=False)}\n\n[95 % interval]  report: {_near(report)}")

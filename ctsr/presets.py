@@ -7,8 +7,8 @@ __all__ = ['CHOSEN', 'DRAWN', 'FIGURE_FILES', 'TRAINING_FILES', 'SAMPLED_FILES',
            'CHOICE_FILES', 'checkout', 'as_shown', 'Source', 'Run', 'Evaluation', 'Sampling', 'Figures', 'Review',
            'Published', 'Preset', 'override', 'task_of', 'draws_samples', 'shown_run', 'tested_inputs', 'split_run',
            'trainings_of', 'tested_trainings', 'run_settings', 'begins_with', 'load_preset', 'sampling_of',
-           'tested_conditions', 'check_preset', 'Job', 'prepare_jobs', 'train_jobs', 'evaluate_jobs', 'sample_jobs',
-           'with_sidecars', 'sampled_job', 'gather_jobs', 'plan']
+           'tested_conditions', 'check_preset', 'stored_runs', 'with_stored', 'Job', 'prepare_jobs', 'train_jobs',
+           'evaluate_jobs', 'sample_jobs', 'with_sidecars', 'sampled_job', 'gather_jobs', 'plan']
 
 # %% ../nbs/11_presets.ipynb #d33be1d0
 import dataclasses
@@ -59,6 +59,7 @@ class Run:
     seeds: list = field(default_factory=list) # train it once with each of them; empty: once, with its `seed`
     tested: bool = True # on the test split; a run that only helps to choose settings is not
     ensemble: bool = False # also tested, under its name and '+', as the mean over the eight symmetries of a picture
+    stored: str = "" # weights that come with the package, taken in place of training; `load_preset(stored=True)` finds them
     sampling: dict = field(default_factory=dict) # fields of Sampling in which it differs from the study's
 
 # %% ../nbs/11_presets.ipynb #04f5afa2
@@ -217,6 +218,7 @@ def load_preset(
     name:str, # of a file in nbs/study/presets, or the path of one
     assignments:tuple|list=(), # 'key=value' overrides
     data:str|None=None, # folder, file or zip that replaces the source, or holds its files
+    stored:bool=False, # take weights that come with the package in place of the trainings that made them
 ) -> Preset: # checked throughout
     "Read a preset and check every key of it."
     folder = checkout()/"nbs"/"study"/"presets"
@@ -232,7 +234,8 @@ def load_preset(
         source, place = dict(settings.get("source") or {}), str(Path(data).resolve())
         source.pop("phantom", None)  # options of another source
         settings["source"] = source | ({"data": place} if source.get("name") == "kaggle" else {"name": place})
-    return check_preset(settings, str(path))
+    preset = check_preset(settings, str(path))
+    return with_stored(preset) if stored else preset
 
 # %% ../nbs/11_presets.ipynb #ba244434
 def _among(where, key, values, allowed):
@@ -403,6 +406,39 @@ def check_preset(
     if source.on_error not in ("skip", "raise"): raise CTSRError(f"source: 'on_error' must be skip or raise, got {source.on_error!r}")
     return preset
 
+# %% ../nbs/11_presets.ipynb #f4f4b1ae
+def stored_runs(
+    preset:Preset,
+) -> dict: # name of a run -> name of the weights
+    "Runs whose weights come with the package."
+    from ctsr.pretrained import made_by, pretrained
+    runs, found = run_settings(preset), {}
+    for name, (training, *seeds) in trainings_of(preset).items():
+        stages = [training]
+        while first := begins_with(preset, stages[0], runs[stages[0]]): stages.insert(0, first)
+        fits = [w for w, card in pretrained().items() if card["trained"]["source"] == preset.source["name"]
+                and made_by(card, [runs[t] for t in stages])]
+        if fits and not seeds and split_run(preset, name)[0].tested: found[name] = fits[0]
+    return found
+
+def with_stored(
+    preset:Preset,
+) -> Preset: # whose runs name the weights that they take
+    "A study that trains only what does not come with the package."
+    found, figures = stored_runs(preset), preset.figures
+    init = {name: split_run(preset, name)[1].get("init") for name in preset.runs}  # what each begins with
+    before = {name: first for name, first in init.items() if name not in found}    # and still has to
+    led_up, chain = set(), list(found)
+    while chain := [init[name] for name in chain if init[name] in init]: led_up |= {*chain}
+    chosen = {run for part in (figures.get("review") or {}).get("choices", {}).values() for run in part.values()}
+    needed = {name for name in preset.runs if name not in led_up or name in chosen or split_run(preset, name)[0].tested}
+    while more := {before[name] for name in needed if before.get(name) in init} - needed: needed |= more
+    runs = {name: (run or {}) | (dict(stored=found[name], init="") if name in found else {})
+            for name, run in preset.runs.items() if name in needed}
+    left = dataclasses.replace(preset, runs=runs)
+    curves = [c for c in figures.get("curves", []) if c in run_settings(left)]
+    return dataclasses.replace(left, figures=figures | dict(curves=curves))
+
 # %% ../nbs/11_presets.ipynb #9e124ebf
 @dataclass(frozen=True)
 class Job:
@@ -436,14 +472,14 @@ def prepare_jobs(preset, root) -> dict: # task name -> Job
 
 def train_jobs(preset, root, prepared) -> dict: # run name -> Job
     "One training per run."
-    jobs = {}
+    jobs, taken = {}, {t: split_run(preset, run)[0].stored for run, ts in trainings_of(preset).items() for t in ts}
     for name, config in run_settings(preset).items():
         need, first = prepared[config.task["name"]], begins_with(preset, name, config)
         if first: config = dataclasses.replace(config, init=f"{root}/train/{first}")
         jobs[name] = Job(
             f"train/{name}", "train", f"train/{name}/train.ipynb",
             dict(run=name, prepared=f"{root}/{need.outputs[-1]}", out=f"{root}/train/{name}",
-                 checkpoint_seconds=float(preset.checkpoint_seconds), **dataclasses.asdict(config)),
+                 stored=taken[name], checkpoint_seconds=float(preset.checkpoint_seconds), **dataclasses.asdict(config)),
             [f"train/{name}/{file}" for file in ("history.csv", "config.json", "weights.safetensors", "validation.csv")],
             [need.name] + [f"train/{first}"] * bool(first))
     return jobs
