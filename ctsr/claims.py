@@ -39,10 +39,10 @@ VERDICTS = {  # holds as coded, holds when corrected -> what that is called
 MEANING = { # for a reader
     "reproduced": "the number or the statement comes out again, as coded, and where a corrected run could tell, there too",
     "reproduced only under the authors' protocol": "it comes out as coded, but not on unseen images, or with the right metric or input",
-    "not reproduced": "it does not come out", "holds when corrected": "our network as coded is smaller than theirs and cannot refute it; corrected, it holds",
+    "not reproduced": "it does not come out", "holds when corrected": "our network as coded is smaller than theirs, or trained for less, and cannot refute it; corrected, it holds",
     "does not hold when corrected": "likewise; corrected, it does not hold", "undecided": "the interval holds zero",
     "contradicts itself": "two sentences of the paper exclude each other", "contradicts its code": "the text says one thing, the published code does another",
-    "cannot be tested": "nothing here can tell, or the network as coded would have to be as large as theirs"}
+    "cannot be tested": "nothing here can tell, or the network as coded would have to be as large as theirs and trained for as long"}
 
 TOLERANCE = {"psnr": .3, "ssim": .006}  # how far a mean may lie from the printed one: a fifth of the gain that the paper reports
 UNTRAINED = {"psnr": .01, "ssim": .001}  # and that of the input, in which nothing is trained
@@ -336,19 +336,26 @@ def error_bars(e):
 def caption(e): return Finding(contradicts="itself", why="The values that the authors' program printed for it are SSIM.")
 
 # %% ../nbs/10_claims.ipynb #4ce8f200
-AUTHORS = dict(runet=42_998_731, sr3=155_334_339)  # parameters of their networks
+AUTHORS = dict(runet=(42_998_731, 20 * 1172), sr3=(155_334_339, 10_000 * 2))  # parameters of their networks, training images seen by each
 
-def _size(e, role): return f"{setting(e, role, 'parameters') / 1e6:.1f} of {AUTHORS[setting(e, role, 'name')] / 1e6:.0f} million parameters"
+def _seen(e, role): return setting(e, role, "steps") * setting(e, role, "batch_size")
 
-def full_size(e, role): return setting(e, role, "parameters") >= AUTHORS[setting(e, role, "name")] # as large as theirs
+def _size(e, role):
+    parameters, seen = AUTHORS[setting(e, role, "name")]
+    return (f"{setting(e, role, 'parameters') / 1e6:.1f} of {parameters / 1e6:.0f} million parameters and"
+            f" {_seen(e, role) / seen:.0%} of the training")
+
+def full_size(e, role) -> bool: # as large as theirs, trained for as long
+    parameters, seen = AUTHORS[setting(e, role, "name")]
+    return setting(e, role, "parameters") >= parameters and _seen(e, role) >= seen
 
 def could(e:Evidence, role:str, holds) -> bool|None:
-    "Whether a claim holds for the network in a role; None where only a network of the authors' size could tell."
+    "Whether a claim holds for the network in a role; None where only one of the authors' size, trained as they did, could tell."
     if holds is None: return None
     return True if holds else False if full_size(e, role) else None
 
 def same(e:Evidence, role:str, value:float, printed:float, metric:str) -> bool|None:
-    "Whether a network has the printed score; that another size has it, or has not, says nothing."
+    "Whether a network has the printed score; that another size, or a shorter training, has it, or has not, says nothing."
     return near(value, printed, metric) if full_size(e, role) else None
 
 @claim("Fig. 4, Table 1", "RUNet's PSNR", 27.7980, "dB")
