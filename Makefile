@@ -23,7 +23,7 @@ $(READY): settings.ini setup.py pyproject.toml constraints.txt
 study: $(READY)  ## run the study (PRESET=quick): fetch, train, evaluate, draw, report; ARGS="--set key=value" changes it
 	@$(BIN)/ctsr study $(PRESET) $(ARGS)
 
-full: $(READY)  ## the paper's own data, a day on two cores; DATA=folder or zip of the download (else it is fetched)
+full: $(READY)  ## the paper's own data, half a day on two cores, less with ARGS=--stored; DATA=folder or zip of the download (else it is fetched)
 	@$(BIN)/ctsr study full $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 full-report: $(READY)  ## draw the figures and report of figures/full again, from its tables, in a minute
