@@ -358,6 +358,7 @@ def same(e:Evidence, role:str, value:float, printed:float, metric:str) -> bool|N
     "Whether a network has the printed score; that another size, or a shorter training, has it, or has not, says nothing."
     return near(value, printed, metric) if full_size(e, role) else None
 
+# %% ../nbs/10_claims.ipynb #79705724
 @claim("Fig. 4, Table 1", "RUNet's PSNR", 27.7980, "dB")
 def runet_psnr(e):
     a, b = mean(e, "coded", "psnr", "as_coded"), mean(e, "corrected", "psnr")
