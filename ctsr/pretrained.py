@@ -66,12 +66,13 @@ def pack(
     "Store the weights of a run with a card: data, recipe of every stage, device, hours, metrics, licence."
     run, folder = Path(run), Path(folder or FOLDER)
     card, (state, _) = read_card(run/"config.json"), read_safetensors(run/"weights.safetensors")
+    if card.get("stored"): raise CTSRError(f"{run}: these are the stored weights '{card['stored']}', taken in place of training; there is nothing to pack")
     state = packed_state(state)
     if (size := sum(v.nbytes for v in state.values())) > LIMIT:
         raise CTSRError(f"{name}: {size / 2**20:.1f} MiB of weights; stored weights must stay below {LIMIT // 2**20} MiB,"
                         " train a narrower network")
     recipe = stages(run)
-    trained = {k: card[k] for k in ("source", "train_images", "data_sha256", "device", "torch")} | {
+    trained = {k: card[k] for k in (*DATA, "train_images", "device", "torch")} | {
         k: round(sum(stage[k] for stage in recipe), 2) for k in ("hours", "cpu_hours")}
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(folder/f"{name}.safetensors", state, {"format": "pt"})
