@@ -35,6 +35,8 @@ def study(
     "Run a study: prepare, train, evaluate, draw, report. Only what is stale runs."
     from ctsr.study import headline, load_preset, run_study
     chosen = load_preset(preset, set_ or (), data, stored)
+    taken = [f"{run} is '{of['stored']}'" for run, of in chosen.runs.items() if of and of.get("stored")]
+    if stored: print(f"not trained again: {', '.join(taken) or 'nothing, no stored weights were trained as a run of this study'}")
     report = run_study(chosen, out and out.resolve(), jobs, dry_run, redo or (), shlex.split(snakemake))
     if report.exists() and not dry_run:
         print(f"\n{headline(report.parent/'figures').to_string(index=False)}\n\n[95 % interval]  report: {_near(report)}")
