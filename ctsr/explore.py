@@ -638,7 +638,7 @@ def first_choice(
     task:Task,
 ) -> list: # of names
     "What is shown before a reader has chosen: bicubic interpolation, and RUNet and SR3, stored or else trained here."
-    stored = [m for m in known if m not in MODES and "/" not in m]
+    stored = [m for m in known if m not in MODES and "/" not in m and not m.endswith("as-coded")]
     trained = [m for m in known if m.endswith((f"/runet-{task.name}", f"/sr3-{task.name}"))] or [m for m in known if "/" in m]
     return ["bicubic", *(stored or trained)[:2]]
 
