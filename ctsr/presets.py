@@ -253,15 +253,15 @@ def _check_run(name, config):
         check_loss(config.loss)
     except CTSRError as error: raise CTSRError(f"runs.{name}: {error}") from None
 
-def _check_beginnings(preset, runs):
+def _stages(preset, name, runs) -> list: # of trainings, `name` the last
     "A run may begin with the weights of another, of the same network, and that with those of a third, but not of itself."
-    for name in runs:
-        chain = [name]
-        while first := begins_with(preset, chain[-1], runs[chain[-1]]):
-            if first in chain: raise CTSRError(f"runs: '{name}' would begin with its own weights: {' <- '.join([*chain, first])}")
-            if runs[first].model != runs[name].model:
-                raise CTSRError(f"runs: '{name}' begins with '{first}', which is another network: {runs[first].model}")
-            chain.append(first)
+    chain = [name]
+    while first := begins_with(preset, chain[-1], runs[chain[-1]]):
+        if first in chain: raise CTSRError(f"runs: '{name}' would begin with its own weights: {' <- '.join([*chain, first])}")
+        if runs[first].model != runs[name].model:
+            raise CTSRError(f"runs: '{name}' begins with '{first}', which is another network: {runs[first].model}")
+        chain.append(first)
+    return chain[::-1]
 
 def _check_steps(name, config, sampling):
     "No sampler can take more steps than the schedule has."
@@ -387,7 +387,7 @@ def check_preset(
     if figures.task not in preset.tasks: raise CTSRError(f"figures: 'task' must be one of {', '.join(preset.tasks)}, got {figures.task!r}")
     runs = run_settings(preset)
     for name, trainings in trainings_of(preset).items(): _check_run(name, runs[trainings[0]])  # seeds share a network
-    _check_beginnings(preset, runs)
+    for name in runs: _stages(preset, name, runs)
     _check_evaluation(evaluation)
     sampling_of(preset)
     for run, trainings in trainings_of(preset).items():
@@ -413,11 +413,10 @@ def stored_runs(
     "Runs whose weights come with the package."
     from ctsr.pretrained import made_by, pretrained
     runs, found = run_settings(preset), {}
+    cards = {name: card for name, card in pretrained().items() if card["trained"]["source"] == preset.source["name"]}
     for name, (training, *seeds) in trainings_of(preset).items():
-        stages = [training]
-        while first := begins_with(preset, stages[0], runs[stages[0]]): stages.insert(0, first)
-        fits = [w for w, card in pretrained().items() if card["trained"]["source"] == preset.source["name"]
-                and made_by(card, [runs[t] for t in stages])]
+        stages = [runs[t] for t in _stages(preset, training, runs)]
+        fits = [w for w, card in cards.items() if made_by(card, stages)]
         if fits and not seeds and split_run(preset, name)[0].tested: found[name] = fits[0]
     return found
 
@@ -425,19 +424,17 @@ def with_stored(
     preset:Preset,
 ) -> Preset: # whose runs name the weights that they take
     "A study that trains only what does not come with the package."
-    found, figures = stored_runs(preset), preset.figures
-    init = {name: split_run(preset, name)[1].get("init") for name in preset.runs}  # what each begins with
-    before = {name: first for name, first in init.items() if name not in found}    # and still has to
-    led_up, chain = set(), list(found)
-    while chain := [init[name] for name in chain if init[name] in init]: led_up |= {*chain}
+    found, runs, trainings, figures = stored_runs(preset), run_settings(preset), trainings_of(preset), preset.figures
     chosen = {run for part in (figures.get("review") or {}).get("choices", {}).values() for run in part.values()}
-    needed = {name for name in preset.runs if name not in led_up or name in chosen or split_run(preset, name)[0].tested}
-    while more := {before[name] for name in needed if before.get(name) in init} - needed: needed |= more
-    runs = {name: (run or {}) | (dict(stored=found[name], init="") if name in found else {})
-            for name, run in preset.runs.items() if name in needed}
-    left = dataclasses.replace(preset, runs=runs)
-    curves = [c for c in figures.get("curves", []) if c in run_settings(left)]
-    return dataclasses.replace(left, figures=figures | dict(curves=curves))
+    led_up = {t for name in found for t in _stages(preset, trainings[name][0], runs)}
+    asked = [name for name, own in trainings.items()
+             if name in chosen or split_run(preset, name)[0].tested or not led_up.issuperset(own)]
+    there = {t: dataclasses.replace(runs[t], init="") for name in found for t in trainings[name]}  # begins with nothing any more
+    needed = {stage for name in asked for t in trainings[name] for stage in _stages(preset, t, runs | there)}
+    kept = {name: (run or {}) | (dict(stored=found[name], init="") if name in found else {})
+            for name, run in preset.runs.items() if needed.intersection(trainings[name])}
+    curves = [c for c in figures.get("curves", []) if c in needed]
+    return dataclasses.replace(preset, runs=kept, figures=figures | dict(curves=curves))
 
 # %% ../nbs/11_presets.ipynb #9e124ebf
 @dataclass(frozen=True)

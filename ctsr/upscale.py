@@ -243,8 +243,6 @@ def read_grey(
         if white == 65535 and pixels.max() < 2**(bits := significant_bits(path)): white = 2**bits - 1
         return pixels, white, image.info.get("dpi"), said
 
-
-
 # %% ../nbs/09_upscale.ipynb #85c511ae
 @contextmanager
 def _both(place, aside): # temporary paths: of the result (atomic_path or atomic_folder), and of what lies beside it if anything does
@@ -330,8 +328,6 @@ class GreyPicture:
             options = dict(dpi=tuple(float(d) * g for d, g in zip(self.dpi, grown))) if self.dpi else {}
             Image.fromarray(to_stored(fine, self.kind, self.white)).save(tmp, quality=95, **notes(self.said, model, tmp, self.white), **options)
             if beside: Image.fromarray(to_stored(deviation / self.white * 65535, np.uint16)).save(beside, **notes(self.said, model, beside), **options)
-
-
 
 # %% ../nbs/09_upscale.ipynb #4f90764c
 def finer_geometry(
