@@ -151,7 +151,7 @@ def training_pair(
     forward=None, # calls the model: itself by default, or a wrapped or compiled one
 ) -> tuple[torch.Tensor, torch.Tensor]: # what the network says, and what it should say
     "Run the network for training."
-    x, y, forward = normalise(up, config, model), normalise(hr, config, model), forward or model
+    x, y, forward = normalise(up, config, model), normalise(hr, config, model), model if forward is None else forward
     if not isinstance(model, SR3): return forward(x), y
     inputs, target = noisy_pair(model, x, y, generator, gamma)
     return forward(*inputs), target

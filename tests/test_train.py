@@ -1,4 +1,5 @@
 "Training: killed and resumed to the last bit, several processes, one at a time, refusals."
+import functools
 import json
 import os
 import random
@@ -98,6 +99,17 @@ def test_a_diffusion_model_resumes_to_the_same_bits(phantom, tmp_path):
     whole, parts = (load_file(tmp_path/name/"weights.safetensors") for name in ("whole", "parts"))
     assert whole.keys() == parts.keys() and all(torch.equal(whole[k], parts[k]) for k in whole)
     assert 0 < whole["spread"] < 1 and pd.read_csv(tmp_path/"whole"/"history.csv").val_psnr.notna().all()
+
+
+@pytest.mark.parametrize("name", ["runet", "sr3"])
+def test_a_compiled_network_trains_alike(phantom, tmp_path, monkeypatch, name):
+    "With the back end that changes no arithmetic, the same weights come out."
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    model = dict(runet=SETTINGS["model"], sr3=dict(name="sr3", channels=16, multipliers=[1, 2]))[name]
+    config = dict(SETTINGS, model=model, loss={"l2": 1.0}, steps=2, validate_every=2)
+    for compiled in (False, True): train(TrainConfig(**config, compile=compiled), phantom, tmp_path/str(compiled), progress=False)
+    plain, other = (load_file(tmp_path/str(c)/"weights.safetensors") for c in (False, True))
+    assert plain.keys() == other.keys() and all(torch.allclose(plain[k], other[k], atol=1e-6) for k in plain)
 
 
 def test_a_diffusion_model_refuses_an_image_loss():
