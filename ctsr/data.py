@@ -902,7 +902,7 @@ def describe(
     "Counts, copies and native sizes per split and class, and of the whole"
     t, meta = prepared.table.assign(px=prepared.table[['width', 'height']].min(axis=1)), prepared.meta
     def counts(part): return {'images': len(part), 'unique': part.exact_group.nunique(), 'groups': part.near_group.nunique(),
-        **{f'{kind} copy in train': (part.leaked == kind).sum() for kind in ('exact', 'near')},
+        'exact copy in train': (part.leaked == 'exact').sum(), 'near relative in train': (part.leaked == 'near').sum(),
         'least px': part.px.min(), 'median px': part.px.median(), 'most px': part.px.max(),
         'below hr': (part.px < prepared.images.shape[-1]).sum()}
     rows = {}
@@ -941,7 +941,7 @@ def contact_sheet(
     for ax,i,name in zip(axes.flat, at, names):
         ax.imshow(prepared.images[int(i)], cmap='gray', vmin=0, vmax=255)
         ax.set_title(name, fontsize=7, color=LEAK_COLORS[prepared.table.leaked.iloc[i]])
-    said = {'none': 'no copy in train found, or train itself', 'near': 'near copy in train', 'exact': 'exact copy in train'}
+    said = {'none': 'no copy in train found, or train itself', 'near': 'near relative in train', 'exact': 'exact copy in train'}
     handles = [Patch(color=LEAK_COLORS[k], label=v) for k,v in said.items()]
     fig.legend(handles=handles, loc='outside lower center', ncols=3, fontsize=8, frameon=False)
     if path is not None:

@@ -49,7 +49,7 @@ class Collection:
     read:object # function: number -> (H,W) float32 in [0,1]
     first:int=0 # number of the one to begin with
 
-COPIES = {"exact": ", has a copy in training", "near": ", has a near copy in training"}
+COPIES = {"exact": ", has a copy in training", "near": ", has a relative in training"}
 
 def prepared_images(
     path:Path, # .safetensors file of a prepared set

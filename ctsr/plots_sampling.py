@@ -111,7 +111,7 @@ def fig_ranked(
     _flat_bar(fig, (3.66 + .5 * width, height - head - len(groups[1]) * block - .55), 3 * width, image, "absolute error (of full range)")
     if "leaked" in ranks and ranks.leaked.ne("none").any():
         fig.text(3.66 / 7.1, (height - head - len(groups[1]) * block - .95) / height,
-                 "† a copy or a near copy is among the training images", fontsize=6.5)
+                 "† the training images hold a copy or a near relative of it", fontsize=6.5)
     return fig
 
 # %% ../nbs/10_plots_sampling.ipynb #e2934b2c

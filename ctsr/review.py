@@ -169,7 +169,7 @@ def leak_table(
     over=("bilinear", "bilinear"), # run and input that gains are counted from
     draws:int=10_000, # bootstrap resamples
 ) -> pd.DataFrame: # condition, class, leaked, gain, lo95, hi95, n, groups
-    "Gain over the input on images with an exact copy, a near copy and no copy in the training set, by class."
+    "Gain over the input on images with an exact copy, a near relative and neither in the training set, by class."
     rows = []
     for label, pair in conditions.items():
         t = _one_value(_over(scores, pair, metric, protocol, over), ["metric"])
@@ -216,7 +216,7 @@ def fig_leak(
     "Gain over the input by class and by what the training set holds of the image, with numbers of images; a panel for each condition."
     kinds = [k for k in ("exact", "near", "none") if k in set(table.leaked)]
     order, classes = list(dict.fromkeys(table.condition)), sorted(set(table["class"]))
-    mark = dict(exact=("s", "#CC3311", "exact copy in training"), near=("D", "#EE9944", "near copy"), none=("o", "white", "none found"))
+    mark = dict(exact=("s", "#CC3311", "exact copy in training"), near=("D", "#EE9944", "near relative"), none=("o", "white", "none found"))
     across = min(3, len(order))
     down = -(-len(order) // across)
     fig, axes = plt.subplots(down, across, figsize=(1. + 2.5*across, .6 + 2.3*down), squeeze=False, sharey=True, layout="constrained")
