@@ -114,7 +114,7 @@ class Review:
     factors: dict # label -> condition, of one task; the first is what the others change in one thing
     gains: dict = field(default_factory=dict) # label -> condition: shown with the first factor by their gain over the input
     leak: dict = field(default_factory=dict) # label -> condition: trained with all images, then without those that have copies
-    choices: dict = field(default_factory=dict) # title -> label -> run, judged on validation images; the first is what the others change
+    choices: dict = field(default_factory=dict) # title -> label -> run ('+' for its ensemble), judged on validation images; the first is what the others change
 
 # %% ../nbs/11_presets.ipynb #9f9c2c3e
 @dataclass(frozen=True)
@@ -371,7 +371,8 @@ def _check_review(review, known, preset):
     for title, runs in review.choices.items():
         if not isinstance(runs, dict) or len(runs) < 2:
             raise CTSRError(f"figures.review.choices: '{title}' must hold two or more choices, label: run, got {runs!r}")
-        for label, run in runs.items(): _among(f"figures.review.choices.{title}", label, run, list(preset.runs))
+        both = [*preset.runs, *(f"{name}+" for name in preset.runs if split_run(preset, name)[0].ensemble)]
+        for label, run in runs.items(): _among(f"figures.review.choices.{title}", label, run, both)
     if "bilinear" not in known: raise CTSRError("figures.review: gains are over 'bilinear', which must be among evaluation.baselines")
 
 # %% ../nbs/11_presets.ipynb #7f77dd5b
@@ -425,7 +426,7 @@ def with_stored(
 ) -> Preset: # whose runs name the weights that they take
     "A study that trains only what does not come with the package."
     found, runs, trainings, figures = stored_runs(preset), run_settings(preset), trainings_of(preset), preset.figures
-    chosen = {run for part in (figures.get("review") or {}).get("choices", {}).values() for run in part.values()}
+    chosen = {run for part in (figures.get("review") or {}).get("choices", {}).values() for run in part.values()}  # a name with + is tested, too
     led_up = {t for name in found for t in _stages(preset, trainings[name][0], runs)}
     asked = [name for name, own in trainings.items()
              if name in chosen or split_run(preset, name)[0].tested or not led_up.issuperset(own)]
@@ -469,14 +470,14 @@ def prepare_jobs(preset, root) -> dict: # task name -> Job
 
 def train_jobs(preset, root, prepared) -> dict: # run name -> Job
     "One training per run."
-    jobs, taken = {}, {t: split_run(preset, run)[0].stored for run, ts in trainings_of(preset).items() for t in ts}
+    jobs, taken = {}, {t: split_run(preset, run)[0] for run, ts in trainings_of(preset).items() for t in ts}
     for name, config in run_settings(preset).items():
         need, first = prepared[config.task["name"]], begins_with(preset, name, config)
         if first: config = dataclasses.replace(config, init=f"{root}/train/{first}")
         jobs[name] = Job(
             f"train/{name}", "train", f"train/{name}/train.ipynb",
             dict(run=name, prepared=f"{root}/{need.outputs[-1]}", out=f"{root}/train/{name}",
-                 stored=taken[name], checkpoint_seconds=float(preset.checkpoint_seconds), **dataclasses.asdict(config)),
+                 stored=taken[name].stored, ensemble=taken[name].ensemble, checkpoint_seconds=float(preset.checkpoint_seconds), **dataclasses.asdict(config)),
             [f"train/{name}/{file}" for file in ("history.csv", "config.json", "weights.safetensors", "validation.csv")],
             [need.name] + [f"train/{first}"] * bool(first))
     return jobs
@@ -587,10 +588,11 @@ def gather_jobs(preset, root, trained, evaluated, sampled) -> list: # of Job
     if f.review:
         r = checked(Review, f.review, "figures.review")
         files = REVIEW_FILES + (LEAK_FILES if r.leak else []) + (CHOICE_FILES if r.choices else [])
+        chosen = lambda run: [t + "+" * run.endswith("+") for t in trainings[run.rstrip("+")]]
         jobs.append(Job(
             "figures/review", "review", "figures/review.ipynb",
             dict(preset=preset.name, out=f"{root}/figures", draws=f.draws,
-                 choices={title: {k: trainings[v] for k, v in runs.items()} for title, runs in r.choices.items()},
+                 choices={title: {k: chosen(v) for k, v in runs.items()} for title, runs in r.choices.items()},
                  **{k: getattr(r, k) for k in ("roles", "factors", "gains", "leak")}),
             with_sidecars(files), [job.name for job in jobs]))
     report = Job("report/page", "report", "report/report.ipynb", dict(title=preset.title, preset=preset.name, figures=f"{root}/figures"),

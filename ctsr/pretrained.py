@@ -38,6 +38,7 @@ def stages(
 ) -> list: # of dicts: settings and hours, first stage first
     "How a run was trained, with the runs that its weights began from."
     card = read_card(Path(run)/"config.json")
+    if card.get("stored"): return card["recipe"]
     begun = Path(card["init"])/"config.json" if card["init"] else None
     before = stages(begun.parent) if begun and begun.exists() else []
     hidden = {*NETWORK, *DATA, "train_images", "valid_images", "parameters", "best_val_psnr"} | ({"init"} if before else set())
@@ -130,5 +131,5 @@ def unpack(
     save_csv(run/"history.csv", history)
     save_json(run/"config.json", settings | spent | {k: card[k] for k in (*NETWORK, "parameters")} | dict(
         {k: trained[k] for k in (*DATA, "train_images", "device", "torch")}, threads=last["threads"], processes=last["processes"],
-        stored=name))
+        stored=name, recipe=card["recipe"]))
     return history

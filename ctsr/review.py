@@ -61,9 +61,9 @@ def seed_points(scores, conditions, metrics=("psnr", "ssim", "lpips"), protocol=
                          for seed, part in gains.groupby("seed", dropna=False)])
 
 # %% ../nbs/10_review.ipynb #104776e4
-def gain_text(gain, lo, hi): # dB, and its interval
+def gain_text(gain, lo, hi): # dB, and its interval, if there is one
     "A gain as it stands in a table."
-    return f"{gain:+.2f} [{lo:.2f}, {hi:.2f}]".replace("-", "\N{MINUS SIGN}")
+    return (f"{gain:+.2f}" + (f" [{lo:.2f}, {hi:.2f}]" if np.isfinite(lo) else "")).replace("-", "\N{MINUS SIGN}")
 
 def gain_sentence(
     table:pd.DataFrame, # from `seed_table`
@@ -240,25 +240,27 @@ def fig_leak(
 
 # %% ../nbs/10_review.ipynb #1dc134d5
 def kept_scores(
-    history:pd.DataFrame, # of a training: step, val_psnr, ..., seconds
+    validated:pd.DataFrame, # of a training, means over its validation images: metric, leaked, mean, images
+    history:pd.DataFrame, # step, seconds and, where it was watched, val_psnr and val_lpips
     keep:str="best", # which weights it kept: best (by validation PSNR) or last
-    unseen:float|None=None, # mean PSNR on validation images without a relative in training, dB
-) -> pd.Series: # psnr, ssim, lpips (where it was watched), psnr_unseen (where known), minutes
+) -> pd.Series: # psnr, ssim, lpips (where it was watched), psnr_unseen (images without a relative in training), minutes
     "Validation scores of the weights that a training kept."
-    row = history.loc[history.val_psnr.idxmax()] if keep == "best" else history.iloc[-1]
-    scores = {m: row[f"val_{m}"] for m in ("psnr", "ssim", "lpips") if pd.notna(row.get(f"val_{m}"))}
-    if unseen is not None: scores["psnr_unseen"] = unseen
+    scores = {m: np.average(t["mean"], weights=t.images) for m, t in validated.groupby("metric") if m in ("psnr", "ssim")}
+    if "val_lpips" in history and history.val_lpips.notna().any():
+        scores["lpips"] = history.val_lpips[history.val_psnr.idxmax() if keep == "best" else history.index[-1]]
+    unseen = validated[validated.leaked.eq("none") & validated.metric.eq("psnr")]
+    if len(unseen): scores["psnr_unseen"] = unseen["mean"].iloc[0]
     return pd.Series(scores | dict(minutes=history.seconds.iloc[-1] / 60))
 
 def choice_table(
     scores:dict, # label -> list of `kept_scores`, one for each seed; the first label is the one that the others change
-) -> pd.DataFrame: # choice, metric, seeds, value, worth (against the first), lowest, highest (seed against seed), minutes
+) -> pd.DataFrame: # choice, metric, seeds, value, worth (against the first), lowest, highest (seed against seed; of the first, any against any), minutes
     "What each choice was worth on validation images."
     reference, rows = next(iter(scores.values())), []
     for label, found in scores.items():
         for metric in found[0].index.drop("minutes"):
             change = [f[metric] - r[metric] for f, r in zip(found, reference)]
-            if found is reference: change = [f[metric] - np.mean([r[metric] for r in reference]) for f in reference]  # what chance does
+            if found is reference: change = [a[metric] - b[metric] for a in found for b in found]  # what chance does
             rows.append(dict(choice=label, metric=metric, seeds=len(found), value=np.mean([f[metric] for f in found]), worth=np.mean(change),
                              lowest=min(change), highest=max(change), minutes=np.mean([f.minutes for f in found])))
     return pd.DataFrame(rows)
@@ -271,7 +273,7 @@ def _choices(ax, t, metric): # one panel of fig_choices
     kind = metric.partition("_")[0]
     within = t.worth.between(first.lowest, first.highest) | t.worth.round(2).eq(0)
     colours = np.where(within, "#B0B0B0", np.where(t.worth*BETTER[kind] > 0, "#0072B2", "#EE9944"))
-    ax.barh(t.choice, t.worth, color=colours, height=.6)
+    ax.barh(t.choice, t.worth, color=colours if first.seeds > 1 else "none", edgecolor=colours, height=.6)
     several = t[t.seeds > 1]
     ax.hlines(several.choice, several.lowest, several.highest, color="black", lw=1)
     for y, r in enumerate(t.itertuples()):
@@ -283,7 +285,7 @@ def _choices(ax, t, metric): # one panel of fig_choices
 def fig_choices(
     table:pd.DataFrame, # from `choice_table`, several below one another with a column `group`
 ) -> Figure:
-    "Worth of each choice on validation images, a row a group, against its first, whose seeds span the grey; bars that leave the panel are cut."
+    "Worth of each choice on validation images, a row a group, against its first, whose seeds differ by the grey (hollow: it has one); bars that leave the panel are cut."
     metrics = [m for m in ("psnr", "psnr_unseen", "lpips") if m in set(table.metric)]
     groups = dict(list(table.groupby("group", sort=False)))
     heights = [.28*(t.choice.nunique() - 1) + .62 for t in groups.values()]

@@ -210,17 +210,21 @@ footer { color: var(--soft); margin: 3rem 0 1rem; font-size: .85rem }
 """
 
 # %% ../nbs/11_study.ipynb #7f10cb29
+def _stage_text(stage):
+    loss = " + ".join(k if w == 1 else f"{w:g} {k}" for k, w in stage["loss"].items())
+    return f"{loss}, {stage['steps']:,} steps of {stage['batch_size']} x {stage['crop'] or 'whole'}"
+
 def recipes(
     figures:str|Path, # folder with a study's table_training.csv
 ) -> dict: # run, as tables call it -> text
-    "Width, loss and steps of every trained run, for the rows of a table."
+    "Width, loss and steps of every trained run, stage after stage, for the rows of a table."
     import pandas as pd
     if not (path := Path(figures)/"table_training.csv").exists(): return {}
     texts = {}
     for t in pd.read_csv(path).to_dict("records"):
         size = f"width {t['width']:g}" if t.get("width", 0) > 0 else f"{t['parameters'] / 1e6:.2f} M parameters"
-        loss = " + ".join(k if w == 1 else f"{w:g} {k}" for k, w in ast.literal_eval(t["loss"]).items())
-        texts[t["run"]] = f"{size}, {loss}, {t['steps']:,} steps of {t['batch_size']} x {t['crop'] or 'whole'}"
+        stages = json.loads(t["stages"]) if "stages" in t else [t | dict(loss=ast.literal_eval(t["loss"]))]
+        texts[t["run"]] = f"{size}, " + ", then ".join(map(_stage_text, stages))
     return texts
 
 DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3}
@@ -232,10 +236,13 @@ def _with_interval(t, digits) -> list: # 'mean [lo, hi]' of each row
 def headline(
     figures:str|Path, # folder with a study's table_summary.csv
     protocol:str="standard", # of PSNR and SSIM
+    clean:bool=False, # only of test images without a relative in the training set
 ): # -> DataFrame, a row a condition, texts
     "Mean and 95 % interval of PSNR, SSIM and, where it was measured, LPIPS of every condition."
     import pandas as pd
-    t = pd.read_csv(Path(figures)/"table_summary.csv").fillna({"protocol": ""})
+    from ctsr.evaluate import load_tables, summary
+    if clean: t = summary(load_tables(Path(figures)/"per_image.csv.gz").query("leaked == 'none'"))
+    else: t = pd.read_csv(Path(figures)/"table_summary.csv").fillna({"protocol": ""})
     t = t[t.protocol.isin([protocol, ""]) & t.metric.isin(DIGITS)]
     t = t.assign(text=_with_interval(t, DIGITS))
     wide = t.pivot_table(index=["task", "run", "up"], columns="metric", values="text", aggfunc="first", sort=False)
