@@ -13,7 +13,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from .data import CTSRError
+from .data import CTSRError, window_from
 
 # %% ../nbs/12_cli.ipynb #07c7f7d5
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -118,7 +118,7 @@ def upscale(
     from ctsr.upscale import USE, upscale
     print(USE)
     drawing = {} if steps is None else dict(steps=steps)
-    rows = upscale(inputs, out, model, factor, _window(window), samples, uncertainty, tile, force, _tell, device=device, **drawing)
+    rows = upscale(inputs, out, model, factor, window_from(window), samples, uncertainty, tile, force, _tell, device=device, **drawing)
     if before := sum("before" in row for row in rows): print(f"{before} done before (--force does them again)")
     if any("error" in row for row in rows): raise typer.Exit(2)
 
@@ -128,11 +128,8 @@ def _tell(row): # of an input, above the bar
     if "error" in row: tqdm.write(f"ctsr: {row['error']}", file=sys.stderr); return
     (height, width), slices = row["size"], f", {row['slices']} slices" if row["slices"] > 1 else ""
     others = f"; {row['others']} files there are no DICOM and were passed over" if row["others"] else ""
-    tqdm.write(f"{row['path']} -> {row['out']}: {width} x {height} px{slices}, {row['seconds']} s{others}")
-
-def _window(text): # a name, or CENTRE,WIDTH as numbers; what is neither is refused where windows are known
-    try: return tuple(map(float, text.split(","))) if text and "," in text else text
-    except ValueError: return text
+    aside = f"; uncertainty: {row['aside']}" if row["aside"] else ""
+    tqdm.write(f"{row['path']} -> {row['out']}: {width} x {height} px{slices}, {row['seconds']} s{aside}{others}")
 
 # %% ../nbs/12_cli.ipynb #9084e04f
 def main():

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['WINDOWS', 'FITS', 'IMAGE', 'VOLUME', 'DICOM', 'NATIVE', 'LUNG_SHARE', 'SPLITS', 'MIN_SIDE', 'SAMPLE', 'KAGGLE',
-           'NAMED', 'COLUMNS', 'MAX_SIDE', 'LEAK_COLORS', 'window_limits', 'apply_window', 'to_grey', 'center_crop',
-           'resize_crop', 'read_volume', 'lung_share', 'Picture', 'place', 'unpacked', 'read_images', 'locate',
-           'check_whole', 'read_source', 'picture_table', 'split_units', 'split_by_fraction', 'split_along_axis',
-           'default_split', 'resampling_groups', 'believe_subjects', 'mark_and_split', 'source_name', 'prepared_name',
-           'save_prepared', 'prepare', 'Prepared', 'read_table', 'machine_memory', 'load_prepared', 'describe',
-           'contact_sheet', 'CTSRError', 'atomic_path', 'cache_dir', 'fetch_package', 'locked', 'file_sha256',
-           'save_csv', 'save_json', 'save_tensors']
+           'NAMED', 'COLUMNS', 'MAX_SIDE', 'LEAK_COLORS', 'window_limits', 'window_from', 'apply_window', 'to_grey',
+           'center_crop', 'resize_crop', 'read_volume', 'lung_share', 'Picture', 'place', 'unpacked', 'read_images',
+           'locate', 'check_whole', 'read_source', 'picture_table', 'split_units', 'split_by_fraction',
+           'split_along_axis', 'default_split', 'resampling_groups', 'believe_subjects', 'mark_and_split',
+           'source_name', 'prepared_name', 'save_prepared', 'prepare', 'Prepared', 'read_table', 'machine_memory',
+           'load_prepared', 'describe', 'contact_sheet', 'CTSRError', 'atomic_path', 'cache_dir', 'fetch_package',
+           'locked', 'file_sha256', 'save_csv', 'save_json', 'save_tensors']
 
 # %% ../nbs/00_data.ipynb #806f7d02
 import gzip,hashlib,json,locale,math,os,re,struct,textwrap,tempfile,zipfile,zlib
@@ -38,6 +38,13 @@ def window_limits(
         if w > 0 and np.isfinite([c, w]).all(): return c - w/2, c + w/2
     except (KeyError, TypeError, ValueError): pass
     raise CTSRError(f"window {window!r} is unknown: use one of {', '.join(WINDOWS)}, or finite (centre, width) in HU with a positive width")
+
+def window_from(
+    text, # a name, or 'CENTRE,WIDTH'; '' and None are none
+): # what `window_limits` takes, or None; what is neither is left for it to refuse
+    "A window as people write it"
+    try: return tuple(map(float, text.split(','))) if text and ',' in text else (text or '').strip() or None
+    except ValueError: return text
 
 def apply_window(
     hu:np.ndarray, # any shape, Hounsfield units
@@ -170,12 +177,12 @@ def _is_dicom(
 def _nifti_header(
     head:bytes, # first 176 bytes of the file
 )->tuple: # byte order, type of the values, where they start, where they end
-    "What is needed of a NIfTI-1 or NIfTI-2 header"
+    "What is needed of a NIfTI-1 header"
     for order in '<>':
         get = lambda kind, at: struct.unpack_from(order + kind, head, at)
         size, = get('i', 0)
         if size == 348: dim, (kind, bits), start = get('8h', 40), get('2h', 70), int(*get('f', 108))
-        elif size == 540: dim, (kind, bits), (start,) = get('8q', 16), get('2h', 12), get('q', 168)
+        elif size == 540: raise CTSRError('is NIfTI-2, which is not read: save it as NIfTI-1')
         else: continue
         return order, kind, start, start + math.prod(dim[1:1 + max(dim[0], 0)])*bits//8
     return '<', 0, 0, 0
@@ -204,10 +211,10 @@ def _check_dicom(
     "GDCM fills up what pixels a file lacks, without a word: such DICOM files, where not compressed, are refused first"
     if not (syntax := re.search(rb'\x02\x00\x10\x00UI..([\d.]+)', data := path.read_bytes(), re.S)) or syntax[1] not in NATIVE: return
     pattern, order = NATIVE[syntax[1]]
-    if not (found := re.search(pattern, data, re.S)): return
+    if not (found := [min(len(data) - m.end(), *struct.unpack(order, m[1])) for m in re.finditer(pattern, data, re.S)]): return
     say = lambda key: int((head.GetMetaData(key) if head.HasMetaDataKey(key) else '').strip(' \0') or 1)
     bits = math.prod(map(say, ('0028|0010', '0028|0011', '0028|0002', '0028|0008', '0028|0100')))  # rows, columns, channels, frames, depth
-    have = min(len(data) - found.end(), *struct.unpack(order, found[1]))
+    have = max(found)  # an icon has pixels of its own
     if have < bits//8: raise CTSRError(f'is truncated: its header promises {bits//8} bytes of pixels, there are {have}')
 
 # %% ../nbs/00_data.ipynb #038e5cc3

@@ -33,7 +33,7 @@ from matplotlib.gridspec import GridSpec
 from matplotlib.patches import Rectangle
 from matplotlib.widgets import RectangleSelector
 
-from .data import WINDOWS, CTSRError, load_prepared, lung_share, read_source
+from .data import WINDOWS, CTSRError, load_prepared, lung_share, read_source, window_from
 from .degrade import MODES, TASKS, Task, degrade, task_from, upsample
 from .metrics import lr_consistency, measure
 from .plots import theme, zoom_box
@@ -74,11 +74,11 @@ def source_images(
 # %% ../nbs/13_explore.ipynb #9d2b6c04
 def file_images(
     path:str|Path, # PNG, JPEG, DICOM, NIfTI, NRRD or MHA, or a folder with one DICOM series
-    window=None, # of volumes in HU: a name of `ctsr.data.WINDOWS`, or (centre, width)
+    window=None, # in HU: a name of `ctsr.data.WINDOWS`, or (centre, width), of pictures in grey levels; without, these are shown by the depth they use
 ) -> Collection:
     "The picture, or the slices, of a file of one's own."
     scan = open_scan(os.path.expanduser(path), window)
-    (lo, hi), slices = scan.limits, _slices(scan)
+    (lo, hi), slices = scan.limits if window else getattr(scan, "by_depth", scan.limits), _slices(scan)
     names = [scan.path.name if scan.slices == 1 else f"{scan.path.name}, slice {n}" for n in range(scan.slices)]
     return Collection(names, lambda n: ((slices(n).astype(np.float32) - lo) / (hi - lo)).clip(0, 1), len(names) // 2)
 
@@ -437,6 +437,7 @@ def score_table(
     scores:dict, # see Case.scores
 ) -> str: # HTML
     "The numbers beside the pictures."
+    if not scores: return ""
     columns = {"psnr": ("PSNR, dB", ".2f", 1), "region": ("in the region, dB", ".2f", 1), "ssim": ("SSIM", ".4f", 1),
                "mae": ("mean error, grey levels", ".2f", 255), "consistency": ("LR-consistency, 10⁻⁵", ".2f", 1e5),
                "seconds": ("s", ".2f", 1)}
@@ -457,10 +458,6 @@ def _said(names, n, shape): # of the image on the screen
 def _failed(error): # in one line; what it says of the command line is left out
     return f"<b style='color:#B00020'>{html.escape(re.sub(r' [(]--[^)]*[)]', '', str(error)))}</b>"
 
-def _window(text): # a name, or centre and width as numbers; nothing is None, and what is neither is refused where windows are known
-    try: return tuple(map(float, text.split(","))) if "," in text else text.strip() or None
-    except ValueError: return text
-
 # %% ../nbs/13_explore.ipynb #ce798178
 class _Choosing(W.VBox):
     "What happens when a reader chooses an image."
@@ -469,7 +466,7 @@ class _Choosing(W.VBox):
         self.own.layout.display = "flex" if (own := self.source.value == FILE) else "none"
         if own and not self.path.value.strip(): return
         self.said.value = html.escape(f"reading {self.path.value if own else self.source.value} ...")
-        try: self.images = file_images(self.path.value.strip(), _window(self.window.value)) if own else self.at_hand[self.source.value]()
+        try: self.images = file_images(self.path.value.strip(), window_from(self.window.value)) if own else self.at_hand[self.source.value]()
         except CTSRError as error: self.said.value = _failed(error); return
         self.busy, self.number.max = True, len(self.images.names) - 1
         self.number.value, self.busy = self.images.first, False
@@ -501,7 +498,7 @@ class ImageChooser(_Choosing):
         self.source = W.Dropdown(options=[*self.at_hand, FILE], value=None, description="Images", **wide)
         self.number = W.IntSlider(description="Number", max=0, continuous_update=False, **wide)
         self.path = W.Text(placeholder=path, description="File", continuous_update=False, **wide)
-        self.window = W.Combobox(options=list(WINDOWS), description="Window", placeholder="a name, or centre, width in HU", continuous_update=False)
+        self.window = W.Combobox(options=list(WINDOWS), description="Window", placeholder="lung, ... or centre, width", continuous_update=False)
         self.upload = W.FileUpload(description="Upload")
         self.own, self.said = W.HBox([self.path, self.window, self.upload], layout=W.Layout(display="none")), W.HTML()
         self.children = W.HBox([self.source, self.number]), self.own, self.said
@@ -661,6 +658,7 @@ class _Trying(Answers):
         found = methods_for(case.task, *self.places) | self.own
         self.known, self.case = {name: self.known.get(name) or cache(load) for name, load in found.items()}, case  # loaded once
         self._choose([m for m in self.wishes if m in found] or first_choice(found, case.task))
+        if not set(found) - {*MODES, *self.own}: self.said.value = f"No network here is for {case.task.name}; studies train some (make study: x5 and x2)."
 
     @in_turn
     def add(self, name, restorer): # a function of one's own: (1,1,h,w) in [0,1], Task -> (1,1,H,W) in [0,1]

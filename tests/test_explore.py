@@ -278,21 +278,6 @@ def test_files_of_ones_own(here, tmp_path, monkeypatch):
     assert "20 px" in explorer.methods.said.value and explorer.methods.case is shown
 
 
-@contextmanager
-def lab(root, here, folder):
-    "`make lab` in a copy of the checkout, without a window -> its address and what it prints."
-    shutil.copytree(root/"nbs", here/"nbs", ignore=lambda d, names: {n for n in names if n != "explore.ipynb"}, dirs_exist_ok=True)
-    shutil.copy(root/"Makefile", here)
-    if not (here/".venv").exists(): (here/".venv").symlink_to(sys.prefix)
-    with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
-    flags = f"--no-browser --port={port} --IdentityProvider.token="
-    with open(folder/"said.txt", "w+") as said:
-        made = subprocess.Popen(["make", "--assume-old=.venv/.ready", "lab", f"ARGS={flags}"], cwd=here, stdout=said, stderr=said, start_new_session=True,
-                                env=os.environ | {"JUPYTER_CONFIG_DIR": str(folder), "JUPYTER_RUNTIME_DIR": str(folder/"runtime")})
-        try: yield f"http://127.0.0.1:{port}/lab/tree/runs/explore.ipynb", folder/"said.txt"
-        finally: os.killpg(made.pid, signal.SIGTERM); made.wait(30)
-
-
 READY = ("--no-print-directory", "--assume-old=.venv/.ready")  # nothing is to be installed, also under another make
 
 

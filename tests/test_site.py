@@ -73,11 +73,10 @@ def test_pages_load_without_an_error_and_show_their_pictures(site, served, brows
     page, errors = browser.new_page(), []
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
-    for path in sorted(site.rglob("*.html")):
-        if path.parent.name == "source" or "_static" in path.parts: continue
-        page.goto(f"{served}/{path.relative_to(site)}", wait_until="load")
+    for name in pages(site):
+        page.goto(f"{served}/{name}", wait_until="load")
         empty = page.evaluate("[...document.querySelectorAll('article img')].filter(i => !i.naturalWidth).map(i => i.src)")
-        assert not errors and not empty, (path.name, errors, empty)
+        assert not errors and not empty, (name, errors, empty)
     page.close()
 
 
@@ -133,14 +132,34 @@ def test_search_finds_what_is_there(served, browser):
     page.close()
 
 
-def test_a_phone_shows_it_without_scrolling_sideways(served, browser, tmp_path):
+def pages(site): # to read, without those of source and of Sphinx itself
+    return [str(p.relative_to(site)) for p in sorted(site.rglob("*.html")) if p.parent.name != "source" and "_static" not in p.parts]
+
+
+def test_a_phone_shows_it_without_scrolling_sideways(site, served, browser, tmp_path):
     page = browser.new_page(viewport=dict(width=390, height=844))
-    for name in ("index", "library/metrics", "study/quick", "use/own-data"):
-        page.goto(f"{served}/{name}.html", wait_until="load")
+    for name in pages(site):
+        page.goto(f"{served}/{name}", wait_until="load")
         wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
         assert wide <= 1, f"{name}: {wide} px too wide"
-        page.screenshot(path=tmp_path/f"{Path(name).name}.png")
+        if name in ("index.html", "study/quick.html"): page.screenshot(path=tmp_path/f"{Path(name).stem}.png")
     page.close()
+
+
+def test_it_is_dark_where_a_reader_wants_it_and_text_stands_out(served, browser):
+    "Contrast of text and ground (WCAG 2.1), of every paragraph, heading and table cell."
+    light = """e => { const c = getComputedStyle(e).color.match(/[\\d.]+/g).map(Number), b = (function ground(e) { if (!e) return [255, 255, 255];
+        const g = getComputedStyle(e).backgroundColor.match(/[\\d.]+/g).map(Number); return g.length < 4 || g[3] > .5 ? g : ground(e.parentElement) })(e);
+        const lum = c => c.slice(0, 3).map(v => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4).reduce((a, v, i) => a + v * [.2126, .7152, .0722][i], 0);
+        const [x, y] = [lum(c), lum(b)]; return [(Math.max(x, y) + .05) / (Math.min(x, y) + .05), y] }"""
+    for scheme in ("light", "dark"):
+        page = browser.new_page(color_scheme=scheme)
+        for name in ("index", "study/quick", "library/evaluate", "use/upscale"):
+            page.goto(f"{served}/{name}.html", wait_until="load")
+            found = page.evaluate(f"[...document.querySelectorAll('article :is(p, h1, h2, td, th, code)')].filter(e => e.innerText.trim()).map({light})")
+            assert found and min(contrast for contrast, _ in found) > 3, (scheme, name)
+            assert (found[0][1] < .2) == (scheme == "dark"), name
+        page.close()
 
 
 def test_equations_are_drawn(served, browser):

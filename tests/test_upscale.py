@@ -1,11 +1,14 @@
 "Files in, finer files of the same kind out: every format read back by somebody else's reader, and what is refused."
+import importlib
 import json
 import locale
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 from safetensors.torch import load_file
 
@@ -157,6 +160,14 @@ def test_grey_in_colour_channels_and_turned_by_its_camera(runs, tmp_path):
 def noisy_png(path, size=(40, 40)): Image.fromarray(np.random.default_rng(0).integers(0, 256, size).astype(np.uint8)).save(path)
 
 
+def rgb16(path, size=30):
+    "A grey PNG of 16 bits in three channels, which Pillow cannot write."
+    chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    rows = np.repeat((blobs(size, size) * 65535).astype(">u2"), 3, axis=1)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">2I5B", size, size, 16, 2, 0, 0, 0))
+                     + chunk(b"IDAT", zlib.compress(b"".join(b"\0" + r.tobytes() for r in rows))) + chunk(b"IEND", b""))
+
+
 PICTURES = {
     "colour": ("a.png", lambda p: Image.new("RGB", (30, 30), (9, 9, 60)).save(p), "colour"),
     "colour jpeg": ("a.jpg", lambda p: Image.new("RGB", (30, 30), (200, 9, 60)).save(p), "colour"),
@@ -172,7 +183,12 @@ PICTURES = {
     "no volume": ("a.nii", lambda p: nibabel.save(nibabel.Nifti1Image(np.zeros((9, 9, 3, 2), np.int16), np.eye(4)), p), "3-D"),
     "NaN": ("a.nii.gz", lambda p: nibabel.save(nibabel.Nifti1Image(np.full((9, 9, 3), np.nan, np.float32), np.eye(4)), p), "NaN"),
     "coronal stack": ("a.nii", lambda p: nibabel.save(nibabel.Nifti1Image(np.zeros((9, 3, 9), np.int16), np.diag([1, 5, 1, 1])), p), "square"),
-    "no Hounsfield units": ("a.nii", lambda p: nibabel.save(nibabel.Nifti1Image(np.random.rand(9, 9, 3).astype("f4"), np.eye(4)), p), "shows nothing"),
+    "no Hounsfield units": ("a.nii", lambda p: nibabel.save(nibabel.Nifti1Image(np.random.rand(9, 9, 3).astype("f4"), np.eye(4)), p), "not in HU"),
+    "1024 added": ("a.nii", lambda p: nibabel.save(nibabel.Nifti1Image((thorax().T.clip(-1024) + 1024).astype(np.uint16), np.eye(4)), p), "was 1024 added?"),
+    "NIfTI-2": ("a.nii", lambda p: nibabel.save(nibabel.Nifti2Image(thorax().T, np.eye(4)), p), "is NIfTI-2"),
+    "16 bits in colour channels": ("a.png", lambda p: rgb16(p), "save it as 16-bit grey"),
+    "mask": ("a.png", lambda p: Image.fromarray((blobs(30, 30) > .5).astype(np.uint8) * 255).save(p), "looks like a label map"),
+    "one bit": ("a.png", lambda p: Image.fromarray(blobs(30, 30) > .5).save(p), "looks like a label map"),
     "label map": ("a.nii.gz", lambda p: nibabel.save(nibabel.Nifti1Image((thorax(6, 9, 9) > 0).astype(np.uint8), np.eye(4)), p), "looks like a label map"),
     "label map of real numbers": ("a.nii", lambda p: nibabel.save(nibabel.Nifti1Image((thorax(6, 9, 9) // 400).astype("f4"), np.eye(4)), p), "label map"),
     "eight bits and nothing": ("a.nii", lambda p: nibabel.save(nibabel.Nifti1Image(np.full((9, 9, 3), 7, np.uint8), np.eye(4)), p), "shows nothing"),
@@ -394,6 +410,16 @@ def test_a_slice_with_too_few_pixels_is_refused(runs, tmp_path, syntax):
     with refused("truncated"): read_volume(tmp_path/"in")
 
 
+def test_an_icon_is_no_slice(runs, tmp_path):
+    "It has pixels of its own, fewer, and before those of the slice."
+    d, icon = as_dicom(tmp_path/"a.dcm", thorax(1, 40, 36)[0].clip(-1024, 3000)), Dataset()
+    icon.Rows = icon.Columns = icon.BitsAllocated = icon.BitsStored = 8
+    icon.HighBit, icon.PixelRepresentation, icon.SamplesPerPixel, icon.PhotometricInterpretation, icon.PixelData = 7, 0, 1, "MONOCHROME2", bytes(64)
+    d.IconImageSequence = [icon]
+    save(d, tmp_path/"a.dcm")
+    assert pydicom.dcmread(one(upscale([tmp_path/"a.dcm"], tmp_path/"b.dcm", runs/"still"))).Rows == 201
+
+
 def test_overlays_are_left_out(runs, tmp_path):
     "They have a bit for each old pixel."
     d = as_dicom(tmp_path/"a.dcm", thorax()[0].clip(-1024, 3000))
@@ -421,7 +447,8 @@ def test_no_number_is_larger_than_its_bits(tmp_path):
 @pytest.mark.parametrize("more, word", [
     (dict(Modality="MR"), "modality MR"), (dict(NumberOfFrames=2), "multi-frame"), (dict(SOPClassUID="1.2.840.10008.5.1.4.1.1.2.1"), "multi-frame"),
     (dict(PhotometricInterpretation="RGB", SamplesPerPixel=3, PlanarConfiguration=0), "RGB"),
-    (dict(ImageOrientationPatient=[1, 0, 0, 0, 0, -1]), "axial"), (dict(PixelSpacing=[.7, 2]), "square")])
+    (dict(ImageOrientationPatient=[1, 0, 0, 0, 0, -1]), "axial"), (dict(PixelSpacing=[.7, 2]), "square"),
+    (dict(RescaleSlope=0), "slope of 0"), (dict(RescaleIntercept=0), "not in HU")])
 def test_dicom_that_is_not_known_is_refused(runs, tmp_path, more, word):
     hu = thorax()[0].clip(-1024, 3000)
     d = as_dicom(tmp_path/"in"/"a.dcm", hu, **{k: v for k, v in more.items() if k not in ("NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration")})
@@ -430,7 +457,7 @@ def test_dicom_that_is_not_known_is_refused(runs, tmp_path, more, word):
     d.save_as(tmp_path/"in"/"a.dcm", enforce_file_format=True)
     for given in (tmp_path/"in", tmp_path/"in"/"a.dcm"):
         row, = upscale([given], tmp_path/"out", runs/"still")
-        assert word in row["error"] and "a.dcm" in row["error"] and not (tmp_path/"out").exists()
+        assert word in row["error"] and ("a.dcm" in row["error"] or str(given) in row["error"]) and not (tmp_path/"out").exists()
 
 
 def test_a_damaged_slice_leaves_no_half_series(runs, tmp_path):
@@ -492,6 +519,8 @@ def test_uncertainty_lies_beside_the_result(runs, tmp_path):
     picture = samples(torch.from_numpy(np.asarray(Image.open(tmp_path/"in"/"a.jpg"))[None].astype(np.float32) / 255))[:, 0]
     found = np.asarray(Image.open(tmp_path/"out"/"a.uncertainty.png"))
     assert found.dtype == np.uint16 and np.abs(found / 65535 - picture.std(0, ddof=1)).max() < 1e-4 and found.max() > 100
+    said = beside.GetMetaData("ctsr"), Image.open(tmp_path/"out"/"a.uncertainty.png").text["ctsr"], nibabel.load(tmp_path/"out"/"a.uncertainty.nii.gz").header.extensions[-1].text
+    assert all(text.startswith("Standard deviation of samples") for text in said)
 
 
 @pytest.mark.parametrize("change, word", [
@@ -571,6 +600,26 @@ def test_a_failure_while_writing_leaves_what_was_there(runs, tmp_path, monkeypat
     monkeypatch.setattr(Image.Image, "save", full)
     row, = upscale([tmp_path/"a.png"], tmp_path/"b.png", runs/"still", force=True)
     assert "No space left" in row["error"] and (tmp_path/"b.png").read_bytes() == b"precious" and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("error, remedy", [(RuntimeError("can't allocate memory: you tried to"), "try a smaller --tile"), (RuntimeError("dmin <= dmax"), "leave it out")])
+def test_whatever_a_library_says_costs_only_that_file(runs, tmp_path, monkeypatch, error, remedy):
+    "What torch and SimpleITK raise, out of memory for instance, is one line, and the next file is done."
+    for n in "ab": noisy_png(tmp_path/f"{n}.png")
+    whole, wrong = restore_slice, [error]
+    def failing(*args):
+        if wrong: raise wrong.pop()
+        return whole(*args)
+    monkeypatch.setattr(importlib.import_module("ctsr.upscale"), "restore_slice", failing)
+    bad, good = upscale([tmp_path/"a.png", tmp_path/"b.png"], tmp_path/"out", runs/"still")
+    assert "a.png" in bad["error"] and remedy in bad["error"] and list(contents(tmp_path/"out")) == ["b.png"] and "out" in good
+
+
+def test_a_link_to_a_folder_leads_there(runs, tmp_path):
+    as_dicom(tmp_path/"s"/"1.dcm", thorax()[0].clip(-1024, 3000))
+    (tmp_path/"real").mkdir(); (tmp_path/"link").symlink_to(tmp_path/"real")
+    for _ in range(2): one(upscale([tmp_path/"s"], tmp_path/"link", runs/"still", force=True))
+    assert (tmp_path/"link").is_symlink() and list(contents(tmp_path/"real")) == ["1.dcm"] and len(list(tmp_path.iterdir())) == 3
 
 
 def test_the_command(runs, tmp_path):

@@ -1,7 +1,8 @@
 """Build the documentation site into _docs: `make docs`.
 
 Copies of the notebooks are executed, nbdev renders their signatures, and Sphinx makes pages of them, of the report of the last published
-study, and of the texts in nbs/site/pages. Nothing is fetched, neither here nor by a reader's browser.
+study, and of the texts in nbs/site/pages. A reader's browser fetches nothing from elsewhere; building fetches the sample CT and the weights
+of VGG16 and AlexNet, where they are not cached.
 """
 import argparse
 import ast
@@ -171,8 +172,13 @@ def shown(nb) -> list: # of cells
     return cells
 
 
-def title_of(folder) -> str: # of a published study
-    return yaml.safe_load((ROOT/"nbs"/"study"/"presets"/f"{folder.name}.yaml").read_text())["title"]
+def title_of(folder) -> str: # of a published study; the name of its folder, if its preset lies elsewhere
+    preset = ROOT/"nbs"/"study"/"presets"/f"{folder.name}.yaml"
+    return yaml.safe_load(preset.read_text())["title"] if preset.exists() else folder.name
+
+
+def rank(folder): # of a published study among the others
+    return (ORDER.index(folder.name) if folder.name in ORDER else len(ORDER)), folder.name
 
 
 def study_page(folder):
@@ -254,7 +260,7 @@ def main():
     documented = {f"ctsr.{known[m][0]}.{m}" for path in rendered for m in re.findall(r"show_doc\((\w+)\)", path.read_text()) if m in known}
     lessons = {module: (f"{module}.ipynb", title, about) for module, title, about in (lesson(path, known, documented) for path in rendered)}
     (SOURCE/"library"/"index.md").write_text(listed("The library", LIBRARY, [lessons[module] for module in in_order(list(lessons))]))
-    studies = sorted((f for f in (ROOT/"figures").iterdir() if (f/"table_jobs.csv").exists()), key=lambda f: ORDER.index(f.name))
+    studies = sorted((f for f in (ROOT/"figures").iterdir() if (f/"table_jobs.csv").exists()), key=rank)
     for folder in studies: study_page(folder)
     (SOURCE/"study"/"index.md").write_text(study_index(studies))
     (SOURCE/"generated"/"front.md").write_text("---\norphan: true\n---\n" + front(studies[0]))
