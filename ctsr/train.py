@@ -32,7 +32,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .data import CTSRError, Prepared, load_prepared, locked, save_csv, save_json, save_tensors
-from .degrade import adjusted_baseline, degrade_pair, flip_quarter, random_crop_pair, task_from
+from .degrade import adjusted_baseline, augment_lr, degrade, degrade_pair, flip_quarter, random_crop_pair, task_from, upsample
 from .metrics import psnr, ssim
 from .perceptual import LPIPS, VGGLoss
 from .runet import RUNet
@@ -80,6 +80,8 @@ def _check_config(config): # refuse a value that no run can have
             raise CTSRError(f"'{key}' must be greater than 0, got {value}")
     for key in ("crop", "warmup", "clip", "weight_decay", "ema", "seed", "patience", "validate_images"):
         if getattr(config, key) < 0: raise CTSRError(f"'{key}' must not be negative, got {getattr(config, key)}")
+    if len(config.augment) != 2 or not all(_fits(v, float) and v >= 0 for v in config.augment):
+        raise CTSRError(f"'augment' must be two numbers of at least 0, blur and noise, got {config.augment!r}")
     if config.ema >= 1: raise CTSRError(f"'ema' must be below 1, got {config.ema}")
     if config.model.get("name") == "sr3" and "vgg" in config.loss:
         raise CTSRError("loss: 'vgg' compares images, but sr3 predicts what is to be taken from noise; use l1, l2 or charbonnier")
@@ -96,6 +98,7 @@ class TrainConfig:
     adjusted: str = "none" # Adjusted Baseline: none, random (copies within +-20 degrees, as coded), fixed (20 degrees, as written)
     crop: int = 0 # side of random training crops, px; 0 trains on whole images
     flips: bool = False # random flips and quarter turns
+    augment: list = field(default_factory=lambda: [0., 0.]) # LR images blurred (px of theirs, largest sigma) and noisy (largest deviation)
     exclude: str = "none" # leave out training images with a copy in the test split: none, exact, near
     mean: float | None = 0. # grey level subtracted from the input; None measures it on the training images
     std: float | None = 1. # and divided by; None likewise
@@ -242,7 +245,9 @@ def train_batch(
     turned = index >= n
     if turned.any(): hr[turned] = adjusted_baseline(hr[turned], config.adjusted, generator).chunk(2)[1]  # its rotated half
     if config.flips: hr = flip_quarter(hr, generator)
-    up = degrade_pair(hr, task_from(config.task), config.up)[1]
+    lr = degrade(hr, task_from(config.task))
+    if any(config.augment): lr = augment_lr(lr, *config.augment, generator)
+    up = upsample(lr, tuple(hr.shape[-2:]), config.up)
     return tuple(random_crop_pair((up, hr), config.crop, generator)) if config.crop else (up, hr)
 
 # %% ../nbs/07_train.ipynb #b9ee88a6

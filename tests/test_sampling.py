@@ -21,7 +21,7 @@ CASCADE = dict(
     tasks=dict(x4=dict(hr=64, lr=16, fit="resize", antialias=True), first=dict(hr=32, lr=16, fit="resize", antialias=True),
                second=dict(hr=64, lr=32, fit="resize", antialias=True)),
     training=dict(loss={"l2": 1.}, up="bicubic", mean=.5, std=.5, crop=32, batch_size=4, steps=6, validate_every=6, validate_steps=1, keep="last"),
-    runs=dict(small=dict(task="first", model=MODEL), large=dict(task="second", model=MODEL | dict(augment=[1., .1])), direct=dict(task="x4", model=MODEL)),
+    runs=dict(small=dict(task="first", model=MODEL), large=dict(task="second", model=MODEL, augment=[1., .1]), direct=dict(task="x4", model=MODEL)),
     cascades=dict(cascade=dict(task="x4", stages=["small", "large"])),
     evaluation=dict(lpips="none", inputs=["bicubic"]),
     figures=dict(task="x4", bars=dict(Bicubic=["bicubic", "bicubic"], Direct=["direct", "bicubic"], Cascade=["cascade", "bicubic"])))

@@ -74,20 +74,28 @@ def test_any_size_comes_out_as_it_went_in(build, h, w):
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("kind", TARGETS)
 def test_noisy_pair_asks_for_what_the_model_predicts(kind, residual):
-    model, y, condition, gamma = small(target=kind, residual=residual, augment=(1., .1)), images(), images(seed=1), torch.tensor([.2, .9])
+    model, y, condition, gamma = small(target=kind, residual=residual), images(), images(seed=1), torch.tensor([.2, .9])
     model.measure(condition, y)
     a, s = gamma.sqrt().reshape(2, 1, 1, 1), (1 - gamma).sqrt().reshape(2, 1, 1, 1)
-    for training in (False, True):
-        (given, y_t, level), target = noisy_pair(model.train(training), condition, y, seeded(), gamma)
-        y0 = (y - given) / (y - condition).square().mean().sqrt() if residual else y
-        eps = (y_t - a * y0) / s
-        torch.testing.assert_close(target, {"eps": eps, "x0": y0, "v": a * eps - s * y0}[kind], rtol=1e-4, atol=1e-5)
-        assert torch.equal(given, condition) != training and torch.equal(level, gamma) and .8 < eps.std() < 1.2
+    (given, y_t, level), target = noisy_pair(model, condition, y, seeded(), gamma)
+    y0 = (y - given) / (y - condition).square().mean().sqrt() if residual else y
+    eps = (y_t - a * y0) / s
+    torch.testing.assert_close(target, {"eps": eps, "x0": y0, "v": a * eps - s * y0}[kind], rtol=1e-4, atol=1e-5)
+    assert torch.equal(given, condition) and torch.equal(level, gamma) and .8 < eps.std() < 1.2
 
 
 @pytest.mark.parametrize("word, values", [
     ("build", ["theirs"]), ("target", ["noise"]), ("in_channels", [0, 2]), ("channels", [0, 15]), ("multipliers", [[], [1, 0], [1.5]]),
-    ("attention", [[True], [True] * 4]), ("augment", [(.1,), (-1., 0.)]), ("depth", [3])])
+    ("attention", [[True], [True] * 4]), ("groups", [0, 1.5]), ("start", [1., -.1]), ("depth", [3])])
 def test_wrong_settings_are_named(word, values):
     for value in values:
         with pytest.raises(CTSRError, match=f"'{word}'"): SR3(**{word: value})
+
+
+def test_a_narrow_network_with_fewer_groups_sees_how_bright_a_picture_is():
+    "Where a group of the normalisation is one channel, as with the public 16 groups at 8 channels, the mean of a map is forgotten."
+    def change(groups):
+        torch.manual_seed(0)
+        net, x = SR3("upstream", channels=8, multipliers=[1, 2], groups=groups).eval(), torch.randn(4, 3, 32, 32)
+        with torch.no_grad(): return (net(x, x + .5, torch.full((4,), .5)) - net(x, x, torch.full((4,), .5))).mean().abs().item()
+    assert change(2) > 5 * change(16)

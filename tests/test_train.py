@@ -87,7 +87,7 @@ def test_a_public_checkpoint_is_read_as_tensors_alone(phantom, tmp_path):
         stored_weights(tmp_path/"other.pth")
 
 
-SR3 = dict(task=SETTINGS["task"], model=dict(name="sr3", channels=16, augment=[1., .05]), up="bicubic", mean=.5, std=.5, loss={"l2": 1.}, crop=32,
+SR3 = dict(task=SETTINGS["task"], model=dict(name="sr3", channels=16), augment=[1., .05], up="bicubic", mean=.5, std=.5, loss={"l2": 1.}, crop=32,
            flips=True, batch_size=4, steps=12, validate_every=6, validate_steps=2, validate_images=2, keep="last", ema=.9, clip=1.)
 
 
