@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['WINDOWS', 'FITS', 'IMAGE', 'VOLUME', 'DICOM', 'NATIVE', 'LUNG_SHARE', 'SPLITS', 'MIN_SIDE', 'SAMPLE', 'KAGGLE',
            'NAMED', 'COLUMNS', 'MAX_SIDE', 'LEAK_COLORS', 'window_limits', 'window_from', 'apply_window', 'to_grey',
-           'center_crop', 'resize_crop', 'read_volume', 'lung_share', 'Picture', 'place', 'unpacked', 'read_images',
-           'locate', 'check_whole', 'read_source', 'picture_table', 'split_units', 'split_by_fraction',
+           'center_crop', 'resize_crop', 'halved', 'read_volume', 'lung_share', 'Picture', 'place', 'unpacked',
+           'read_images', 'locate', 'check_whole', 'read_source', 'picture_table', 'split_units', 'split_by_fraction',
            'split_along_axis', 'default_split', 'resampling_groups', 'believe_subjects', 'mark_and_split',
            'source_name', 'prepared_name', 'save_prepared', 'prepare', 'Prepared', 'read_table', 'machine_memory',
            'load_prepared', 'describe', 'contact_sheet', 'CTSRError', 'atomic_path', 'cache_dir', 'fetch_package',
@@ -86,7 +86,11 @@ def resize_crop(
     x = F.interpolate(x, shape, mode='bicubic', antialias=True, align_corners=False)
     return center_crop(x[0, 0].clamp(0, 255).round().byte().numpy(), size)
 
-FITS = {'crop': center_crop, 'resize': resize_crop}
+def halved(a, size): # as resize_crop, by way of twice the size
+    "What the first stage of a cascade has to make: the image that its second stage doubles, shrunk"
+    return resize_crop(resize_crop(a, 2*size), size)
+
+FITS = {'crop': center_crop, 'resize': resize_crop, 'halved': halved}
 
 # %% ../nbs/00_data.ipynb #a2ee8cd9
 IMAGE = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
@@ -708,7 +712,7 @@ def source_name(
 def prepared_name(
     source:str, # name or path
     hr:int=256, # pixels a side
-    fit:str='crop', # 'crop' or 'resize'
+    fit:str='crop', # one of `FITS`
 )->str: # of the three files, without their suffixes
     "What `prepare` calls a source"
     return f'{source_name(source)}-{hr}-{fit}'
@@ -800,7 +804,7 @@ def prepare(
     source, # 'phantom', 'sample', 'kaggle', or the path of a folder, file or zip
     out_dir, # where the prepared set goes
     hr:int=256, # pixels a side
-    fit:str='crop', # 'crop' (native pixels, padded) or 'resize' (short side to `hr`, then crop)
+    fit:str='crop', # 'crop' (native pixels, padded), 'resize' (short side to `hr`, then crop), or 'halved' (to twice that, then shrunk)
     window='lung', # for volumes: a name of `WINDOWS`, or (centre, width) in HU
     split=None, # 'given' by the folders, or three shares to draw; None: as given, else `default_split`
     seed:int=0, # starts the draw and the phantom

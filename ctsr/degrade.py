@@ -53,7 +53,7 @@ class Task:
     name: str  # what tables call it
     hr: int  # px, side of the high-resolution image
     lr: int  # px, side of the low-resolution image
-    fit: str = "crop"  # 'crop' (centre crop with padding) or 'resize' (short side to hr, then crop)
+    fit: str = "crop"  # 'crop' (centre crop with padding), 'resize' (short side to hr, then crop), 'halved' (to 2 hr, then shrunk)
     down: str = "bilinear"  # interpolation from HR to LR
     antialias: bool = False  # low-pass filter before sampling
 
@@ -62,7 +62,7 @@ class Task:
             if type(value := getattr(self, f.name)) is not f.type:
                 raise CTSRError(f"task {self.name!r}: {f.name} must be {f.type.__name__}, got {value!r}")
         if not 1 <= self.lr <= self.hr: raise CTSRError(f"task {self.name!r}: lr must lie in 1..hr, got lr={self.lr}, hr={self.hr}")
-        for key, allowed in (("fit", ("crop", "resize")), ("down", MODES)):
+        for key, allowed in (("fit", ("crop", "resize", "halved")), ("down", MODES)):
             if getattr(self, key) not in allowed:
                 raise CTSRError(f"task {self.name!r}: {key} must be one of {', '.join(allowed)}, got {getattr(self, key)!r}")
         if self.antialias and self.down == "nearest": raise CTSRError(f"task {self.name!r}: antialias does not apply to down='nearest'")

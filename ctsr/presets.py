@@ -303,11 +303,11 @@ def _check_cascades(preset, runs):
             raise CTSRError(f"{where}: write it as {{task: a task, stages: [first run, second run]}}, got {c!r}")
         _among(where, "task", c["task"], list(preset.tasks)); _among(where, "stages", c["stages"], list(runs))
         whole, (first, second) = task_of(preset, c["task"]), [task_from(runs[r].task) for r in c["stages"]]
-        if (whole.down, whole.antialias, whole.fit) != (first.down, first.antialias, first.fit) or second.fit != whole.fit:
-            raise CTSRError(f"{where}: {whole.name} and its first stage must shrink alike (down, antialias), and all three fit alike")
         if (whole.lr, first.hr, second.hr) != (first.lr, second.lr, whole.hr):
             raise CTSRError(f"{where}: sizes do not fit: {whole.name} is {whole.lr} to {whole.hr} px, the stages"
                             f" {first.lr} to {first.hr} and {second.lr} to {second.hr}")
+        if (whole.down, whole.antialias) != (first.down, first.antialias) or second.fit != whole.fit or first.fit not in (whole.fit, "halved"):
+            raise CTSRError(f"{where}: {whole.name} and its first stage must shrink alike (down, antialias), and all three fit alike (the first also 'halved')")
 
 # %% ../nbs/11_presets.ipynb #5ca1ab02
 def tested_conditions(preset, evaluation) -> dict: # run, as tables call it -> its task (None for any), and the inputs it is tested on
@@ -509,9 +509,10 @@ def evaluate_jobs(preset, root, prepared, trained) -> list: # of Job
         jobs.append(job(training, config.task["name"], [trained[training].name], run=name, run_folder=f"{root}/train/{training}",
                         restorers=tested_inputs(config, e), ensemble=split_run(preset, name)[0].ensemble, **drawing))
     for name, c in preset.cascades.items():
-        stages = [(trained[r].name, f"evaluate/{r}--{runs[r].task['name']}") for r in c["stages"]]
-        jobs.append(job(name, c["task"], [s for pair in stages for s in pair], run_folder="", restorers=[runs[c["stages"][0]].up],
-                        cascade=name, stages=[[f"{root}/{a}", f"{root}/{b}"] for a, b in stages]))
+        tested = [t for _, t in tested_trainings(preset)]  # others are sampled by default
+        stages = [(trained[r].name, f"evaluate/{r}--{runs[r].task['name']}" if r in tested else "") for r in c["stages"]]
+        jobs.append(job(name, c["task"], [s for pair in stages for s in pair if s], run_folder="", restorers=[runs[c["stages"][0]].up],
+                        cascade=name, stages=[[f"{root}/{a}", b and f"{root}/{b}"] for a, b in stages]))
     return jobs
 
 # %% ../nbs/11_presets.ipynb #5ca1ab04
