@@ -280,6 +280,8 @@ def _choices(ax, t, metric): # one panel of fig_choices
         ax.annotate(_number(kind, r.worth, True), (max(r.worth, r.highest, 0), y), (3, 0), textcoords="offset points", va="center",
                     fontsize=7, annotation_clip=False)
     ax.axvline(0, color="black", lw=.7); ax.margins(x=.25)
+    worth = t.worth.abs().sort_values()
+    if len(worth) > 2 and worth.iloc[-1] > 3*worth.iloc[-2]: ax.set_xlim(-1.5*worth.iloc[-2], 1.5*worth.iloc[-2])
 
 @_themed
 def fig_choices(
@@ -289,15 +291,13 @@ def fig_choices(
     metrics = [m for m in ("psnr", "psnr_unseen", "lpips") if m in set(table.metric)]
     groups = dict(list(table.groupby("group", sort=False)))
     heights = [.28*(t.choice.nunique() - 1) + .62 for t in groups.values()]
-    fig, axes = plt.subplots(len(groups), len(metrics), figsize=(3.2 + 2.1*len(metrics), max(1.8, sum(heights) + .3)), squeeze=False, sharex="col",
+    fig, axes = plt.subplots(len(groups), len(metrics), figsize=(3.2 + 2.1*len(metrics), max(1.8, sum(heights) + .3)), squeeze=False,
                              height_ratios=heights, layout="constrained")
     for row, (group, t) in zip(axes, groups.items()):
         for ax, metric in zip(row, metrics): _choices(ax, t[t.metric == metric], metric)
         row[0].set_title(f"{group}, against: {t.choice.iloc[0]}", loc="left", x=0, fontsize=8)
         for ax in row[1:]: ax.tick_params(labelleft=False)
     for ax, metric in zip(axes[-1], metrics):
-        worth = table[table.metric == metric].worth.abs().sort_values()
-        if len(worth) > 2 and worth.iloc[-1] > 3*worth.iloc[-2]: ax.set_xlim(-1.5*worth.iloc[-2], 1.5*worth.iloc[-2])
         kind, _, unseen = metric.partition("_")
         ax.set_xlabel(axis_label(kind, change=True) + (",\nimages without a relative in training" if unseen else ",\nall validation images"))
     return fig

@@ -203,8 +203,10 @@ def method_tables(
 ) -> pd.DataFrame: # as `method_table`, with `subset` (drawn, all, leak-free, native) before the rest
     "Table 1 of the images of which many samples were drawn, of all, and of those above suspicion."
     run, one, shown = drawn.run.iloc[0], f"{sampled}, one sample", {k: tuple(v) for k, v in cost.items() if k != sampled}
-    names = {run: one, f"{run}+mean{k}": f"{sampled}, mean of {k}", f"{run}+projected": f"{sampled}, projected"}
-    shown |= {name: tuple(np.multiply(cost[sampled], k if "mean" in name else 1)) for name in names.values()}
+    means = {f"{run}+mean{n}": (f"{sampled}, mean of {n}{' (chosen)' if n == k else ''}", n) for n in sorted(map(int, set(drawn.k))) if n > 1}
+    names = {run: one} | {key: name for key, (name, _) in means.items()} | {f"{run}+projected": f"{sampled}, projected"}
+    times = dict(means.values())
+    shown |= {name: tuple(np.multiply(cost[sampled], times.get(name, 1))) for name in names.values()}
     others, whole = rows[rows.run.ne(sampled) & rows.image_id.isin(drawn.image_id)], rows.assign(run=rows.run.replace(sampled, one))
     subsets = dict(drawn=pd.concat([others, drawn.assign(run=drawn.run.map(names)).dropna(subset="run")]), all=whole)
     cuts = {"leak-free": whole[whole.leaked.eq("none")], "native": whole[whole.image_id.isin(native)]}
