@@ -16,7 +16,7 @@ from safetensors import safe_open
 from tqdm import tqdm
 from .data import CTSRError, Prepared, load_prepared, save_csv, save_tensors
 from .degrade import MODES, Task, degrade, task_from, upsample
-from .metrics import chest_wall, lr_consistency, mae, measure, psnr_fitted, region_mse, rms_contrast
+from .metrics import PROTOCOLS, chest_wall, lr_consistency, mae, measure, psnr_fitted, region_mse, rms_contrast
 from .perceptual import LPIPS
 from .restore import Interpolate, load_run
 
@@ -86,16 +86,18 @@ def _batch(prepared, index, task, device):
     return hr, degrade(hr, task)
 
 def _restore(restorer, lr, hr, task, ids):
-    "The restorer's answer as float32 in [0,1], or an error that names the run's fault"
+    "The restorer's answer as float32, of one channel or three, or an error that names the run's fault"
     sr, name = restorer(lr, task, *[ids]*getattr(restorer, 'draws', False)), getattr(restorer, 'name', restorer)
-    if sr.shape != hr.shape: raise CTSRError(f'{name}: restored {tuple(sr.shape)}, not {tuple(hr.shape)}; a restorer returns (B,1,H,W)')
+    if sr[:, :1].shape != hr.shape or sr.shape[1] not in (1, 3): raise CTSRError(f'{name}: restored {tuple(sr.shape)}, not {tuple(hr.shape)}; a restorer returns (B,1,H,W)')
     if bad := [i for i, ok in zip(ids, sr.isfinite().flatten(1).all(1).tolist()) if not ok]:
         raise CTSRError(f'{name}: NaN or Inf in the restored image {bad[0]}; the network diverged: train with a lower learning rate')
-    return sr.float().clamp(0, 1)
+    return sr.float()
 
 def _score(sr, hr, lr, task, protocols, lpips, regions=False):
     "{(protocol, metric): (B,) numpy float64} of one batch"
-    scores = {(p, m): v for p in protocols for m, v in measure(sr, hr, p).items() if m in ('psnr', 'ssim')}
+    colour, sr = sr.clamp(0, 1), sr.mean(1, keepdim=True).clamp(0, 1)
+    seen = lambda p: (colour, hr.expand_as(colour)) if PROTOCOLS[p].colour else (sr, hr)
+    scores = {(p, m): v for p in protocols for m, v in measure(*seen(p), p).items() if m in ('psnr', 'ssim')}
     scores |= {('', 'lr_consistency'): lr_consistency(sr, lr, task), ('', 'mae'): mae(sr, hr), ('', 'rms_contrast'): rms_contrast(sr)}
     scores['', 'offset'] = (sr - upsample(lr, tuple(hr.shape[-2:]), 'bicubic')).mean((1, 2, 3))
     if lpips is not None: scores['', 'lpips'] = lpips(sr, hr)
@@ -169,7 +171,7 @@ def sample_images(
     _check_size(prepared, task)
     hr, lr = _batch(prepared, index, task, device)
     shown = upsample(lr, task.hr, up or getattr(restorer, 'up', None) or 'bilinear')
-    pictures = dict(lr=lr, up=shown, sr=_restore(restorer, lr, hr, task, ids), hr=hr)
+    pictures = dict(lr=lr, up=shown, sr=_restore(restorer, lr, hr, task, ids).mean(1, keepdim=True), hr=hr)
     return {k: (v[:, 0]*255).round().clamp(0, 255).to(torch.uint8).cpu() for k, v in pictures.items()} | dict(image_ids=ids)
 
 # %% ../nbs/09_evaluate.ipynb #4decac71

@@ -47,6 +47,7 @@ def usable_device(
 
 class NetRestorer:
     "A trained network as a restorer."
+    mix = True  # the channels of a colour network are averaged; else it gives (B,C,H,W), not clipped
     def __init__(self,
         net:nn.Module, # takes and gives normalised images
         config:dict, # of the run: model, up, mean, std, precision
@@ -68,9 +69,9 @@ class NetRestorer:
     ) -> torch.Tensor: # (B,1,H,W) in [0,1], on the device of `lr`
         up = upsample(lr.to(self.device), task.hr_size(*lr.shape[-2:]), self.up)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.get("precision") == "bf16"):
-            run = lambda x: predict(self.net, x, self.grey)
+            run = lambda x: predict(self.net, x, self.grey, self.mix)
             sr = blend_tiles(run, up, self.tile, self.tile // 32 * 16) if self.tile and max(up.shape[-2:]) > self.tile else run(up)
-        return sr.clamp(0, 1).to(lr.device)
+        return (sr.clamp(0, 1) if self.mix else sr).to(lr.device)
 
 # %% ../nbs/08_restore.ipynb #992b45bd
 def read_card(
@@ -226,8 +227,8 @@ class SampleRestorer(NetRestorer):
         for number in range(k or self.k):
             seeds = [image_seed(self.seed, i, number) for i in ids]
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.get("precision") == "bf16"):
-                sr = predict(self.net, up, self.grey, seeds=seeds, steps=self.steps, sampler=self.sampler, **self.drawing)
-                sr = sr.clamp(0, 1).to(lr.device)
+                sr = predict(self.net, up, self.grey, self.mix, seeds=seeds, steps=self.steps, sampler=self.sampler, **self.drawing)
+                sr = (sr.clamp(0, 1) if self.mix else sr).to(lr.device)
             samples.append(project_lr(sr, lr, task, self.project) if self.project else sr)
         return torch.stack(samples)
 

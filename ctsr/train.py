@@ -141,8 +141,8 @@ def build_model(
 def normalise(x, config, model): # (B,1,H,W) in [0,1] -> (B,C,H,W), the grey channel repeated where the network has three
     return ((x - config.mean) / config.std).expand(-1, model.in_channels, -1, -1)
 
-def denormalise(y, config): # (B,C,H,W) -> (B,1,H,W) float32, not clipped
-    return y.float().mean(1, keepdim=True) * config.std + config.mean
+def denormalise(y, config, mix=True): # (B,C,H,W) -> float32, not clipped: (B,1,H,W), or where not mixed (B,C,H,W)
+    return (y.float().mean(1, keepdim=True) if mix else y.float()) * config.std + config.mean
 
 def training_pair(
     model:nn.Module, # one of MODELS, not wrapped
@@ -163,13 +163,14 @@ def predict(
     model:nn.Module, # one of MODELS
     up:torch.Tensor, # (B,1,H,W) in [0,1], up-sampled LR
     config, # a TrainConfig, or anything with its `mean` and `std`
+    mix:bool=True, # average the network's channels
     **drawing, # of a model that draws samples: seeds, steps, sampler, ..., see `ctsr.sr3.sample`
-) -> torch.Tensor: # (B,1,H,W) float32, not clipped
+) -> torch.Tensor: # (B,1,H,W) float32, not clipped; (B,C,H,W) where not mixed
     "The restored image: the network's output, its channels averaged, normalisation undone."
     x = normalise(up, config, model)
-    if not isinstance(model, SR3): return denormalise(model(x), config)
+    if not isinstance(model, SR3): return denormalise(model(x), config, mix)
     limits = (-config.mean / config.std, (1 - config.mean) / config.std)
-    return denormalise(sample(model, x, limits=limits, **drawing), config)
+    return denormalise(sample(model, x, limits=limits, **drawing), config, mix)
 
 # %% ../nbs/07_train.ipynb #2ac1d18b
 def l1(x, y): return F.l1_loss(x, y)

@@ -5,10 +5,10 @@ import pytest
 import torch
 from scipy import stats
 
-from ctsr.data import CTSRError, Prepared, prepare, save_csv
-from ctsr.degrade import Task
+from ctsr.data import CTSRError, Prepared, load_prepared, prepare, save_csv
+from ctsr.degrade import Task, upsample
 from ctsr.evaluate import (COLUMNS, bootstrap_means, breakdown, choose_examples, evaluate, holm, interval, load_samples, load_tables, main,
-                           paired, per_image, rank_images, summary, tidy, unit_note, wilcoxon)
+                           paired, per_image, rank_images, sample_images, summary, tidy, unit_note, wilcoxon)
 from ctsr.plots import fig_bars, fig_by_class, fig_curves, fig_design, fig_examples, fig_paired, palette, save_figure
 from ctsr.restore import Interpolate
 
@@ -278,3 +278,15 @@ def test_command_line(tmp_path, capsys):
         line = capsys.readouterr().err.strip()
         assert line.startswith("ctsr: ") and "\n" not in line
     assert not (tmp_path / "no").exists()
+
+
+def test_a_colour_network_is_scored_by_its_mean_and_where_asked_by_its_channels(phantom):
+    "Noise that differs from channel to channel averages out: a protocol that scores channels sees it, the others see its mean."
+    test, task = load_prepared(phantom).split("test"), Task("x2", 64, 32)
+    noise = .2 * torch.randn((1, 3, 64, 64), generator=torch.Generator().manual_seed(0))
+    def coloured(lr, task): return upsample(lr, 64, "bilinear") + noise
+    def mixed(lr, task): return coloured(lr, task).mean(1, keepdim=True).clamp(0, 1)
+    scores = {name: per_image(r, test, task, run=name, protocols=("standard", "channels")) for name, r in (("c", coloured), ("m", mixed))}
+    mean = {(name, p): t[t.metric.eq("psnr") & t.protocol.eq(p)].value.mean() for name, t in scores.items() for p in ("standard", "channels")}
+    assert mean["c", "standard"] == pytest.approx(mean["m", "standard"]) == mean["m", "channels"] and mean["c", "standard"] - mean["c", "channels"] > 2
+    assert sample_images(coloured, test, task)["sr"].shape[1:] == (64, 64)
