@@ -123,8 +123,7 @@ class UNet(nn.Module):
         for i, c in reversed(list(enumerate(widths))):
             for _ in range(blocks + 1): self.up.append(block(below + skips.pop(), c, attention[i])); below = c
             if i: self.up.append(nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(c, c, 3, padding=1)))
-        self.last = nn.Sequential(nn.GroupNorm(_groups(channels * multipliers[0], groups), channels * multipliers[0]), nn.SiLU(),
-                                  nn.Conv2d(channels * multipliers[0], out_channels * patch**2, 3, padding=1))
+        self.last = nn.Sequential(nn.GroupNorm(_groups(below, groups), below), nn.SiLU(), nn.Conv2d(below, out_channels * patch**2, 3, padding=1))
         if film: nn.init.zeros_(self.last[-1].weight); nn.init.zeros_(self.last[-1].bias)
 
     def forward(self,
