@@ -132,8 +132,7 @@ def build_model(
     settings:dict, # {'name': one of MODELS, ...its arguments}
 ) -> nn.Module: # with fresh weights
     "The network that `settings` describe."
-    settings = dict(settings)
-    name = settings.pop("name", None)
+    name, settings = settings.get("name"), {k: v for k, v in settings.items() if k != "name"}
     if name not in MODELS: raise CTSRError(f"model: unknown name {name!r}; known are {', '.join(MODELS)}")
     try: return MODELS[name](**settings)
     except TypeError as error: raise CTSRError(f"model '{name}': {error}") from None
