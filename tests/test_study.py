@@ -181,17 +181,17 @@ def test_a_killed_kernel_is_reported_and_its_notebook_kept(root, copy):
 
 
 def test_a_failing_cell_is_kept_and_named(root, copy, tmp_path):
-    "A cell that cannot fetch its weights: one line, the notebook kept, earlier results untouched, the others done; then it goes on."
-    folder = copy/"evaluate"/"runet-x5--x5"
-    before = (folder/"per_image.csv").read_bytes()
+    "A cell that cannot fetch its weights: one line, the notebook kept, earlier results untouched; then it goes on."
+    folder = copy/"train"/"runet-x5"
+    before = (folder/"weights.safetensors").read_bytes()
     offline = os.environ | {"CTSR_OFFLINE": "1", "CTSR_CACHE": str(tmp_path/"empty")}
-    done = ctsr("study", "smoke", "--out", copy, "--set", "evaluation.lpips=alexnet", cwd=root, env=offline)
-    assert done.returncode == 2 and (folder/"evaluate.failed.ipynb").exists() and (folder/"per_image.csv").read_bytes() == before
+    done = ctsr("study", "smoke", "--out", copy, "--set", "runs.runet-x5.validate_lpips=alexnet", cwd=root, env=offline)
+    assert done.returncode == 2 and (folder/"train.failed.ipynb").exists() and (folder/"weights.safetensors").read_bytes() == before
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("ctsr: ") and "evaluate.failed.ipynb" in last and "run the same command again" in last
+    assert last.startswith("ctsr: ") and "train.failed.ipynb" in last and "run the same command again" in last
     assert "ctsr: no alexnet weights" in done.stderr and "CTSR_OFFLINE" in done.stderr
     assert ctsr("study", "smoke", "--out", copy, cwd=root).returncode == 0
-    assert not (folder/"evaluate.failed.ipynb").exists() and (folder/"per_image.csv").read_bytes() == before
+    assert not (folder/"train.failed.ipynb").exists() and (folder/"weights.safetensors").read_bytes() == before
 
 
 @pytest.fixture
