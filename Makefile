@@ -48,7 +48,7 @@ readme: $(READY)  ## write README.md anew from nbs/index.ipynb
 	@$(BIN)/python nbs/study/readme.py
 
 test: $(READY)  ## everything: export in step, notebooks clean and executed, tests/, a whole smoke study
-	@$(BIN)/python -m pytest tests --numprocesses 2 --dist loadfile
+	@$(BIN)/python -m pytest tests --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 bench: $(READY)  ## time our denoising network against diffusers' and MONAI's (fetches both)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[bench]"

@@ -10,6 +10,12 @@ os.environ.setdefault("MPLBACKEND", "agg")
 if "PYTEST_XDIST_WORKER" in os.environ: os.environ.setdefault("OMP_NUM_THREADS", "1")  # workers share the cores
 
 
+def pytest_collection_modifyitems(items):
+    "The files that take longest begin, so that no worker waits for another at the end."
+    order = {name: n for n, name in enumerate(("test_study.py", "test_site.py"))}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
 @pytest.fixture(scope="session")
 def root(): return ROOT
 
