@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
+from functools import wraps
 
 import numpy as np
 import pytest
@@ -35,6 +36,14 @@ def here(tmp_path_factory):
     train(TrainConfig(**short, model=dict(name="runet", width=.25, residual=True)), data, runs/"runet-x5", progress=False)
     train(TrainConfig(**short, model=small, up="bicubic", loss=dict(l2=1.), mean=.5, std=.5), data, runs/"sr3-x5", progress=False)
     return folder
+
+
+def without_loop(test):
+    "In a thread of its own: a browser of other tests may keep a loop running in this one."
+    @wraps(test)
+    def run(*args, **kwargs):
+        with ThreadPoolExecutor(1) as pool: pool.submit(test, *args, **kwargs).result()
+    return run
 
 
 def pixels(canvas):
@@ -124,6 +133,7 @@ def test_numbers_are_those_of_the_study(here, tmp_path):
     assert abs(case.scores((0, 0, 96))["bicubic"]["psnr"] - wanted) < 1e-4 and f"{wanted:.2f}" in explorer.numbers.value
 
 
+@without_loop
 def test_samples_come_later_and_are_given_up_when_nobody_waits(here, tmp_path):
     async def play():
         explorer = Explorer(here, tmp_path)
@@ -145,7 +155,7 @@ def test_samples_come_later_and_are_given_up_when_nobody_waits(here, tmp_path):
         explorer.chooser.number.value = 2
         await methods.samples.finished
         assert (name, (1, 50)) in methods.case.answers and (name, (1, 50)) not in given_up.answers
-    with ThreadPoolExecutor(1) as pool: pool.submit(asyncio.run, play()).result()  # a browser of other tests may keep a loop in this thread
+    asyncio.run(play())
 
 
 def test_the_wipe_shows_a_network_and_stays_when_a_method_is_added(here, tmp_path):
@@ -175,6 +185,7 @@ def test_of_a_large_image_the_part_follows_the_region(here, tmp_path):
     assert explorer.controls.look.box == (0, left, side)  # another image of that size: one looks at the same place
 
 
+@without_loop
 def test_an_image_is_enlarged_as_it_is(here, tmp_path):
     from ctsr.upscale import load_model, restore_slice
     explorer, name = Explorer(here, tmp_path), "toy/runet-x5"
