@@ -24,6 +24,9 @@ def ctsr(*arguments, **kwargs):
     return subprocess.run([sys.executable, "-m", "ctsr.cli", *map(str, arguments)], capture_output=True, text=True, **kwargs)
 
 
+STUDY = "study", "smoke", "--jobs", "1"  # one core: workers of the tests share them
+
+
 def git_status(root): return subprocess.run(["git", "-C", str(root), "status", "--porcelain"], capture_output=True, text=True).stdout
 
 
@@ -31,7 +34,7 @@ def git_status(root): return subprocess.run(["git", "-C", str(root), "status", "
 def smoke(root, tmp_path_factory):
     "A finished smoke study: its folder, what it printed, how long it took."
     folder, before, started = tmp_path_factory.mktemp("study")/"smoke", git_status(root), time.time()
-    done = ctsr("study", "smoke", "--out", folder, cwd=root)
+    done = ctsr(*STUDY, "--out", folder, cwd=root)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert git_status(root) == before, "a study must write no tracked file"
     return folder, done, time.time() - started
@@ -80,7 +83,7 @@ def test_report_stands_alone(smoke):
 
 def test_a_second_study_starts_nothing(root, smoke):
     started = time.time()
-    done = ctsr("study", "smoke", "--out", smoke[0], cwd=root)
+    done = ctsr(*STUDY, "--out", smoke[0], cwd=root)
     assert done.returncode == 0 and "nothing to do" in done.stdout and "report:" in done.stdout
     assert time.time() - started < 20
 
@@ -104,7 +107,7 @@ def copy(smoke, tmp_path):
 
 
 def start(root, folder, *extra):
-    return subprocess.Popen([sys.executable, "-m", "ctsr.cli", "study", "smoke", "--out", str(folder), *extra], cwd=root,
+    return subprocess.Popen([sys.executable, "-m", "ctsr.cli", *STUDY, "--out", str(folder), *extra], cwd=root,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -118,7 +121,7 @@ def until(condition, seconds=60):
 
 def test_what_only_follows_stays_where_its_inputs_come_out_as_they_were(root, copy):
     "A training asked for again ends at once, in the same weights: nothing after it needs to run."
-    done = ctsr("study", "smoke", "--out", copy, "--redo", "train/nn-runet-x5", cwd=root)
+    done = ctsr(*STUDY, "--out", copy, "--redo", "train/nn-runet-x5", cwd=root)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "train nn-runet-x5: done" in done.stdout and "evaluate nn-runet-x5--x5: as it was" in done.stdout and "report page: as it was" in done.stdout
     assert not stale(plan(load_preset("smoke"), copy), copy)
@@ -129,7 +132,7 @@ def test_a_changed_setting_reruns_what_follows_and_nothing_else(root, copy):
     assert set(stale(jobs, copy)) == {"train/nn-runet-x5", "evaluate/nn-runet-x5--x5", "figures/all", "figures/sampled", "figures/published", "figures/review",
                                        "report/page"}
     before = read_stamp(copy, "train/runet-x5")
-    done = ctsr("study", "smoke", "--out", copy, "--set", "runs.nn-runet-x5.steps=11", cwd=root)
+    done = ctsr(*STUDY, "--out", copy, "--set", "runs.nn-runet-x5.steps=11", cwd=root)
     assert done.returncode == 0, done.stderr[-2000:]
     assert read_stamp(copy, "train/runet-x5") == before
     assert read_stamp(copy, "train/nn-runet-x5")["parameters"]["steps"] == 11
@@ -155,16 +158,17 @@ def test_killed_in_the_middle_of_a_notebook_it_goes_on(root, copy):
     shutil.rmtree(run)
     process = start(root, copy, *LONGER)
     assert until(lambda: (run/"state"/"checkpoint.safetensors").exists())
-    second = ctsr("study", "smoke", "--out", copy, *LONGER, cwd=root)  # another one in the same folder, meanwhile
+    second = ctsr(*STUDY, "--out", copy, *LONGER, cwd=root)  # another one in the same folder, meanwhile
     assert second.returncode == 2 and f"pid {process.pid}" in second.stderr and len(second.stderr.strip().splitlines()) == 1
     process.send_signal(signal.SIGKILL); process.wait()
     assert not (run/"train.ipynb").exists() and not (run/"weights.safetensors").exists()
     assert read_stamp(copy, "train/runet-x5") is None and read_stamp(copy, "train/nn-runet-x5") == kept
     assert until(lambda: free(run/".lock"), 20), "the training went on without its study"
-    done = ctsr("study", "smoke", "--out", copy, *LONGER, cwd=root)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert "going on from step" in done.stdout + done.stderr
-    assert not list(copy.rglob(".*.partial.ipynb")) and read_stamp(copy, "train/nn-runet-x5") == kept
+    process, printed = start(root, copy, *LONGER), ""
+    while "train runet-x5: done" not in printed and (line := process.stdout.readline()): printed += line
+    process.kill(); process.wait()
+    assert "going on from step" in printed and "train runet-x5: done" in printed, printed[-2000:]
+    assert not list(run.glob(".*.partial.ipynb")) and read_stamp(copy, "train/nn-runet-x5") == kept and read_stamp(copy, "train/runet-x5")
 
 
 def test_a_killed_kernel_is_reported_and_its_notebook_kept(root, copy):
@@ -185,12 +189,12 @@ def test_a_failing_cell_is_kept_and_named(root, copy, tmp_path):
     folder = copy/"train"/"runet-x5"
     before = (folder/"weights.safetensors").read_bytes()
     offline = os.environ | {"CTSR_OFFLINE": "1", "CTSR_CACHE": str(tmp_path/"empty")}
-    done = ctsr("study", "smoke", "--out", copy, "--set", "runs.runet-x5.validate_lpips=alexnet", cwd=root, env=offline)
+    done = ctsr(*STUDY, "--out", copy, "--set", "runs.runet-x5.validate_lpips=alexnet", cwd=root, env=offline)
     assert done.returncode == 2 and (folder/"train.failed.ipynb").exists() and (folder/"weights.safetensors").read_bytes() == before
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("ctsr: ") and "train.failed.ipynb" in last and "run the same command again" in last
     assert "ctsr: no alexnet weights" in done.stderr and "CTSR_OFFLINE" in done.stderr
-    assert ctsr("study", "smoke", "--out", copy, cwd=root).returncode == 0
+    assert ctsr(*STUDY, "--out", copy, cwd=root).returncode == 0
     assert not (folder/"train.failed.ipynb").exists() and (folder/"weights.safetensors").read_bytes() == before
 
 
@@ -207,7 +211,7 @@ def small_disk(tmp_path):
 def test_a_full_disk_is_named_and_loses_nothing(root, small_disk):
     "The images fit, the first training's weights do not; with room, only what is missing is left to do."
     folder = small_disk/"smoke"
-    done = ctsr("study", "smoke", "--out", folder, cwd=root)
+    done = ctsr(*STUDY, "--out", folder, cwd=root)
     said = done.stderr.strip().splitlines()
     assert done.returncode == 2 and "No space left" in done.stderr and "free space" in done.stderr and said[-1].startswith("ctsr: "), done.stderr[-2000:]
     assert "Traceback" not in done.stderr and not list(folder.rglob("weights.safetensors"))
@@ -271,7 +275,7 @@ def test_a_published_study_is_drawn_again_from_its_tables_alone(root, smoke, tmp
     ("runs.runet-x5.init=runet-x5", "its own weights"), ("runs.runet-x5.init=sr3-x5", "another network"),
     ("runs.nearest={task: x5}", "nearest"), ("figures.curves=[nobody]", "nobody"), ("figures.examples=0", "examples")])
 def test_a_wrong_preset_is_refused_by_key(root, tmp_path, assignment, word):
-    done = ctsr("study", "smoke", "--out", tmp_path/"never", "--set", assignment, cwd=root)
+    done = ctsr(*STUDY, "--out", tmp_path/"never", "--set", assignment, cwd=root)
     assert done.returncode == 2 and word in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert not (tmp_path/"never").exists()
 
