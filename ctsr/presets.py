@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CHOSEN', 'DRAWN', 'FIGURE_FILES', 'TRAINING_FILES', 'SAMPLED_FILES', 'REVIEW_FILES', 'LEAK_FILES', 'PUBLISHED_FILES',
-           'CHOICE_FILES', 'checkout', 'as_shown', 'Source', 'Run', 'Evaluation', 'Sampling', 'Figures', 'Review',
-           'Published', 'Preset', 'override', 'task_of', 'draws_samples', 'shown_run', 'tested_inputs', 'split_run',
-           'trainings_of', 'tested_trainings', 'run_settings', 'begins_with', 'load_preset', 'sampling_of',
+           'CHOICE_FILES', 'AIM_FILES', 'checkout', 'as_shown', 'Source', 'Run', 'Evaluation', 'Sampling', 'Figures',
+           'Review', 'Published', 'Preset', 'override', 'task_of', 'draws_samples', 'shown_run', 'tested_inputs',
+           'split_run', 'trainings_of', 'tested_trainings', 'run_settings', 'begins_with', 'load_preset', 'sampling_of',
            'tested_conditions', 'check_preset', 'stored_runs', 'with_stored', 'Job', 'prepare_jobs', 'train_jobs',
            'evaluate_jobs', 'sample_jobs', 'with_sidecars', 'sampled_job', 'gather_jobs', 'plan']
 
@@ -115,6 +115,7 @@ class Review:
     gains: dict = field(default_factory=dict) # label -> condition: shown with the first factor by their gain over the input
     leak: dict = field(default_factory=dict) # label -> condition: trained with all images, then without those that have copies
     choices: dict = field(default_factory=dict) # title -> label -> run ('+' for its ensemble), judged on validation images; the first is what the others change
+    aims: bool = False # whether to say which aims of ctsr.aims were reached
 
 # %% ../nbs/11_presets.ipynb #9f9c2c3e
 @dataclass(frozen=True)
@@ -539,13 +540,14 @@ FIGURE_FILES = ["fig1_design.png", "fig2_examples.png", "fig3_ssim.png", "fig3_s
                 "table_jobs.csv", "table_images.csv", "per_image.csv.gz"]
 TRAINING_FILES = ["fig_training.png", "table_training.csv", "training_history.csv", "table_validation.csv"]
 SAMPLED_FILES = ["fig5_topk_psnr.png", "fig5_topk_ssim.png", "fig_tradeoff.png", "fig_steps.png", "fig_uncertainty.png", "fig_noise.png",
-                 "table1.csv", "table_sampling.csv", "table_steps.csv", "table_calibration.csv", "table_noise.csv", "per_sample.csv.gz",
+                 "table1.csv", "table_sampling.csv", "table_steps.csv", "table_few_steps.csv", "table_calibration.csv", "table_noise.csv", "per_sample.csv.gz",
                  "per_step.csv.gz"]
 
 REVIEW_FILES = ["fig_factors.png", "table_factors.csv", "table_gains.csv", "claims.csv"]
 LEAK_FILES = ["fig_leak.png", "table_leak.csv", "table_leak_worth.csv"]
 PUBLISHED_FILES = ["fig_published.png", "table_published.csv", "table_damage.csv"]
 CHOICE_FILES = ["fig_choices.png", "table_choices.csv"]
+AIM_FILES = ["aims.csv"]
 
 def with_sidecars(files, suffix="") -> list: # in the study's folder; the suffix goes before the end of each name
     names = [Path(file.replace(".", f"{suffix}.", 1)) for file in files]
@@ -588,13 +590,13 @@ def gather_jobs(preset, root, trained, evaluated, sampled) -> list: # of Job
             with_sidecars(PUBLISHED_FILES), ["figures/all"]))
     if f.review:
         r = checked(Review, f.review, "figures.review")
-        files = REVIEW_FILES + (LEAK_FILES if r.leak else []) + (CHOICE_FILES if r.choices else [])
+        files = REVIEW_FILES + (LEAK_FILES if r.leak else []) + (CHOICE_FILES if r.choices else []) + (AIM_FILES if r.aims else [])
         chosen = lambda run: [t + "+" * run.endswith("+") for t in trainings[run.rstrip("+")]]
         jobs.append(Job(
             "figures/review", "review", "figures/review.ipynb",
             dict(preset=preset.name, out=f"{root}/figures", draws=f.draws,
                  choices={title: {k: chosen(v) for k, v in runs.items()} for title, runs in r.choices.items()},
-                 **{k: getattr(r, k) for k in ("roles", "factors", "gains", "leak")}),
+                 **{k: getattr(r, k) for k in ("roles", "factors", "gains", "leak", "aims")}),
             with_sidecars(files), [job.name for job in jobs]))
     report = Job("report/page", "report", "report/report.ipynb", dict(title=preset.title, preset=preset.name, figures=f"{root}/figures"),
                  ["report.html"], [j.name for j in jobs], page="report.html")
