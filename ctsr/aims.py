@@ -87,6 +87,7 @@ def mean_near_runet(e):
     v = Value(change.mean(), *interval(change, a.group, levels=(95,), draws=e.draws).values())
     return v, beyond(v, -.3), f"Mean of {k} samples of {len(a)} images."
 
+# %% ../nbs/10_aims.ipynb #aims-x8
 @aim("x8: the better of SR3 and its cascade is above bicubic interpolation in PSNR", "0", "dB")
 def best_x8(e):
     found = []
