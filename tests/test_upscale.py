@@ -1,8 +1,10 @@
 "Files in, finer files of the same kind out: every format read back by somebody else's reader, and what is refused."
 import importlib
+import inspect
 import json
 import locale
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -686,3 +688,11 @@ def test_a_large_picture_in_four_gibibytes(runs, tmp_path):
                                      check=True).stdout) * 1024 for tile in (768, 2048)}
     assert peak[768] < 4 * 2**30 and peak[768] < peak[2048]
     with Image.open(tmp_path/"768.png") as a, Image.open(tmp_path/"2048.png") as b: assert a.size == (2048, 2048) and np.abs(np.asarray(a).astype(int) - b).max() <= 1
+
+
+def test_networks_that_are_named_are_stored(root):
+    "By the command's default, the README, the site's pages; what has a path is a run of one's own."
+    from ctsr.cli import upscale
+    pages = [root/"README.md", *(root/"nbs"/"site"/"pages").rglob("*.md")]
+    named = {m for page in pages for m in re.findall(r"--model ([\w.-]+)(?![\w./-])", page.read_text())}
+    assert named | {inspect.signature(upscale).parameters["model"].default} <= {p.stem for p in (root/"ctsr"/"weights").glob("*.safetensors")}
