@@ -55,7 +55,7 @@ def runet_gain(e):
 def runet_gain_clean(e):
     v = gain(e, "ours", "baseline", "psnr", clean=True)
     low = mean(e, "baseline", "psnr", clean=True).value - mean(e, "baseline", "psnr").value
-    return v, beyond(v, 3), f"Of such images the input itself is {low:+.2f} dB from that of all, which leaves a different room for gains."
+    return v, beyond(v, 3), f"On these the input itself has {low:+.2f} dB against its mean over all images."
 
 # %% ../nbs/10_aims.ipynb #a10a4901
 @aim("x5: one sample of SR3 is above bicubic interpolation in PSNR", "0", "dB")

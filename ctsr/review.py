@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['seed_table', 'seed_points', 'gain_text', 'gain_sentence', 'gains_text', 'effect_table', 'fig_factors', 'leak_table',
-           'leak_worth', 'fig_leak', 'kept_scores', 'choice_table', 'fig_choices']
+           'leak_worth', 'recalled', 'fig_leak', 'kept_scores', 'choice_table', 'fig_choices']
 
 # %% ../nbs/10_review.ipynb #ba4304c5
 import textwrap
@@ -207,6 +207,21 @@ def leak_worth(
         rows.append(dict(leaked=kind, metric=metric, advantage=advantage, control=control, worth=advantage - control, lo95=lo, hi95=hi, n=n,
                          controls=sum(len(clean[c]) for c in parts), groups=groups, left_out=int((d.leaked == kind).sum()) - n))
     return pd.DataFrame(rows, columns=["leaked", "metric", "advantage", "control", "worth", "lo95", "hi95", "n", "controls", "groups", "left_out"])
+
+# %% ../nbs/10_review.ipynb #0d9fb6f6
+def recalled(
+    scores:pd.DataFrame, # tidy scores
+    run:str, # tested with one view, and as `run`+ with eight
+    task:str, # e.g. 'x5'
+    draws:int=10_000, # bootstrap resamples
+) -> dict|None: # kind of image -> (dB, lo, hi) that eight views add; None where copied images do not lose by them
+    "Whether eight views cost a network what it has seen upright and help it with what it has not: a sign that it knows images by heart."
+    t = scores[scores.task.eq(task) & scores.run.isin([run, f"{run}+"])]
+    if t.run.nunique() < 2 or not {"exact", "none"} <= set(t.leaked): return None
+    up = t.up.iloc[0]
+    change = _against(condition_rows(t, [f"{run}+", up, task], "psnr", "standard"), condition_rows(t, [run, up, task], "psnr", "standard"))
+    found = {kind: (p.value.mean(), *interval(p.value, p.group, levels=(95,), draws=draws).values()) for kind, p in change.groupby("leaked")}
+    return found if found["exact"][2] < min(0, found["none"][1]) else None
 
 # %% ../nbs/10_review.ipynb #0d65baff
 @_themed
