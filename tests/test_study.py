@@ -158,10 +158,13 @@ def test_killed_in_the_middle_of_a_notebook_it_goes_on(root, copy):
     shutil.rmtree(run)
     process = start(root, copy, *LONGER)
     assert until(lambda: (run/"state"/"checkpoint.safetensors").exists())
+    training = kernels(process)
+    for kernel in training: os.kill(kernel, signal.SIGSTOP)  # it must not end before its study is killed
     second = ctsr(*STUDY, "--out", copy, *LONGER, cwd=root)  # another one in the same folder, meanwhile
     assert second.returncode == 2 and f"pid {process.pid}" in second.stderr and len(second.stderr.strip().splitlines()) == 1
-    process.send_signal(signal.SIGKILL); process.wait()
-    assert not (run/"train.ipynb").exists() and not (run/"weights.safetensors").exists()
+    process.kill(); process.wait()
+    for kernel in training: os.kill(kernel, signal.SIGCONT)
+    assert training and not (run/"train.ipynb").exists() and not (run/"weights.safetensors").exists()
     assert read_stamp(copy, "train/runet-x5") is None and read_stamp(copy, "train/nn-runet-x5") == kept
     assert until(lambda: free(run/".lock"), 20), "the training went on without its study"
     process, printed = start(root, copy, *LONGER), ""
