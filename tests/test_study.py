@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
@@ -163,7 +164,8 @@ def test_killed_in_the_middle_of_a_notebook_it_goes_on(root, copy):
     second = ctsr(*STUDY, "--out", copy, *LONGER, cwd=root)  # another one in the same folder, meanwhile
     assert second.returncode == 2 and f"pid {process.pid}" in second.stderr and len(second.stderr.strip().splitlines()) == 1
     process.kill(); process.wait()
-    for kernel in training: os.kill(kernel, signal.SIGCONT)
+    for kernel in training:
+        with suppress(ProcessLookupError): os.kill(kernel, signal.SIGCONT)
     assert training and not (run/"train.ipynb").exists() and not (run/"weights.safetensors").exists()
     assert read_stamp(copy, "train/runet-x5") is None and read_stamp(copy, "train/nn-runet-x5") == kept
     assert until(lambda: free(run/".lock"), 20), "the training went on without its study"
