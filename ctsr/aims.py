@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['AIMS', 'MET', 'aim', 'aims_table', 'runet_gain', 'runet_gain_clean', 'sample_above_bicubic', 'sample_half_lpips',
-           'mean_near_runet', 'best_x8', 'few_evaluations', 'brightness', 'aims_text']
+           'mean_near_runet', 'best_x8', 'few_evaluations', 'brightness', 'texture_of_samples', 'no_checkerboard',
+           'aims_text']
 
 # %% ../nbs/10_aims.ipynb #303a017b
 import html
@@ -117,6 +118,20 @@ def few_evaluations(e):
 def brightness(e):
     v = Value(*(255 * x for x in mean(e, "sr3", "offset")[:3]))
     return v, both(beyond(v, -.2), beyond(v, .2, -1)), "Mean over all pixels and test images of a sample less bicubic interpolation."
+
+@aim("samples hold the fine texture of HR better than RUNet does", "0", "dB")
+def texture_of_samples(e):
+    looks = {role: e.images(role, "texture") for role in ("sr3", "regression")}
+    ours, theirs = looks.values()
+    closer = (theirs.value.abs() - ours.value.reindex(theirs.index).abs()).dropna()
+    v = Value(closer.mean(), *interval(closer, theirs.group.reindex(closer.index), levels=(95,), draws=e.draws).values())
+    has = ", ".join(f"{name} {looks[role].value.mean():+.1f} dB" for role, name in (("sr3", "a sample"), ("regression", "RUNet")))
+    return v, beyond(v, 0), f"Power at frequencies that LR cannot carry, against HR's: {has}. How much nearer to 0 a sample comes, image by image."
+
+@aim("and show no checkerboard", "3", "dB")
+def no_checkerboard(e):
+    v = mean(e, "sr3", "checkerboard")
+    return v, beyond(v, 3, -1), "How far periods of 2, 4 or 8 px stand out of the spectrum, less what does in HR; one of a grey level stands out by over 10 dB."
 
 # %% ../nbs/10_aims.ipynb #4bc97da0
 def aims_text(

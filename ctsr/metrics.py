@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'psnr', 'ssim', 'ssim_map', 'mae', 'rms_contrast', 'psnr_fitted', 'chest_wall', 'region_mse',
-           'lr_consistency', 'Protocol', 'measure']
+           'lr_consistency', 'texture', 'checkerboard', 'Protocol', 'measure']
 
 # %% ../nbs/02_metrics.ipynb #39738cf9
 from dataclasses import dataclass
@@ -197,6 +197,49 @@ def lr_consistency(
 ) -> Tensor:  # (B,) mean squared error, float64
     "Degrade `sr` again and compare with `lr` (Saharia et al. 2021, section 4.1)."
     return _mean_power(degrade(sr.clamp(0, 1), task), lr, 2)
+
+# %% ../nbs/02_metrics.ipynb #875589c1
+def _spectrum(
+    x: Tensor,  # (B, C, H, W)
+) -> tuple[Tensor, Tensor]:  # power at each frequency along columns (B, H//2+1) and along rows (B, W//2+1), float64
+    "Power spectra of Hann-windowed lines of each image, averaged over the lines."
+    powers = []
+    for lines in (x.double().transpose(-1, -2), x.double()):
+        n = lines.shape[-1]
+        window = torch.hann_window(n, dtype=torch.float64, device=x.device)
+        level = (lines * window).sum(-1, keepdim=True) / window.sum()
+        powers.append(torch.fft.rfft((lines - level) * window).abs().square().mean((1, 2)) / n)
+    return tuple(powers)
+
+def texture(
+    sr: Tensor,  # (B, C, H, W)
+    hr: Tensor,  # same shape, the reference
+    scale: float,  # pixels of HR to one of LR; the power meant is that above 1/(2 scale) cycles per pixel
+) -> Tensor:  # (B,) dB, float64: 0 as much as HR, -3 half
+    "Power of what LR cannot carry, against HR's."
+    sr, hr = _pair(sr, hr)
+    high = lambda x: sum(p[:, int(p.shape[1] / scale) + 1:].sum(1) for p in _spectrum(x))
+    return 10 * (high(sr) / high(hr)).log10()
+
+def checkerboard(
+    sr: Tensor,  # (B, C, H, W), sides of at least 64 px
+    hr: Tensor,  # same shape, the reference
+    periods: tuple = (2, 4, 8),  # px
+) -> Tensor:  # (B,) dB, float64: 0 as in HR; the worst of the periods
+    "How far lattices of these periods stand out of their spectrum, less what stands out in HR."
+    sr, hr = _pair(sr, hr)
+    if min(sr.shape[-2:]) < 64: raise CTSRError(f"images of {tuple(sr.shape[-2:])} are too small to look for a checkerboard: both sides need 64 px")
+
+    def stands_out(x, period):
+        peaks = []
+        for p in _spectrum(x):
+            at, beside = round(2 * (p.shape[1] - 1) / period), torch.arange(3, 7)  # the window spreads a peak over two frequencies either way
+            beside = torch.cat([at - beside, at + beside])
+            p = 10 * p.log10()
+            peaks.append(p[:, at] - p[:, beside[beside < p.shape[1]]].mean(1))
+        return sum(peaks) / 2
+
+    return torch.stack([stands_out(sr, period) - stands_out(hr, period) for period in periods]).amax(0)
 
 # %% ../nbs/02_metrics.ipynb #ea842998
 @dataclass(frozen=True)
