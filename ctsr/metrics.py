@@ -230,16 +230,17 @@ def checkerboard(
     sr, hr = _pair(sr, hr)
     if min(sr.shape[-2:]) < 64: raise CTSRError(f"images of {tuple(sr.shape[-2:])} are too small to look for a checkerboard: both sides need 64 px")
 
-    def stands_out(x, period):
+    def stands_out(powers, period):
         peaks = []
-        for p in _spectrum(x):
+        for p in powers:
             at, beside = round(2 * (p.shape[1] - 1) / period), torch.arange(3, 7)  # the window spreads a peak over two frequencies either way
             beside = torch.cat([at - beside, at + beside])
             p = 10 * p.log10()
             peaks.append(p[:, at] - p[:, beside[beside < p.shape[1]]].mean(1))
         return sum(peaks) / 2
 
-    return torch.stack([stands_out(sr, period) - stands_out(hr, period) for period in periods]).amax(0)
+    ours, reference = _spectrum(sr), _spectrum(hr)
+    return torch.stack([stands_out(ours, period) - stands_out(reference, period) for period in periods]).amax(0)
 
 # %% ../nbs/02_metrics.ipynb #ea842998
 @dataclass(frozen=True)
