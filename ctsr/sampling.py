@@ -15,7 +15,7 @@ import torch
 
 from .data import CTSRError, Prepared
 from .degrade import Task
-from .evaluate import BETTER, _batch, _check_size, _score, choose_examples, interval, paired, per_image, select, summary, tidy
+from .evaluate import BETTER, FEW, _batch, _check_size, _score, choose_examples, interval, paired, per_image, select, summary, tidy
 from .restore import Interpolate, load_run, project_lr
 
 # %% ../nbs/09_sampling.ipynb #fef0e63b
@@ -200,14 +200,15 @@ def method_table(
     cost:dict, # name -> (network evaluations, seconds an image)
     protocols=("standard", "as_coded"), # of PSNR and SSIM
     draws:int=10_000, # bootstrap resamples
-) -> pd.DataFrame: # method, protocol, metric, mean, lo95, hi95, difference, diff_lo95, diff_hi95, p_holm, n, evaluations, seconds
+) -> pd.DataFrame: # method, protocol, metric, mean, lo95, hi95, difference, diff_lo95, diff_hi95, p_holm, n, related (to training images), evaluations, seconds
     "Means, intervals and paired differences of every method (the paper's Table 1)."
     t = scores[scores.protocol.isin([*protocols, ""]) & scores.metric.isin(["psnr", "ssim", "lpips", "lr_consistency", "offset"])]
     means = summary(t, by=("run", "protocol", "metric"), draws=draws)[["run", "protocol", "metric", "mean", "lo95", "hi95"]]
     tests = paired(t, baseline, of=("run",), family=("protocol", "metric"), draws=draws)
     tests = tests.rename(columns=dict(lo95="diff_lo95", hi95="diff_hi95"))
     tests = tests[["run", "protocol", "metric", "difference", "diff_lo95", "diff_hi95", "p_holm"]]
-    out = means.merge(tests, how="left", on=["run", "protocol", "metric"]).assign(n=t.image_id.nunique())
+    out = means.merge(tests, how="left", on=["run", "protocol", "metric"]).assign(n=t.image_id.nunique(), related=t[t.leaked.ne("none")].image_id.nunique())
+    if t.group.nunique() < FEW: out[["lo95", "hi95", "diff_lo95", "diff_hi95", "p_holm"]] = np.nan  # too few to stand for others
     for i, name in enumerate(("evaluations", "seconds")): out[name] = [cost.get(run, (np.nan, np.nan))[i] for run in out.run]
     return out.rename(columns=dict(run="method"))
 

@@ -230,8 +230,8 @@ def recipes(
 DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3}
 SHOWN = {"up": "tested on", "psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS"}
 
-def _with_interval(t, digits) -> list: # 'mean [lo, hi]' of each row
-    return [f"{m:.{digits[k]}f} [{a:.{digits[k]}f}, {b:.{digits[k]}f}]" for k, m, a, b in zip(t.metric, t["mean"], t.lo95, t.hi95)]
+def _with_interval(t, digits) -> list: # 'mean [lo, hi]' of each row, or the mean alone
+    return [f"{m:.{digits[k]}f}" + (f" [{a:.{digits[k]}f}, {b:.{digits[k]}f}]" if a == a else "") for k, m, a, b in zip(t.metric, t["mean"], t.lo95, t.hi95)]
 
 def headline(
     figures:str|Path, # folder with a study's table_summary.csv
