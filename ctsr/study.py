@@ -175,7 +175,10 @@ class Keep:
 
     def copy(self, folder, *names): # of published files that cannot be made without the pictures, with their sidecars
         for path in (self.path(name) for name in names):
-            for file in (path, path.with_suffix(".json")): shutil.copy2(Path(folder)/file.name, file)
+            for file in (path, path.with_suffix(".json")):
+                try: shutil.copy2(Path(folder)/file.name, file)
+                except FileNotFoundError:
+                    raise CTSRError(f"{folder} has no {file.name}: another version of ctsr published it; run the study itself, then ctsr figures") from None
 
 # %% ../nbs/11_study.ipynb #161e18cd
 STYLE = """
