@@ -109,7 +109,7 @@ def upscale(
     window: Annotated[Optional[str], typer.Option(help="What the network sees of HU: lung, mediastinum, bone, full; of any: CENTRE,WIDTH.")] = None,
     samples: Annotated[int, typer.Option(help="Average so many samples, of a model that draws them.")] = 1,
     uncertainty: Annotated[bool, typer.Option("--uncertainty", help="Write the samples' standard deviation beside the result.")] = False,
-    steps: Annotated[Optional[int], typer.Option(help="Network evaluations a sample.")] = None,
+    steps: Annotated[Optional[int], typer.Option(help="Network evaluations a sample; default what was chosen for these weights.")] = None,
     tile: Annotated[Optional[int], typer.Option(help="Side of a tile, px: less memory with smaller ones, and more time.")] = None,
     device: Annotated[Optional[str], typer.Option(help="cpu or cuda; default a GPU where there is one.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over what is there.")] = False,

@@ -63,6 +63,7 @@ def pack(
     metrics:dict, # what was measured with them, and on which images
     licence:str, # what is known of the rights in the data
     folder:str|Path|None=None, # where to; default the package's own
+    sampling:dict|None=None, # of a model that draws samples: sampler and steps, as they were chosen on validation images
 ) -> Path: # the .safetensors file; its card lies beside it as .json
     "Store the weights of a run with a card: data, recipe of every stage, device, hours, metrics, licence."
     run, folder = Path(run), Path(folder or FOLDER)
@@ -77,8 +78,8 @@ def pack(
         k: round(sum(stage[k] for stage in recipe), 2) for k in ("hours", "cpu_hours")}
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(folder/f"{name}.safetensors", state, {"format": "pt"})
-    save_json(folder/f"{name}.json", dict(name=name, **{k: card[k] for k in NETWORK}, parameters=card["parameters"], trained=trained,
-        recipe=recipe, metrics=metrics, licence=licence, use=STATED, sha256=file_sha256(folder/f"{name}.safetensors")))
+    save_json(folder/f"{name}.json", dict(name=name, **{k: card[k] for k in NETWORK}, parameters=card["parameters"],
+        **({"sampling": sampling} if sampling else {}), trained=trained, recipe=recipe, metrics=metrics, licence=licence, use=STATED, sha256=file_sha256(folder/f"{name}.safetensors")))
     return folder/f"{name}.safetensors"
 
 # %% ../nbs/08_pretrained.ipynb #237899a2

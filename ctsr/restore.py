@@ -85,7 +85,7 @@ def read_card(
     return config
 
 def restorer_of(
-    config:dict, # model, up, mean, std, precision
+    config:dict, # model, up, mean, std, precision; sampling (sampler, steps), if they were chosen
     file:str|Path, # its weights, .safetensors
     up:str|None=None, # interpolation that feeds it; default its own
     name:str="net", # for tables
@@ -95,7 +95,9 @@ def restorer_of(
     "The network that settings and weights make."
     net = build_model(config["model"])
     load_weights(net, file)
-    if isinstance(net, SR3): return SampleRestorer(net, config, up, name, device, **drawing)
+    if isinstance(net, SR3):
+        chosen = {k: v for k, v in config.get("sampling", {}).items() if k in ("sampler", "steps")}
+        return SampleRestorer(net, config, up, name, device, **chosen | drawing)
     if drawing: raise CTSRError(f"{name}: '{next(iter(drawing))}' is for models that draw samples, and this is a {config['model']['name']}")
     return NetRestorer(net, config, up, name, device)
 

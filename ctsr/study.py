@@ -549,12 +549,13 @@ def pack_run(
     "Store the weights of a tested run with the package."
     from ctsr.evaluate import load_tables
     from ctsr.pretrained import pack
+    chosen = Path(evaluated)/"choice.json"
     scores = load_tables(Path(evaluated)/"per_image.csv")
     scores = scores[scores.up.eq(scores.up.iloc[0]) & scores.run.eq(scores.run.iloc[0]) & scores.protocol.isin(["standard", ""])
                     & scores.metric.isin(["psnr", "ssim", "lpips"])]
     parts = {"test": scores, "test, no relative in train": scores[scores.leaked == "none"]}
     metrics = {which: dict(images=t.image_id.nunique(), **t.groupby("metric").value.mean().round(4).to_dict()) for which, t in parts.items()}
-    return pack(training, name, metrics, licence, folder)
+    return pack(training, name, metrics, licence, folder, json.loads(chosen.read_text()) if chosen.exists() else None)
 
 # %% ../nbs/11_study.ipynb #d4d2a834
 def main(
