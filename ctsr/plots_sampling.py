@@ -371,12 +371,15 @@ def fig_noise(
 
 # %% ../nbs/10_plots_sampling.ipynb #55bcdd4a
 def _map_lines(ax, grid, along, across, style):
-    "One curve through the map for each value of `along`, named at its end, in grey levels of 255"
+    "One curve through the map for each value of `along`, named at its end, in grey levels of 255; returns curves (data) and names"
+    lines, names = [], []
     for value, part in grid.groupby(along):
         part = part.sort_values(across)
         ax.plot(part.psnr, part.ssim, lw=.8, zorder=1, **style)
-        ax.annotate(f"{255 * value:.0f}", part[["psnr", "ssim"]].iloc[-1], (-3, -1), textcoords="offset points", fontsize=6.5,
-                    color=style["color"], ha="right", va="top")
+        lines.append(part[["psnr", "ssim"]].to_numpy())
+        names.append(ax.annotate(f"{255 * value:.0f}", lines[-1][-1], (-3, -1), textcoords="offset points", fontsize=6.5,
+                                 color=style["color"], ha="right", va="top"))
+    return lines, names
 
 @_themed
 def fig_damage(
@@ -387,16 +390,22 @@ def fig_damage(
 ) -> Figure:
     "Mean PSNR and SSIM of pictures damaged by noise and by drifting hue, and where the published scores lie among them"
     fig, ax = plt.subplots(figsize=(5.6, 3.9), layout="constrained")
-    _map_lines(ax, grid, "noise", "offset", dict(color="#7777AA", ls="-"))
-    _map_lines(ax, grid, "offset", "noise", dict(color="#AA7744", ls=(0, (2, 2))))
-    for name, at in points.items():
-        ax.plot(*at, "o", color="black", ms=4, zorder=3)
-        ax.annotate(name, at, (5, 3), textcoords="offset points", fontsize=7)
-    ax.plot(*published, "*", color="#CC3311", ms=12, mec="white", mew=.6, zorder=4)
+    drawn = [_map_lines(ax, grid, "noise", "offset", dict(color="#7777AA", ls="-")),
+             _map_lines(ax, grid, "offset", "noise", dict(color="#AA7744", ls=(0, (2, 2))))]
     met = f": noise {255 * found['noise']:.0f}, drift {255 * found['offset']:.0f}" if found else ""
-    ax.annotate(f"published{met}", published, (9, -2), textcoords="offset points", fontsize=7.5, color="#CC3311", va="top")
+    places = {f"published{met}": published} | points
+    for at in points.values(): ax.plot(*at, "o", color="black", ms=4, zorder=3)
+    ax.plot(*published, "*", color="#CC3311", ms=12, mec="white", mew=.6, zorder=4)
+    ax.margins(.07)
     ax.set(xlabel=axis_label("psnr"), ylabel=axis_label("ssim"))
     ax.plot([], [], color="#7777AA", label="equal noise (standard deviation, of 255), more drift to the left")
     ax.plot([], [], color="#AA7744", ls=(0, (2, 2)), label="equal drift of hue (of 255), more noise downwards")
     fig.legend(loc="outside lower center", fontsize=7)
+    fig.draw_without_rendering(); fig.set_layout_engine("none")
+    pixels = {name: ax.transData.transform(at) for name, at in places.items()}
+    hard = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in pixels.values()] + [n.get_window_extent() for _, names in drawn for n in names]
+    soft = [box for lines, _ in drawn for line in lines for box in _boxes_along(ax.transData.transform(line), 1)]
+    for name, at in places.items():
+        others = [p for other, p in pixels.items() if other != name]
+        hard += _beside(ax, at, name, others, hard, soft, color="#CC3311" if at is published else "black")
     return fig
