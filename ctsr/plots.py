@@ -467,7 +467,7 @@ def fig_by_class(
     fig, ax = plt.subplots(figsize=(width, 2.9), layout='constrained')
     for i, c in enumerate(order):
         r = t[t.condition == c].set_index(column).reindex(classes)
-        lo, hi = r[f'lo{level}'].fillna(r[mean]), r[f'hi{level}'].fillna(r[mean])
+        lo, hi = r[f'lo{level}'], r[f'hi{level}']
         x = np.arange(len(classes)) + (i - (len(order) - 1)/2)*.8/max(4, len(order))
         ax.errorbar(x, r[mean], [r[mean] - lo, hi - r[mean]], fmt='o', ms=3.5, color=colours[c], ecolor='black', mec='black',
                     mew=.4, elinewidth=.8, capsize=2.5, capthick=.8, label=c)

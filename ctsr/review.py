@@ -79,6 +79,7 @@ def gains_text(
     scores:pd.DataFrame, # tidy scores
     conditions:dict, # label -> [run, input, task], of one task; the first is what gains are counted from
     printed:dict|None=None, # label -> PSNR in the paper
+    trained:dict|None=None, # run -> how it was trained, from `recipes`
     draws:int=10_000, # bootstrap resamples
 ) -> pd.DataFrame: # texts, a row a condition
     "PSNR, protocol standard, beside what the paper prints, and the gain over the first condition."
@@ -87,8 +88,9 @@ def gains_text(
     subsets = ["all"] if t.loc[first].n.nunique() < 2 else ["all", "leak-free"]
     names = {"all": f"over {first}, dB [95 %]", "leak-free": "the same, leak-free images"}
     paper = lambda label: {"paper, dB": f"{printed[label]:.2f}" if label in printed else ""} if printed else {}
+    how = lambda label: {"trained": trained.get(conditions[label][0], "")} if trained else {}
     return pd.DataFrame([{"": label} | paper(label) | {"PSNR, dB": f"{t.loc[(label, 'all'), 'mean']:.2f}"} |
-                         {names[s]: "" if label == first else gain_text(*t.loc[(label, s), ["gain", "lo95", "hi95"]]) for s in subsets}
+                         {names[s]: "" if label == first else gain_text(*t.loc[(label, s), ["gain", "lo95", "hi95"]]) for s in subsets} | how(label)
                          for label in conditions])
 
 # %% ../nbs/10_review.ipynb #7e897346

@@ -141,11 +141,14 @@ def sidecar(
 def done_jobs(
     root:str|Path, # folder of a study
 ): # -> DataFrame, a row a notebook that has run: job, seconds, commit, outputs
-    "The notebooks behind a study's results, from their stamps."
+    "The notebooks behind a study's results, from their stamps; a training, which may have gone on from a checkpoint, with all of its seconds."
     import pandas as pd
     stamps = [json.loads(p.read_text()) for p in sorted((checkout()/root).glob("done/*.json"))]
     columns = ["job", "seconds", "commit", "outputs"]
-    return pd.DataFrame([[s["job"], s["seconds"], (s["commit"] or "none")[:10] + (" + local changes" if s["dirty"] else ""),
+    def seconds(s):
+        card = checkout()/root/s["job"]/"config.json"
+        return json.loads(card.read_text()).get("seconds", s["seconds"]) if card.exists() else s["seconds"]
+    return pd.DataFrame([[s["job"], seconds(s), (s["commit"] or "none")[:10] + (" + local changes" if s["dirty"] else ""),
                           len(s["outputs"])] for s in stamps if not s["job"].startswith(("figures/", "report/"))], columns=columns)
 
 class Keep:
