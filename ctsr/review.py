@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from .evaluate import BETTER, FEW, _one_value, bootstrap_means, condition_rows, interval
@@ -283,7 +285,12 @@ def choice_table(
     return pd.DataFrame(rows)
 
 # %% ../nbs/10_review.ipynb #9f61cacb
-def _choices(ax, t, metric): # one panel of fig_choices
+def _reach(worth): # how far an axis goes on either side: bars far longer than half of the others are cut
+    s = worth.abs().sort_values().to_numpy()
+    far = [i for i in range(len(s) // 2, len(s) - 1) if s[i + 1] > 2.5*s[i]]
+    return 1.6*(s[far[0]] if far else s[-1])
+
+def _choices(ax, t, metric, reach): # one panel of fig_choices
     if t.empty: return ax.set_axis_off()
     first, t = t.iloc[0], t.iloc[1:].iloc[::-1]
     if first.seeds > 1: ax.axvspan(first.lowest, first.highest, color="#DDDDDD", lw=0, zorder=0)
@@ -294,27 +301,34 @@ def _choices(ax, t, metric): # one panel of fig_choices
     several = t[t.seeds > 1]
     ax.hlines(several.choice, several.lowest, several.highest, color="black", lw=1)
     for y, r in enumerate(t.itertuples()):
-        ax.annotate(_number(kind, r.worth, True), (max(r.worth, r.highest, 0), y), (3, 0), textcoords="offset points", va="center",
-                    fontsize=7, annotation_clip=False)
-    ax.axvline(0, color="black", lw=.7); ax.margins(x=.25)
-    worth = t.worth.abs().sort_values()
-    if len(worth) > 2 and worth.iloc[-1] > 3*worth.iloc[-2]: ax.set_xlim(-1.5*worth.iloc[-2], 1.5*worth.iloc[-2])
+        cut, side, number = abs(r.worth) > reach, np.sign(r.worth), _number(kind, r.worth, True)
+        at = side*reach if cut else max(r.worth, r.highest, 0)
+        text = number if not cut else f"\N{BLACK LEFT-POINTING SMALL TRIANGLE} {number}" if side < 0 else f"{number} \N{BLACK RIGHT-POINTING SMALL TRIANGLE}"
+        ax.annotate(text, (at, y), (-2*side if cut else 3, 0), textcoords="offset points", va="center", fontsize=7,
+                    ha="right" if cut and side > 0 else "left", color="white" if cut and first.seeds > 1 else "black")
+    ax.axvline(0, color="black", lw=.7); ax.set_xlim(-reach, reach)
 
 @_themed
 def fig_choices(
     table:pd.DataFrame, # from `choice_table`, several below one another with a column `group`
 ) -> Figure:
-    "Worth of each choice on validation images, a row a group, against its first, whose seeds differ by the grey (hollow: it has one); bars that leave the panel are cut."
+    "Worth of each choice on validation images, a row a group, against its first, whose seeds differ by the grey band; one scale a column, arrows where a bar goes on."
     metrics = [m for m in ("psnr", "psnr_unseen", "lpips") if m in set(table.metric)]
     groups = dict(list(table.groupby("group", sort=False)))
     heights = [.28*(t.choice.nunique() - 1) + .62 for t in groups.values()]
     fig, axes = plt.subplots(len(groups), len(metrics), figsize=(3.2 + 2.1*len(metrics), max(1.8, sum(heights) + .3)), squeeze=False,
                              height_ratios=heights, layout="constrained")
+    others = pd.concat([t[t.choice.ne(t.choice.iloc[0])] for t in groups.values()])
+    reach = {metric: _reach(others.worth[others.metric == metric]) for metric in metrics}
     for row, (group, t) in zip(axes, groups.items()):
-        for ax, metric in zip(row, metrics): _choices(ax, t[t.metric == metric], metric)
+        for ax, metric in zip(row, metrics): _choices(ax, t[t.metric == metric], metric, reach[metric])
         row[0].set_title(f"{group}, against: {t.choice.iloc[0]}", loc="left", x=0, fontsize=8)
         for ax in row[1:]: ax.tick_params(labelleft=False)
     for ax, metric in zip(axes[-1], metrics):
         kind, _, unseen = metric.partition("_")
         ax.set_xlabel(axis_label(kind, change=True) + (",\nimages without a relative in training" if unseen else ",\nall validation images"))
+    marks = [Patch(color="#0072B2", label="better"), Patch(color="#EE9944", label="worse"), Patch(color="#B0B0B0", label="no more than chance"),
+             Patch(color="#DDDDDD", label="what a seed does"), Line2D([], [], color="black", lw=1, label="seeds"),
+             Patch(facecolor="none", edgecolor="black", label="hollow: one seed to compare with")]
+    fig.legend(handles=marks, loc="outside lower center", ncols=3, frameon=False)
     return fig
