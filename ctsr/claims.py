@@ -288,7 +288,7 @@ def test_images(e):
 @claim("B.2.2 (implied)", "the test images were not trained on", 0, "images")
 def test_images_unseen(e):
     exact, related = count(e, "test", "exact copy in train"), count(e, "test", "near relative in train")
-    return Finding(exact, exact + related, (exact == 0, exact + related == 0),
+    return Finding(f"{exact} exact copies", f"{exact + related} exact or similar", (exact == 0, exact + related == 0),
                    f"{exact} test images are pixel for pixel in the training folder, {related} more are linked to training images by"
                    " similar slices, directly or through others.")
 
