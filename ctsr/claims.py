@@ -285,7 +285,7 @@ def test_images(e):
     n, unique = count(e, "test", "images"), count(e, "test", "unique")
     return Finding(n, unique, (n == 315, None), f"{n} files, {unique} different pictures.")
 
-@claim("B.2.2 (implied)", "the test images were not trained on", 0, "images")
+@claim("B.2.2 (implied)", "the test images were not trained on", "unseen")
 def test_images_unseen(e):
     exact, related = count(e, "test", "exact copy in train"), count(e, "test", "near relative in train")
     return Finding(f"{exact} exact copies", f"{exact + related} exact or similar", (exact == 0, exact + related == 0),
