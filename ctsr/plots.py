@@ -259,7 +259,8 @@ def _error_bar(fig, at, width, image):
     bar = fig.colorbar(image, cax=ax, extend='max', extendfrac=.06)
     limit = image.get_clim()[1]; bar.set_ticks([0, limit], labels=['0', f'{limit:.2f}'])
     bar.ax.tick_params(length=2, pad=1.5, labelsize=6.5); bar.outline.set_linewidth(.5)
-    ax.text(4.4, .5, 'absolute error\n(of full range)', transform=ax.transAxes, rotation=90, ha='left', va='center', fontsize=6.5)
+    at, text = (4.4, 'absolute error\n(of full range)') if width > 1.2 else (3.7, 'error')
+    ax.text(at, .5, text, transform=ax.transAxes, rotation=90, ha='left', va='center', fontsize=6.5)
 
 # %% ../nbs/10_plots.ipynb #bd80ae27
 @_themed
@@ -282,16 +283,19 @@ def fig_examples(
     limit = limit or max(.02, np.ceil(np.percentile([np.abs(v[rows] - hr[rows]) for v in images.values()], 99.5)*100)/100)
     width, gap, n = min(1.7, 7.1/(len(images) + 1) - .08), .08, len(images) + 1
     block, form = 1.5*width + .32, 'PSNR {psnr:.2f} dB, SSIM {ssim:.3f}' if width > 1.4 else '{psnr:.2f} dB / {ssim:.3f}'
-    fig = plt.figure(figsize=(n*width + (n - 1)*gap + .1, len(rows)*block + .22))
+    head = .22*max(1 + textwrap.fill(title, int(13*width)).count('\n') for title in images)
+    fig = plt.figure(figsize=(n*width + (n - 1)*gap + .1, len(rows)*block + head))
     for k, (r, box) in enumerate(zip(rows, zooms)):
-        y, x = fig.get_figheight() - .22 - k*block, .05
+        y, x = fig.get_figheight() - head - k*block, .05
         label = f'({chr(97 + k)})' + (f' {names[r]}' if names is not None else '')
-        label = label if len(label) <= 26 else f'{label[:4]}…{label[-21:]}'
+        if len(label) > (room := int(21*width)):  # cut the class, not the file
+            folder, _, file = label.rpartition('/')
+            label = f'{folder[:max(5, room - len(file) - 2)]}…/{file}' if folder else f'{label[:room - 1]}…'
         _original(fig, (x, y), width, hr[r], box, label, original if k == 0 else '')
         for c, (title, v) in enumerate(images.items(), 1):
             m = {q: float(s) for q, s in measure(torch.tensor(v[r])[None, None], torch.tensor(hr[r])[None, None], protocol).items()}
             ax, error = _example(fig, (x + c*(width + gap), y), width, v[r], hr[r], box, limit, form.format(**m))
-            if k == 0: ax.set_title(title, pad=4)
+            if k == 0: ax.set_title(textwrap.fill(title, int(13*width)), pad=4)
         _error_bar(fig, (x, y), width, error)
     return fig
 
