@@ -97,7 +97,6 @@ class Evidence:
     ) -> pd.DataFrame: # tidy
         "The scores of every test image and seed."
         try: t = condition_rows(self.scores, self.role(role), metric, protocol)
-        except NotRun: raise
         except CTSRError as missing: raise NotRun(str(missing)) from None
         if clean: t = t[t.leaked == "none"]
         if classes: t = t[t["class"].isin(classes)]
