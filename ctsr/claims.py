@@ -702,9 +702,8 @@ def objectives(e):
                    " and the code has one.")
 
 @claim("B.3.3, Eq. (3)", "the network is given the noisy image and t", "y_t, t")
-def condition(e):
-    return Finding(contradicts="itself", why="The same section feeds the LR image to the model, without which there is nothing to restore; Eqs. (3)"
-                   " and (4) leave it out, and have t where the code has the noise level.")
+def condition(e): return Finding(contradicts="itself", why="The same section feeds the LR image to the model, without which there is nothing to"
+                                 " restore; Eqs. (3) and (4) leave it out, and have t where the code has the noise level.")
 
 @claim("B.3.3, Eq. (4)", "y0 = sqrt(alpha) y_t + sqrt(1 - alpha) eps", "identity", "relative error")
 def equation_4(e):

@@ -308,6 +308,7 @@ def _choices(ax, t, metric, reach): # one panel of fig_choices
                     ha="right" if cut and side > 0 else "left", color="white" if cut and first.seeds > 1 else "black")
     ax.axvline(0, color="black", lw=.7); ax.set_xlim(-reach, reach)
 
+# %% ../nbs/10_review.ipynb #c4f1a7e2
 @_themed
 def fig_choices(
     table:pd.DataFrame, # from `choice_table`, several below one another with a column `group`
