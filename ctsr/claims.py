@@ -159,6 +159,7 @@ class Finding:
     holds: tuple = (None, None) # whether the claim holds as coded, and when corrected; None where it is open
     why: str = "" # one sentence, or two
     asks: bool = True # whether the corrected number could have decided
+    run: bool = True # whether the study has what the rule needs
     contradicts: str = "" # 'itself' where two of the paper's sentences exclude each other, 'its code' where text and code do
 
 CLAIMS = []
@@ -205,9 +206,8 @@ def claims_table(
     "Every claim with its verdict."
     rows = []
     for name, where, text, paper, unit, rule in CLAIMS if claims is None else claims:
-        f, lacks = Finding(), False
         try: f = rule(e)
-        except CTSRError as missing: f.why, lacks = str(missing), isinstance(missing, NotRun)
+        except CTSRError as missing: f = Finding(why=str(missing), run=not isinstance(missing, NotRun))
         holds, exact = tuple(None if h is None else bool(h) for h in f.holds), isinstance(paper, float)
         tested = isinstance(f.corrected, Value) and not np.isnan(f.corrected.lo)
         verdict = "undecided" if holds == (None, None) and f.asks and tested else VERDICTS[holds]
@@ -216,7 +216,7 @@ def claims_table(
         if name in PRINTED_SCORES: printed = f"{paper:.4f}"
         rows.append(dict(claim=name, where=where, says=text, paper=printed, as_coded=_text(f.coded, unit, exact), difference=off,
                          corrected=_text(f.corrected, unit), unit=unit, why=f.why,
-                         verdict="not run" if lacks else f"contradicts {f.contradicts}" if f.contradicts else verdict))
+                         verdict="not run" if not f.run else f"contradicts {f.contradicts}" if f.contradicts else verdict))
     return pd.DataFrame(rows)
 
 # %% ../nbs/10_claims.ipynb #9843a540
@@ -425,9 +425,8 @@ def runet_spellings(e):
 @claim("C.1.2", "RUNet is better than its input, PSNR", 27.7980 - INPUT["psnr"], "dB")
 def beats_input(e):
     a, b, same = gain(e, "coded", "baseline", "psnr"), *(gain(e, r, "baseline", "psnr", clean=True) for r in ("corrected", "coded"))
-    other = {r: gain(e, r, "baseline", "psnr", clean=True).value for r in ("vgg", "no_residual") if r in e.roles}
-    words = [f"with VGG16 features in place of L1 {other['vgg']:+.2f} dB"] if "vgg" in other else []
-    words += [f"without the global residual {other['no_residual']:+.2f} dB"] if "no_residual" in other else []
+    changed = {"vgg": "with VGG16 features in place of L1", "no_residual": "without the global residual"}
+    words = [f"{text} {gain(e, r, 'baseline', 'psnr', clean=True).value:+.2f} dB" for r, text in changed.items() if r in e.roles]
     return Finding(a, b, (could(e, "coded", sure(a)), sure(b)), "Paired differences on the same images; without images that have a relative"
                    f" in training, the network as coded has {same.value:+.2f} dB"
                    + (f", and the corrected one, changed by one thing, {', '.join(words)}." if words else "."))

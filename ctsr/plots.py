@@ -283,7 +283,8 @@ def fig_examples(
     limit = limit or max(.02, np.ceil(np.percentile([np.abs(v[rows] - hr[rows]) for v in images.values()], 99.5)*100)/100)
     width, gap, n = min(1.7, 7.1/(len(images) + 1) - .08), .08, len(images) + 1
     block, form = 1.5*width + .32, 'PSNR {psnr:.2f} dB, SSIM {ssim:.3f}' if width > 1.4 else '{psnr:.2f} dB / {ssim:.3f}'
-    head = .22*max(1 + textwrap.fill(title, int(13*width)).count('\n') for title in images)
+    images = {textwrap.fill(title, int(13*width)): v for title, v in images.items()}
+    head = .22*max(1 + title.count('\n') for title in images)
     fig = plt.figure(figsize=(n*width + (n - 1)*gap + .1, len(rows)*block + head))
     for k, (r, box) in enumerate(zip(rows, zooms)):
         y, x = fig.get_figheight() - head - k*block, .05
@@ -295,7 +296,7 @@ def fig_examples(
         for c, (title, v) in enumerate(images.items(), 1):
             m = {q: float(s) for q, s in measure(torch.tensor(v[r])[None, None], torch.tensor(hr[r])[None, None], protocol).items()}
             ax, error = _example(fig, (x + c*(width + gap), y), width, v[r], hr[r], box, limit, form.format(**m))
-            if k == 0: ax.set_title(textwrap.fill(title, int(13*width)), pad=4)
+            if k == 0: ax.set_title(title, pad=4)
         _error_bar(fig, (x, y), width, error)
     return fig
 

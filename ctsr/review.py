@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['seed_table', 'seed_points', 'gain_text', 'gain_sentence', 'gains_text', 'effect_table', 'fig_factors', 'leak_table',
-           'leak_worth', 'recalled', 'fig_leak', 'kept_scores', 'choice_table', 'fig_choices']
+           'leak_worth', 'recalled', 'recalled_sentence', 'fig_leak', 'kept_scores', 'choice_table', 'fig_choices']
 
 # %% ../nbs/10_review.ipynb #ba4304c5
 import textwrap
@@ -226,6 +226,14 @@ def recalled(
     change = _against(condition_rows(t, [f"{run}+", up, task], "psnr", "standard"), condition_rows(t, [run, up, task], "psnr", "standard"))
     found = {kind: (p.value.mean(), *interval(p.value, p.group, levels=(95,), draws=draws).values()) for kind, p in change.groupby("leaked")}
     return found if found["exact"][2] < min(0, found["none"][1]) else None
+
+def recalled_sentence(
+    views:dict, # from `recalled`
+) -> str: # what follows the network's name
+    "What eight views say on a network that knows images by heart."
+    return ("knows copies by heart: the mean over eight turned and mirrored views, which it has not seen, changes its PSNR by"
+            f" {gain_text(*views['exact'])} dB on images with an exact copy in the training set, and by {gain_text(*views['none'])} dB on those"
+            " without a relative")
 
 # %% ../nbs/10_review.ipynb #0d65baff
 @_themed
