@@ -27,16 +27,19 @@ def study(
     set_: Annotated[Optional[list[str]], typer.Option("--set", help="Change a setting: key=value, for example training.steps=100.")] = None,
     out: Annotated[Optional[Path], typer.Option(help="Folder of the study; default runs/<preset>.")] = None,
     stored: Annotated[bool, typer.Option("--stored", help="Take networks that come with the package in place of their training.")] = False,
+    published: Annotated[bool, typer.Option("--published", help="And take scores from figures/PRESET, where a run has the settings they are of.")] = False,
     jobs: Annotated[Optional[int], typer.Option(help="Processor cores to use; default all.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run, and why.")] = False,
     redo: Annotated[Optional[list[str]], typer.Option(help="Run a job, or a kind of jobs, in any case: train, evaluate, ...")] = None,
     snakemake: Annotated[str, typer.Option(help="Further arguments for Snakemake, for example '--executor slurm'.")] = "",
 ):
     "Run a study: prepare, train, evaluate, draw, report. Only what is stale runs."
+    from ctsr.presets import taken_runs
     from ctsr.study import headline, load_preset, run_study
-    chosen = load_preset(preset, set_ or (), data, stored)
+    chosen = load_preset(preset, set_ or (), data, stored, published)
+    if published: print(f"scores from figures/{chosen.name}: {', '.join(taken_runs(chosen)) or 'none, no run has the settings it was published with'}")
     taken = [f"{run} is '{of['stored']}'" for run, of in chosen.runs.items() if of and of.get("stored")]
-    if stored: print(f"not trained again: {', '.join(taken) or 'nothing, no stored weights were trained as a run of this study'}")
+    if stored or published: print(f"not trained again: {', '.join(taken) or 'nothing, no stored weights were trained as a run of this study'}")
     report = run_study(chosen, out and out.resolve(), jobs, dry_run, redo or (), shlex.split(snakemake))
     if report.exists() and not dry_run:
         print(f"\n{headline(report.parent/'figures').to_string(index=False)}\n\n[95 % interval]  report: {_near(report)}")

@@ -6,12 +6,14 @@
 __all__ = ['CHOSEN', 'DRAWN', 'FIGURE_FILES', 'TRAINING_FILES', 'SAMPLED_FILES', 'REVIEW_FILES', 'LEAK_FILES', 'PUBLISHED_FILES',
            'CHOICE_FILES', 'AIM_FILES', 'checkout', 'as_shown', 'Source', 'Run', 'Evaluation', 'Sampling', 'Figures',
            'Review', 'Published', 'Preset', 'override', 'task_of', 'draws_samples', 'shown_run', 'tested_inputs',
-           'split_run', 'trainings_of', 'tested_trainings', 'run_settings', 'begins_with', 'load_preset', 'sampling_of',
-           'tested_conditions', 'check_preset', 'stored_runs', 'with_stored', 'Job', 'prepare_jobs', 'train_jobs',
-           'evaluate_jobs', 'sample_jobs', 'with_sidecars', 'sampled_job', 'gather_jobs', 'plan']
+           'split_run', 'trainings_of', 'taken_runs', 'tested_trainings', 'run_settings', 'begins_with', 'load_preset',
+           'sampling_of', 'tested_conditions', 'check_preset', 'stored_runs', 'with_stored', 'published_runs',
+           'with_published', 'Job', 'prepare_jobs', 'train_jobs', 'evaluate_jobs', 'sample_jobs', 'with_sidecars',
+           'sampled_job', 'gather_jobs', 'plan']
 
 # %% ../nbs/11_presets.ipynb #d33be1d0
 import dataclasses
+import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +62,7 @@ class Run:
     tested: bool = True # on the test split; a run that only helps to choose settings is not
     ensemble: bool = False # also tested, under its name and '+', as the mean over the eight symmetries of a picture
     stored: str = "" # weights that come with the package, taken in place of training; `load_preset(stored=True)` finds them
+    published: bool = False # its scores are taken from figures/<preset>; `load_preset(published=True)` finds those
     sampling: dict = field(default_factory=dict) # fields of Sampling in which it differs from the study's
 
 # %% ../nbs/11_presets.ipynb #04f5afa2
@@ -139,7 +142,7 @@ class Preset:
     figures: dict # see Figures
     training: dict = field(default_factory=dict) # TrainConfig fields shared by all runs
     runs: dict = field(default_factory=dict) # name -> fields of TrainConfig, `task` by name, and of Run
-    cascades: dict = field(default_factory=dict) # name -> {task, stages: [run, run]}: two runs one after the other
+    cascades: dict = field(default_factory=dict) # name -> {task, stages: [run, run]}: two runs one after the other; published as in Run
     evaluation: dict = field(default_factory=dict) # see Evaluation
     checkpoint_seconds: float = 60. # how often a training saves its state
 
@@ -187,6 +190,9 @@ def split_run(
 def trainings_of(preset) -> dict: # run name -> the names of its trainings: itself, or one for each seed
     return {name: [f"{name}-s{s}" for s in split_run(preset, name)[0].seeds] or [name] for name in preset.runs}
 
+def taken_runs(preset) -> list: # runs and cascades whose scores are taken from figures/<preset>
+    return [name for name in preset.runs if split_run(preset, name)[0].published] + [name for name, c in preset.cascades.items() if c.get("published")]
+
 def tested_trainings(preset) -> list: # of (run, training)
     return [(name, t) for name, trainings in trainings_of(preset).items() if split_run(preset, name)[0].tested for t in trainings]
 
@@ -220,6 +226,7 @@ def load_preset(
     assignments:tuple|list=(), # 'key=value' overrides
     data:str|None=None, # folder, file or zip that replaces the source, or holds its files
     stored:bool=False, # take weights that come with the package in place of the trainings that made them
+    published:bool=False, # and, of what is published in figures/<preset>, the scores
 ) -> Preset: # checked throughout
     "Read a preset and check every key of it."
     folder = checkout()/"nbs"/"study"/"presets"
@@ -236,7 +243,8 @@ def load_preset(
         source.pop("phantom", None)  # options of another source
         settings["source"] = source | ({"data": place} if source.get("name") == "kaggle" else {"name": place})
     preset = check_preset(settings, str(path))
-    return with_stored(preset) if stored else preset
+    if stored or published: preset = with_stored(preset)
+    return with_published(preset) if published else preset
 
 # %% ../nbs/11_presets.ipynb #ba244434
 def _among(where, key, values, allowed):
@@ -300,7 +308,7 @@ def _check_cascades(preset, runs):
     for name, c in preset.cascades.items():
         where = f"cascades.{name}"
         if name in preset.runs: raise CTSRError(f"{where}: there is a run of that name; choose another")
-        if not isinstance(c, dict) or set(c) != {"task", "stages"} or not isinstance(c["stages"], list) or len(c["stages"]) != 2:
+        if not isinstance(c, dict) or set(c) - {"published"} != {"task", "stages"} or not isinstance(c["stages"], list) or len(c["stages"]) != 2:
             raise CTSRError(f"{where}: write it as {{task: a task, stages: [first run, second run]}}, got {c!r}")
         _among(where, "task", c["task"], list(preset.tasks)); _among(where, "stages", c["stages"], list(runs))
         whole, (first, second) = task_of(preset, c["task"]), [task_from(runs[r].task) for r in c["stages"]]
@@ -438,6 +446,42 @@ def with_stored(
     curves = [c for c in figures.get("curves", []) if c in needed]
     return dataclasses.replace(preset, runs=kept, figures=figures | dict(curves=curves))
 
+# %% ../nbs/11_presets.ipynb #3064efaf
+def _recipe(preset, name): # all that decides the scores of a run or a cascade
+    if name in preset.cascades:
+        c, of = preset.cascades[name], {t: run for run, trainings in trainings_of(preset).items() for t in trainings}
+        return task_of(preset, c["task"]), [_recipe(preset, of[stage]) for stage in c["stages"]]
+    run, runs = split_run(preset, name)[0], run_settings(preset)
+    drawing = sampling_of(preset, name) if draws_samples(runs[trainings_of(preset)[name][0]]) else None
+    return (dataclasses.replace(run, sampling={}, published=False), drawing,
+            [[runs[stage] for stage in _stages(preset, t, runs)] for t in trainings_of(preset)[name]])
+
+def published_runs(
+    preset:Preset,
+    before:Preset, # the study as it was published
+) -> list: # names of runs and cascades
+    "What was published with the settings that it has now."
+    tested = lambda p: (p.source["name"], dataclasses.replace(checked(Evaluation, p.evaluation, "evaluation"), sampling={}, baselines=[], batch_size=1))
+    if tested(preset) != tested(before): return []
+    found = {n for n in (*preset.runs, *preset.cascades) if n in before.runs | before.cascades and _recipe(preset, n) == _recipe(before, n)}
+    f, runs = checked(Figures, preset.figures, "figures"), run_settings(preset)
+    shown = {f.bars[label][0] for label in f.columns or list(f.bars)[:3]} & {*preset.runs}
+    if shown - found: found -= {n for n in shown if split_run(preset, n)[0].stored}
+    of = {t: run for run, trainings in trainings_of(preset).items() for t in trainings}
+    needed = {of[stage] for name, c in preset.cascades.items() if name not in found for stage in c["stages"]}
+    needed |= {of[stage] for t, run in of.items() if run not in found or run in needed for stage in _stages(preset, t, runs)}
+    return [n for n in (*preset.runs, *preset.cascades) if n in found - needed]
+
+def with_published(
+    preset:Preset,
+) -> Preset: # whose runs say that their scores are taken
+    "A study that runs only what is not published."
+    path = checkout()/"figures"/preset.name/"preset.json"
+    if not path.exists(): raise CTSRError(f"{as_shown(path)} is not there: run the study without --published, then ctsr figures {preset.name}")
+    found = published_runs(preset, check_preset(json.loads(path.read_text()), as_shown(path)))
+    of = lambda part: {name: (own or {}) | (dict(published=True) if name in found else {}) for name, own in part.items()}
+    return dataclasses.replace(preset, runs=of(preset.runs), cascades=of(preset.cascades))
+
 # %% ../nbs/11_presets.ipynb #9e124ebf
 @dataclass(frozen=True)
 class Job:
@@ -473,6 +517,7 @@ def train_jobs(preset, root, prepared) -> dict: # run name -> Job
     "One training per run."
     jobs, taken = {}, {t: split_run(preset, run)[0] for run, ts in trainings_of(preset).items() for t in ts}
     for name, config in run_settings(preset).items():
+        if taken[name].published: continue
         need, first = prepared[config.task["name"]], begins_with(preset, name, config)
         if first: config = dataclasses.replace(config, init=f"{root}/train/{first}")
         jobs[name] = Job(
@@ -502,14 +547,15 @@ def evaluate_jobs(preset, root, prepared, trained) -> list: # of Job
                  **own, **common),
             [f"{folder}/{file}" for file in files], [prepared[task].name, *need])
     for task in preset.tasks: jobs.append(job("interpolation", task, [], run_folder="", restorers=e.baselines))
-    runs = run_settings(preset)
+    runs, taken = run_settings(preset), taken_runs(preset)
     for name, training in tested_trainings(preset):
-        config = runs[training]
-        drawing = {}
+        config, drawing = runs[training], {}
+        if name in taken: continue
         if draws_samples(config): drawing = dict(sampling=dataclasses.asdict(sampling_of(preset, name)), top=figures.top, extra=CHOSEN)
         jobs.append(job(training, config.task["name"], [trained[training].name], run=name, run_folder=f"{root}/train/{training}",
                         restorers=tested_inputs(config, e), ensemble=split_run(preset, name)[0].ensemble, **drawing))
     for name, c in preset.cascades.items():
+        if name in taken: continue
         tested = [t for _, t in tested_trainings(preset)]  # others are sampled by default
         stages = [(trained[r].name, f"evaluate/{r}--{runs[r].task['name']}" if r in tested else "") for r in c["stages"]]
         jobs.append(job(name, c["task"], [s for pair in stages for s in pair if s], run_folder="", restorers=[runs[c["stages"][0]].up],
@@ -523,6 +569,7 @@ def sample_jobs(preset, root, prepared, trained) -> list: # of Job
     runs = run_settings(preset)
     for task, rows in figures.sampled.items():
         name = shown_run(rows, runs)
+        if name in taken_runs(preset): continue
         folder, evaluated = f"sample/{name}--{task}", f"evaluate/{name}--{task}"
         jobs.append(Job(
             folder, "sample", f"{folder}/sample.ipynb",
@@ -558,26 +605,29 @@ def sampled_job(preset, root, task) -> Job:
     f = checked(Figures, preset.figures, "figures")
     rows, suffix = f.sampled[task], "" if task == f.task else f"-{task}"
     run = shown_run(rows, run_settings(preset))
+    needs, stored = [f"evaluate/{run}--{task}", f"sample/{run}--{task}"], {}
+    if run in taken_runs(preset): needs, stored = [], dict(stored=f"figures/{preset.name}")
     files = [file for file in SAMPLED_FILES if file != "fig_tradeoff.png" or preset.evaluation.get("lpips") != "none"]
     return Job(
         f"figures/sampled{suffix}", "sampled", f"figures/sampled{suffix}.ipynb",
         dict(preset=preset.name, out=f"{root}/figures", task=dataclasses.asdict(task_of(preset, task)), suffix=suffix, methods=rows,
-             run=run, evaluated=f"{root}/evaluate/{run}--{task}", samples=f"{root}/sample/{run}--{task}", draws=f.draws),
-        with_sidecars(files, suffix), ["figures/all", f"evaluate/{run}--{task}", f"sample/{run}--{task}"])
+             run=run, evaluated=f"{root}/evaluate/{run}--{task}", samples=f"{root}/sample/{run}--{task}", draws=f.draws, **stored),
+        with_sidecars(files, suffix), ["figures/all", *needs])
 
 # %% ../nbs/11_presets.ipynb #5f4a487c
 def gather_jobs(preset, root, trained, evaluated, sampled) -> list: # of Job
     "The figures and the report."
     evaluations = {job.name.split("/")[1]: f"{root}/{job.name}" for job in evaluated}
-    files = with_sidecars(FIGURE_FILES + (TRAINING_FILES if trained else []))
+    taken = taken_runs(preset)
+    files = with_sidecars(FIGURE_FILES + (TRAINING_FILES if trained or taken else []))
     prepared = sorted({job.parameters["prepared"] for job in evaluated})
     f, trainings = checked(Figures, preset.figures, "figures"), trainings_of(preset)
     shared = dict(preset=preset.name, out=f"{root}/figures", task=dataclasses.asdict(task_of(preset, f.task)))
     own = {k: getattr(f, k) for k in ("bars", "names", "examples", "draws", "contrasts", "columns", "curves", "paper", "note")}
     jobs = [Job(
         "figures/all", "figures", "figures/figures.ipynb",
-        dict(evaluations=evaluations, trainings={t: [run, f"{root}/train/{t}"] for run, ts in trainings.items() for t in ts},
-             prepared=prepared, root=str(root), **shared, **own),
+        dict(evaluations=evaluations, trainings={t: [run, f"{root}/train/{t}"] for run, ts in trainings.items() for t in ts if t in trained},
+             published=f"figures/{preset.name}" if taken else "", taken=taken, prepared=prepared, root=str(root), **shared, **own),
         [*files, "figures/manifest.json"], [j.name for j in (*trained.values(), *evaluated)])]
     jobs += [sampled_job(preset, root, task) for task in f.sampled]
     if f.published:

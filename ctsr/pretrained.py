@@ -35,7 +35,7 @@ def packed_state(
 
 def stages(
     run:str|Path, # folder of a finished training
-) -> list: # of dicts: settings and hours, first stage first
+) -> list: # of dicts: settings, hours and history (rows of validations), first stage first
     "How a run was trained, with the runs that its weights began from."
     card = read_card(Path(run)/"config.json")
     if card.get("stored"): return card["recipe"]
@@ -44,7 +44,8 @@ def stages(
     hidden = {*NETWORK, *DATA, "train_images", "valid_images", "parameters", "best_val_psnr"} | ({"init"} if before else set())
     recipe = {k: v for k, v in card.items() if k not in hidden}
     hours = {"hours": recipe.pop("seconds") / 3600, "cpu_hours": recipe.pop("cpu_seconds") / 3600}
-    return before + [recipe | {k: round(v, 2) for k, v in hours.items()}]
+    rows = pd.read_csv(Path(run)/"history.csv").map(lambda x: float(f"{x:.6g}") if isinstance(x, float) else x)
+    return before + [recipe | {k: round(v, 2) for k, v in hours.items()} | dict(history=rows.to_dict("records"))]
 
 # %% ../nbs/08_pretrained.ipynb #5e3fd12a
 def made_by(
@@ -119,14 +120,15 @@ def unpack(
     config:TrainConfig, # of the training that they stand for
     run:str|Path, # folder to write: weights.safetensors, config.json, history.csv
     folder:str|Path|None=None, # default the package's own
-) -> pd.DataFrame: # history: its last step, without scores
+) -> pd.DataFrame: # history of its last stage
     "Stored weights as the folder of a finished training."
     (card, file), run, settings = stored_files(name, folder), Path(run), dataclasses.asdict(config)
     if other := [k for k in NETWORK if settings[k] not in (card[k], None)]:
         raise CTSRError(f"stored weights '{name}': '{other[0]}' is {card[other[0]]!r}, not {settings[other[0]]!r} as this run asks; train it")
     trained, last = card["trained"], card["recipe"][-1]
     spent = dict(seconds=trained["hours"] * 3600, cpu_seconds=trained["cpu_hours"] * 3600)
-    history = pd.DataFrame([dict(step=config.steps, images=config.steps * config.batch_size, seconds=spent["seconds"])])
+    known = last.get("history", [dict(step=config.steps, images=config.steps * config.batch_size, seconds=spent["seconds"])])
+    history = pd.DataFrame(known)
     run.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(file, run/"weights.safetensors")
     save_csv(run/"history.csv", history)

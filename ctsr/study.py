@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'DIGITS', 'SHOWN', 'LICENCE', 'notebook_parameters', 'check_parameters', 'run_notebook', 'git_state',
-           'machine', 'training_hours', 'sidecar', 'done_jobs', 'Keep', 'recipes', 'headline', 'method_text',
-           'table_html', 'details', 'render_page', 'code_sha256', 'listing_sha256', 'stamp_path', 'read_stamp', 'stale',
-           'run_job', 'write_plan', 'snakemake', 'run_study', 'publish', 'redraw', 'pack_run', 'main']
+           'machine', 'training_hours', 'sidecar', 'done_jobs', 'with_taken', 'check_same_images', 'Keep', 'recipes',
+           'headline', 'method_text', 'table_html', 'details', 'render_page', 'code_sha256', 'listing_sha256',
+           'stamp_path', 'read_stamp', 'stale', 'run_job', 'write_plan', 'snakemake', 'run_study', 'publish', 'redraw',
+           'pack_run', 'main']
 
 # %% ../nbs/11_study.ipynb #852baa34
 import ast
@@ -150,6 +151,29 @@ def done_jobs(
         return json.loads(card.read_text()).get("seconds", s["seconds"]) if card.exists() else s["seconds"]
     return pd.DataFrame([[s["job"], seconds(s), (s["commit"] or "none")[:10] + (" + local changes" if s["dirty"] else ""),
                           len(s["outputs"])] for s in stamps if not s["job"].startswith(("figures/", "report/"))], columns=columns)
+
+def with_taken(
+    table, # DataFrame, of what was run
+    published:str|Path, # a CSV file that holds the same of what was run before
+    column:str, # of both tables, that says whose a row is
+    names, # whose rows are taken
+): # -> DataFrame
+    "Rows of a published table, and below them a table."
+    import pandas as pd
+    from ctsr.evaluate import load_tables
+    if not Path(published).exists(): raise CTSRError(f"{published} is not there: run the study without --published")
+    before = (load_tables if "per_image" in Path(published).name else pd.read_csv)(published)
+    return pd.concat([before[before[column].str.extract(r"([^/]*?)(?:--[^/]*)?\+?$")[0].isin(list(names))], table], ignore_index=True)
+
+def check_same_images(
+    manifest:dict, # of the prepared sets: name -> what `prepare` wrote of it
+    before:dict, # of those of a published study
+    where:str, # its folder
+):
+    "Scores are taken from a published study only where both read the same files."
+    for name in manifest.keys() & before.keys():
+        if manifest[name]["input"]["sha256"] != before[name]["input"]["sha256"]:
+            raise CTSRError(f"{where} was made of other files than {name} ({manifest[name]['input']['files']} here, {before[name]['input']['files']} there): run the study without --published")
 
 class Keep:
     "Puts what a notebook makes into a folder, each figure and table with its sidecar."
@@ -515,6 +539,8 @@ def publish(
     fresh.mkdir(parents=True)
     for job in the_plan:
         for output in job.outputs if job.name.startswith("figures/") else []: shutil.copy2(root/output, fresh)
+    kept = dataclasses.asdict(preset)
+    save_json(fresh/"preset.json", kept | dict(source={k: v for k, v in kept["source"].items() if k != "data"}))
     if target.exists(): os.replace(target, old)
     os.replace(fresh, target); shutil.rmtree(old, ignore_errors=True)
     return target
