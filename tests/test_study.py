@@ -240,7 +240,7 @@ def test_publishing_is_all_or_nothing(root, smoke, tmp_path, monkeypatch):
     import ctsr.study
     clone = tmp_path/"clone"
     shutil.copytree(root/"nbs", clone/"nbs", ignore=shutil.ignore_patterns(".*"))
-    monkeypatch.setattr(ctsr.study, "checkout", lambda start=None: clone)
+    monkeypatch.setattr(study, "checkout", lambda start=None: clone)
     target = publish("smoke", smoke[0])
     assert target == clone/"figures"/"smoke"
     assert {"fig2_examples.png", "fig2_examples.json", "table_summary.csv", "per_image.csv.gz", "claims.csv"} <= {p.name for p in target.iterdir()}
@@ -265,6 +265,29 @@ def test_a_published_study_is_drawn_again_from_its_tables_alone(root, smoke, tmp
     made = json.loads((again/"fig4_psnr.json").read_text())
     assert list(made["inputs"]) == ["runs/smoke-report/figures/per_image.csv.gz"]
     assert "Provenance" in (again.parent/"report.html").read_text()
+
+
+def test_a_study_takes_published_scores_of_all_that_did_not_change(root, smoke, tmp_path, monkeypatch):
+    from ctsr import study
+    clone, changed = tmp_path/"clone", ("--set", "runs.nn-runet-x5.steps=12")
+    shutil.copytree(root/"nbs", clone/"nbs", ignore=shutil.ignore_patterns(".*"))
+    refused = ctsr(*STUDY, "--published", cwd=clone)
+    assert refused.returncode == 2 and "figures/smoke/preset.json is not there" in refused.stderr
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "checkout", lambda start=None: clone)
+        published = publish("smoke", smoke[0])
+    done, again = ctsr(*STUDY, "--published", *changed, cwd=clone), clone/"runs"/"smoke"
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "scores from figures/smoke: runet-x5, sr3-x5, clean-x5" in done.stdout
+    assert [p.name for p in (again/"train").iterdir()] == ["nn-runet-x5"]
+    before, after = (pd.read_csv(f/"per_image.csv.gz").set_index(["run", "task", "up", "protocol", "metric", "image_id"]).value.sort_index()
+                     for f in (published, again/"figures"))
+    other = before.index.get_level_values("run") == "nn-runet-x5"
+    assert before.index.equals(after.index) and before[~other].equals(after[~other]) and not before[other].equals(after[other])
+    assert {p.name for p in published.iterdir()} - {p.name for p in (again/"figures").iterdir()} == {"preset.json"}
+    for table, column in {"table_training": "training", "training_history": "training", "table_validation": "training", "table_cost": "run"}.items():
+        was, now = (pd.read_csv(f/f"{table}.csv")[column] for f in (published, again/"figures"))
+        assert set(was) == set(now) and len(was) <= len(now), table
 
 
 # Settings and notebooks that are wrong are refused before anything starts.
