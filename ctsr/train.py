@@ -462,10 +462,10 @@ class Trainer:
         c = self.config
         torch.manual_seed(c.seed)
         model, self.average = (build_model(c.model).to(self.device).to(memory_format=form) for _ in range(2))
-        if isinstance(model, SR3):  # one pass over images as they are degraded, whole
+        if c.init: load_weights(model, weights_file(c.init))
+        if isinstance(model, SR3):  # one pass over images as they are degraded, whole; weights from another task have another spread
             up, hr = train_batch(self.images, dataclasses.replace(c, batch_size=64, crop=0), 0)
             model.measure(normalise(up, c, model), normalise(hr, c, model))
-        if c.init: load_weights(model, weights_file(c.init))
         self.average.load_state_dict(model.state_dict()); self.average.requires_grad_(False)
         self.names = [n for n, _ in model.named_parameters()]
         optimizer = torch.optim.AdamW(model.parameters(), lr=c.learning_rate, weight_decay=c.weight_decay, fused=True)

@@ -101,6 +101,16 @@ def test_a_diffusion_model_resumes_to_the_same_bits(phantom, tmp_path):
     assert 0 < whole["spread"] < 1 and pd.read_csv(tmp_path/"whole"/"history.csv").val_psnr.notna().all()
 
 
+def test_a_diffusion_model_that_begins_with_another_task_s_weights_measures_its_own_residual(phantom, tmp_path):
+    "What is left to draw at x2 is smaller than at x5; the same task measures the same again."
+    short, x2 = SR3 | dict(steps=1, validate_every=1), dict(name="x2", hr=64, lr=32)
+    for name, changes in dict(x5={}, x2=dict(task=x2), x2_first=dict(task=x2, init=""), again={}).items():
+        init = "" if name in ("x5", "x2_first") else str(tmp_path/"x5")
+        train(TrainConfig(**short | dict(init=init) | changes), phantom, tmp_path/name, progress=False)
+    x5, x2, fresh, again = (load_file(tmp_path/name/"weights.safetensors")["spread"] for name in ("x5", "x2", "x2_first", "again"))
+    assert x2 == fresh < .7 * x5 and again == x5
+
+
 @pytest.mark.parametrize("name", ["runet", "sr3"])
 def test_a_compiled_network_trains_alike(phantom, tmp_path, monkeypatch, name):
     "With the back end that changes no arithmetic, the same weights come out."
