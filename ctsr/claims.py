@@ -225,7 +225,8 @@ MARKS = {"reproduced": "yes", "holds when corrected": "yes", "cannot be tested":
 PARTS = {"training-images": "Data and degradation", "runet-psnr": "RUNet", "nearest-psnr": "Nearest-neighbour input", "sr3-psnr": "SR3",
          "pixel-focus": "What the text makes of it"} # first claim of a part -> heading
 PRINTED_SCORES = ("baseline-psnr", "baseline-ssim", "runet-psnr", "runet-ssim", "nearest-psnr", "nearest-ssim") # of Figures 3 and 4
-FRONT = (*PRINTED_SCORES, "test-images-unseen", "beats-input", "chest-edges", "nearest-below", "sr3-psnr", "sr3-restores", "pixel-focus") # what to show first
+FRONT = (*PRINTED_SCORES, "test-images-unseen", "beats-input", "chest-edges", "nearest-below", "sr3-psnr", "sr3-restores", "metrics-favour", "sr3-appeals", "sr3-consistent",
+         "pixel-focus") # what to show first
 
 def verdict_counts(
     table:pd.DataFrame, # from `claims_table`
