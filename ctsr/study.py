@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'DIGITS', 'SHOWN', 'LICENCE', 'notebook_parameters', 'check_parameters', 'run_notebook', 'git_state',
-           'machine', 'training_hours', 'sidecar', 'done_jobs', 'with_taken', 'check_same_images', 'Keep', 'recipes',
+           'machine', 'training_hours', 'sidecar', 'done_jobs', 'Keep', 'with_taken', 'check_same_images', 'recipes',
            'headline', 'method_text', 'table_html', 'details', 'render_page', 'code_sha256', 'listing_sha256',
            'stamp_path', 'read_stamp', 'stale', 'run_job', 'write_plan', 'snakemake', 'run_study', 'publish', 'redraw',
            'pack_run', 'main']
@@ -152,29 +152,6 @@ def done_jobs(
     return pd.DataFrame([[s["job"], seconds(s), (s["commit"] or "none")[:10] + (" + local changes" if s["dirty"] else ""),
                           len(s["outputs"])] for s in stamps if not s["job"].startswith(("figures/", "report/"))], columns=columns)
 
-def with_taken(
-    table, # DataFrame, of what was run
-    published:str|Path, # a CSV file that holds the same of what was run before
-    column:str, # of both tables, that says whose a row is
-    names, # whose rows are taken
-): # -> DataFrame
-    "Rows of a published table, and below them a table."
-    import pandas as pd
-    from ctsr.evaluate import load_tables
-    if not Path(published).exists(): raise CTSRError(f"{published} is not there: run the study without --published")
-    before = (load_tables if "per_image" in Path(published).name else pd.read_csv)(published)
-    return pd.concat([before[before[column].str.extract(r"([^/]*?)(?:--[^/]*)?\+?$")[0].isin(list(names))], table], ignore_index=True)
-
-def check_same_images(
-    manifest:dict, # of the prepared sets: name -> what `prepare` wrote of it
-    before:dict, # of those of a published study
-    where:str, # its folder
-):
-    "Scores are taken from a published study only where both read the same files."
-    for name in manifest.keys() & before.keys():
-        if manifest[name]["input"]["sha256"] != before[name]["input"]["sha256"]:
-            raise CTSRError(f"{where} was made of other files than {name} ({manifest[name]['input']['files']} here, {before[name]['input']['files']} there): run the study without --published")
-
 class Keep:
     "Puts what a notebook makes into a folder, each figure and table with its sidecar."
     def __init__(self,
@@ -206,6 +183,30 @@ class Keep:
                 try: shutil.copy2(Path(folder)/file.name, file)
                 except FileNotFoundError:
                     raise CTSRError(f"{folder} has no {file.name}: another version of ctsr published it; run the study itself, then ctsr figures") from None
+
+# %% ../nbs/11_study.ipynb #452f04bd
+def with_taken(
+    table, # DataFrame, of what was run
+    published:str|Path, # a CSV file that holds the same of what was run before
+    column:str, # of both tables, that says whose a row is
+    names, # whose rows are taken
+): # -> DataFrame
+    "Rows of a published table, and below them a table."
+    import pandas as pd
+    from ctsr.evaluate import load_tables
+    if not Path(published).exists(): raise CTSRError(f"{published} is not there: run the study without --published")
+    before = (load_tables if "per_image" in Path(published).name else pd.read_csv)(published)
+    return pd.concat([before[before[column].str.extract(r"([^/]*?)(?:--[^/]*)?\+?$")[0].isin(list(names))], table], ignore_index=True)
+
+def check_same_images(
+    manifest:dict, # of the prepared sets: name -> what `prepare` wrote of it
+    before:dict, # of those of a published study
+    where:str, # its folder
+):
+    "Scores are taken from a published study only where both read the same files."
+    for name in manifest.keys() & before.keys():
+        if manifest[name]["input"]["sha256"] != before[name]["input"]["sha256"]:
+            raise CTSRError(f"{where} was made of other files than {name} ({manifest[name]['input']['files']} here, {before[name]['input']['files']} there): run the study without --published")
 
 # %% ../nbs/11_study.ipynb #161e18cd
 STYLE = """
