@@ -33,6 +33,7 @@ from scipy.spatial.transform import Rotation
 from torch import nn
 from tqdm import tqdm
 
+import ctsr
 from .data import (DICOM, IMAGE, VOLUME, CTSRError, _check_dicom, _check_nifti, _check_volume, _dicom_series, _header, _is_dicom, _quiet, _sitk, _why,
                        atomic_path, file_sha256, machine_memory, window_limits)
 from .degrade import Task, task_from
@@ -547,14 +548,17 @@ def unicode_tags(
     codec = ALPHABETS.get(named[0] if named else "", "latin_1")
     return {k: os.fsencode(v).decode(codec, "replace") for k, v in tags.items()} | {"0008|0005": "ISO_IR 192"}
 
-def new_uid() -> str:
+def new_uid(
+    *of:str, # what it comes from: the same gives the same; of nothing, or where the first is empty, it is random
+) -> str:
     "A unique identifier, as DICOM PS3.5 B.2 allows anyone to make one."
-    return f"2.25.{uuid.uuid4().int}"
+    return f"2.25.{(uuid.uuid5(uuid.NAMESPACE_OID, chr(0).join(of)) if of and of[0] else uuid.uuid4()).int}"
 
 def derived_tags(
     tags:dict, # of the slice it was made from
     series:str, # the new series' UID
     model:str, # what made it
+    checksum:str="", # of that slice's file
 ) -> dict: # without what the pixels and the geometry decide
     "The tags of a derived slice."
     # overlays have the old size; least and largest value, and when it was made, are others now
@@ -563,7 +567,8 @@ def derived_tags(
     source = tags.get("0008|0018", "an image").strip()
     kind = ["DERIVED", "SECONDARY", *tags.get("0008|0008", "").strip().split("\\")[2:]]
     return {k: v for k, v in tags.items() if not k.startswith(gone)} | {
-        "0008|0008": "\\".join(kind), "0008|0018": new_uid(), "0020|000e": series, "0008|0030": tags.get("0008|0030", ""),
+        "0008|0008": "\\".join(kind), "0008|0018": new_uid(series, source, checksum), "0020|000e": series,
+        "0008|0030": tags.get("0008|0030", ""),
         "0008|103e": f"{about[:63 - len(said)]} {said}".strip(), "0008|2111": trace(model, of=source)[:1024]}
 
 def padded_values(
@@ -687,12 +692,15 @@ class DicomCT:
 
     def aside(self, out): return out.with_name(f"{out.stem if self.path.is_file() else out.name}.uncertainty.nrrd")
 
+    def new_series(self, model): # its UID: of the same series seen alike by the same network the same, file by file as well
+        return new_uid(self.heads[0][0].get("0020|000e", "").strip(), f"ctsr {ctsr.__version__}", model, "%g to %g" % self.limits)
+
     def save(self, results, out, aside=None, model=""): # as GreyPicture; the descriptions name `model`, deviations become NRRD
-        series, spread, many = new_uid(), [], self.path.is_dir()
+        series, spread, many = self.new_series(model), [], self.path.is_dir()
         with _both(atomic_folder(out) if many else atomic_path(out), aside) as (tmp, beside):
             for file, (tags, old), (fine, deviation) in zip(self.files, self.heads, results):
                 place = tmp/file.name if many else tmp
-                write_slice(fine, place, derived_tags(tags, series, model), (*finer_geometry(fine.shape, self.size, *old), old[2]))
+                write_slice(fine, place, derived_tags(tags, series, model, file_sha256(file)), (*finer_geometry(fine.shape, self.size, *old), old[2]))
                 remove_tags(place, [tag for tag in MADE_UP if tag not in tags])
                 if beside: spread.append(deviation)
             if beside: write_volume(stack(np.stack(spread), self, model), beside, ".nrrd")

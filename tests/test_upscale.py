@@ -350,6 +350,37 @@ def test_dicom_series(runs, tmp_path, scale):
     assert all(d.SOPInstanceUID.is_valid and d.SeriesInstanceUID.is_valid for d in new)
 
 
+def test_slices_given_one_by_one_stay_a_series(runs, tmp_path):
+    "Also when an interrupted run goes on; another series, network or window is another one; a file is the same image however it was given."
+    for z in range(3): as_dicom(tmp_path/"in"/f"{z}.dcm", thorax()[z].clip(-1024, 3000), 4. * z, z + 1)
+    as_dicom(tmp_path/"other.dcm", thorax()[0].clip(-1024, 3000), series="1.2.3.5")
+    files = [*sorted((tmp_path/"in").iterdir()), tmp_path/"other.dcm"]
+    def uids(name, inputs, *args, **kwargs):
+        for row in upscale(inputs, tmp_path/name, *args, **kwargs): assert "error" not in row, row
+        made = [pydicom.dcmread(f) for f in sorted((tmp_path/name).iterdir())]
+        assert len({d.SOPInstanceUID for d in made}) == len(made) and all(d.SeriesInstanceUID.is_valid and d.SOPInstanceUID.is_valid for d in made)
+        return [(d.SeriesInstanceUID, d.SOPInstanceUID) for d in made]
+    assert len(uids("a", files[:2], runs/"still")) == 2
+    *one_by_one, other = uids("a", files, runs/"still")
+    assert len({series for series, _ in one_by_one}) == 1 and other[0] != one_by_one[0][0] and one_by_one == uids("b", [tmp_path/"in"], runs/"still")
+    for change in (dict(model=runs/"runet"), dict(model=runs/"still", window="bone")):
+        changed = uids("c", files[:3], **change, force=True)
+        assert len({series for series, _ in changed}) == 1 and not {u for pair in changed for u in pair} & {u for pair in one_by_one for u in pair}
+
+
+def test_identifiers_that_lack_or_repeat(runs, tmp_path):
+    "No series is made of files that name none, and images that share an identifier get one each."
+    for z in range(2):
+        d = as_dicom(tmp_path/"in"/f"{z}.dcm", thorax()[z].clip(-1024, 3000), 4. * z, SOPInstanceUID="1.2.9")
+        d.file_meta.MediaStorageSOPInstanceUID = "1.2.9"
+        save(d, tmp_path/"in"/f"{z}.dcm")
+    same = [pydicom.dcmread(row["out"]) for row in upscale(sorted((tmp_path/"in").iterdir()), tmp_path/"out", runs/"still")]
+    assert len({d.SOPInstanceUID for d in same}) == 2 and len({d.SeriesInstanceUID for d in same}) == 1
+    for f in (tmp_path/"in").iterdir(): d = pydicom.dcmread(f); d.SeriesInstanceUID = ""; d.save_as(f)
+    none = [pydicom.dcmread(row["out"]) for row in upscale(sorted((tmp_path/"in").iterdir()), tmp_path/"none", runs/"still")]
+    assert len({d.SeriesInstanceUID for d in none}) == 2 and all(d.SeriesInstanceUID.is_valid for d in none)
+
+
 def circle(height, width): return np.hypot(*(np.mgrid[:height, :width] - np.array([[[height - 1]], [[width - 1]]]) / 2)) > min(height, width) / 2
 
 
@@ -573,8 +604,10 @@ def test_nothing_is_written_over_unasked(runs, tmp_path):
     one(upscale([tmp_path/"in"], tmp_path/"made", still))
     failed(upscale([tmp_path/"in"], tmp_path/"made", still), "made", "--force")
     made = contents(tmp_path/"made")
-    one(upscale([tmp_path/"in"], tmp_path/"made", still, force=True))  # of what was made here, another may take the place
+    one(upscale([tmp_path/"in"], tmp_path/"made", runs/"runet", force=True))  # of what was made here, another may take the place
     assert contents(tmp_path/"made").keys() == made.keys() and contents(tmp_path/"made") != made
+    one(upscale([tmp_path/"in"], tmp_path/"made", still, force=True))
+    assert contents(tmp_path/"made") == made, "identifiers included"
 
 
 def test_what_is_there_already_does_not_stop_the_rest(runs, tmp_path):
