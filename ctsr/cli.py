@@ -113,6 +113,8 @@ def upscale(
     samples: Annotated[int, typer.Option(help="Average so many samples, of a model that draws them.")] = 1,
     uncertainty: Annotated[bool, typer.Option("--uncertainty", help="Write the samples' standard deviation beside the result.")] = False,
     steps: Annotated[Optional[int], typer.Option(help="Network evaluations a sample; default what was chosen for these weights.")] = None,
+    sampler: Annotated[Optional[str], typer.Option(help="ddim, ddpm or dpm++; default as for --steps.")] = None,
+    seed: Annotated[Optional[int], typer.Option(help="Of the samples' noise; default 0.")] = None,
     tile: Annotated[Optional[int], typer.Option(help="Side of a tile, px: less memory with smaller ones, and more time.")] = None,
     device: Annotated[Optional[str], typer.Option(help="cpu or cuda; default a GPU where there is one.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over what is there.")] = False,
@@ -120,7 +122,7 @@ def upscale(
     "Restore your own images: each comes out finer, as the same kind of file."
     from ctsr.upscale import USE, upscale
     print(USE)
-    drawing = {} if steps is None else dict(steps=steps)
+    drawing = {k: v for k, v in dict(steps=steps, sampler=sampler, seed=seed).items() if v is not None}
     rows = upscale(inputs, out, model, factor, window_from(window), samples, uncertainty, tile, force, _tell, device=device, **drawing)
     if before := sum("before" in row for row in rows): print(f"{before} done before (--force does them again)")
     if any("error" in row for row in rows): raise typer.Exit(2)
@@ -132,7 +134,7 @@ def _tell(row): # of an input, above the bar
     (height, width), slices = row["size"], f", {row['slices']} slices" if row["slices"] > 1 else ""
     others = f"; {row['others']} files there are no DICOM and were passed over" if row["others"] else ""
     aside = f"; uncertainty: {row['aside']}" if row["aside"] else ""
-    tqdm.write(f"{row['path']} -> {row['out']}: {width} x {height} px{slices}, {row['seconds']} s{aside}{others}")
+    tqdm.write(f"{row['path']} -> {row['out']}: {width} x {height} px{slices}, by {row['made']}, {row['seconds']} s{aside}{others}")
 
 # %% ../nbs/12_cli.ipynb #9084e04f
 def main():

@@ -31,7 +31,7 @@ from ctsr.data import CTSRError, file_sha256, save_json, save_tensors
 from ctsr.degrade import Task
 from ctsr.restore import load_run
 from ctsr.train import TrainConfig, build_model, train
-from ctsr.upscale import load_model, restore_slice, tiled, upscale, write_slice
+from ctsr.upscale import load_model, restore_slice, shortened, tiled, upscale, write_slice
 
 X2, X5 = dict(name="x2", hr=64, lr=32), dict(name="x5", hr=256, lr=51)
 SMALL = dict(crop=32, batch_size=4, keep="last", precision="bf16")
@@ -556,8 +556,33 @@ def test_uncertainty_lies_beside_the_result(runs, tmp_path):
     assert all(text.startswith("Standard deviation of samples") for text in said)
 
 
+def test_a_result_says_how_its_samples_were_drawn(runs, tmp_path):
+    "Sampler, steps, how many, seed, whatever the format; another seed is another picture."
+    Image.fromarray((blobs(24, 20) * 255).astype(np.uint8)).save(tmp_path/"a.png")
+    sitk.WriteImage(sitk.GetImageFromArray(thorax(2, 24, 20)), tmp_path/"a.nrrd")
+    as_nifti(tmp_path/"a.nii", thorax(2, 24, 20))
+    bare = nibabel.load(tmp_path/"a.nii"); bare.header["descrip"] = b""; nibabel.save(bare, tmp_path/"a.nii.gz")
+    as_dicom(tmp_path/"b.dcm", thorax(1, 24, 20)[0].clip(-1024, 3000))
+    files = [tmp_path/name for name in ("a.png", "a.nrrd", "a.nii.gz", "b.dcm")]
+    drawing = dict(sampler="dpm++", steps=2, seed=7)
+    rows = upscale(files, tmp_path/"out", runs/"sr3", samples=2, uncertainty=True, **drawing)
+    png, nrrd, nifti, dicom = (f(str(row["out"])) for f, row in zip((Image.open, sitk.ReadImage, nibabel.load, pydicom.dcmread), rows))
+    said = (png.text["ctsr"], nrrd.GetMetaData("ctsr"), nifti.header.extensions[-1].text, dicom.DerivationDescription, *(row["made"] for row in rows),
+            Image.open(rows[0]["aside"]).text["ctsr"], sitk.ReadImage(rows[3]["aside"]).GetMetaData("ctsr"))
+    for text in said: assert "factor 2, dpm++, 2 steps, mean of 2 samples, seed 7)" in text, text
+    assert nifti.header["descrip"].item() == b"ctsr sr3 (x2, dpm++, 2 steps, mean of 2 samples, seed 7); not a medical device"
+    longest = "sr3-x5 (weights 0123456789ab, factor 5.02, dpm++, 20 steps, mean of 16 samples, seed 0, tiles of 512 px)"
+    assert shortened(longest, 52) == "sr3-x5 (x5.02, dpm++, 20 steps, 16 samples, seed 0)"
+    one(upscale(files[:1], tmp_path/"one.png", runs/"sr3", **drawing, tile=64))
+    assert "dpm++, 2 steps, one sample, seed 7, tiles of 64 px)" in Image.open(tmp_path/"one.png").text["ctsr"]
+    for seed in (7, 8): one(upscale(files[:1], tmp_path/f"{seed}.png", runs/"sr3", **drawing | dict(seed=seed)))
+    seven, eight, again = (np.asarray(Image.open(tmp_path/f"{n}.png")) for n in (7, 8, "one"))
+    assert (seven == again).all() and (seven != eight).any()
+
+
 @pytest.mark.parametrize("change, word", [
-    (dict(samples=4), "samples"), (dict(uncertainty=True), "samples"), (dict(samples=0), "at least 1"), (dict(steps=4), "steps"), (dict(factor=5), "factor of 2"),
+    (dict(samples=4), "samples"), (dict(seed=1), "seed"), (dict(sampler="ddim"), "sampler"), (dict(model="sr3", sampler="euler"), "ddpm, ddim, dpm++"),
+    (dict(model="sr3", seed=-1), "--seed must not be negative"), (dict(model="sr3", steps=0), "--steps must be from 1 to 2000"), (dict(uncertainty=True), "samples"), (dict(samples=0), "at least 1"), (dict(steps=4), "steps"), (dict(factor=5), "factor of 2"),
     (dict(factor=0), "factor of 2"), (dict(device="cuda:99"), "cuda:99"),
     (dict(tile=100), "multiple of 16"), (dict(window="long"), "long"), (dict(model="runet-x99"), "no stored weights"),
     (dict(model="sr3", uncertainty=True), "--samples 8"), (dict(model="away.safetensors"), "away.safetensors")])
