@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['SHORTER', 'LABELS', 'NARROW', 'NO_HU', 'NO_TISSUE', 'MADE', 'SPREAD', 'NIFTI', 'NIFTI_TYPES', 'VOLUMES', 'ALPHABETS',
-           'MADE_UP', 'READERS', 'SAME', 'USE', 'card_of', 'load_model', 'made_with', 'shortened', 'few', 'grey_limits',
-           'padding', 'put_back', 'mean_and_deviation', 'restore_slice', 'Tiled', 'tiled', 'significant_bits',
-           'read_grey', 'to_stored', 'trace', 'notes', 'GreyPicture', 'finer_geometry', 'nifti_header', 'finer_header',
-           'traced', 'write_nifti', 'write_volume', 'header_of', 'number_of', 'enlarged_image', 'Volume', 'dicom_tags',
-           'unicode_tags', 'new_uid', 'derived_tags', 'padded_values', 'atomic_folder', 'remove_tags', 'write_slice',
-           'stack', 'DicomCT', 'ending', 'open_scan', 'target', 'there', 'check_free', 'check_samples', 'plan',
-           'memory_needed', 'open_all', 'upscale']
+           'MADE_UP', 'READERS', 'SAME', 'USE', 'chosen_sampling', 'card_of', 'load_model', 'made_with', 'shortened',
+           'few', 'grey_limits', 'padding', 'put_back', 'mean_and_deviation', 'restore_slice', 'Tiled', 'tiled',
+           'significant_bits', 'read_grey', 'to_stored', 'trace', 'notes', 'GreyPicture', 'finer_geometry',
+           'nifti_header', 'finer_header', 'traced', 'write_nifti', 'write_volume', 'header_of', 'number_of',
+           'enlarged_image', 'Volume', 'dicom_tags', 'unicode_tags', 'new_uid', 'derived_tags', 'padded_values',
+           'atomic_folder', 'remove_tags', 'write_slice', 'series_uid', 'stack', 'DicomCT', 'ending', 'open_scan',
+           'target', 'there', 'check_free', 'check_samples', 'plan', 'memory_needed', 'open_all', 'upscale']
 
 # %% ../nbs/09_upscale.ipynb #61437260
 import gzip
+import json
 import os
 import re
 import shutil
@@ -39,11 +40,23 @@ from .data import (DICOM, IMAGE, VOLUME, CTSRError, _check_dicom, _check_nifti, 
 from .degrade import Task, task_from
 from .diffusion import SAMPLERS
 from .files import _disk_error
-from .pretrained import FOLDER, load_pretrained, pretrained
+from .pretrained import FOLDER, load_pretrained, meets, model_for, offered, pretrained
 from .restore import GRID, NetRestorer, blend_tiles, load_run, read_card, restorer_of, tile_starts
 from .sr3 import SR3
 
 # %% ../nbs/09_upscale.ipynb #b246daef
+def chosen_sampling(
+    run:Path, # folder of a run
+) -> dict: # sampler and steps, as they were chosen on validation images; nothing, where they were not
+    "What a study chose for its run."
+    run = run.resolve()
+    card = read_card(run/"config.json") if (run/"config.json").exists() else {}
+    if run.parent.name != "train" or "task" not in card: return {}
+    file = run.parents[1]/"evaluate"/f"{run.name}--{task_from(card['task']).name}"/"choice.json"
+    if not file.exists(): return {}
+    try: return {k: v for k, v in json.loads(file.read_text()).items() if k in ("sampler", "steps")}
+    except (ValueError, AttributeError): raise CTSRError(f"{file}: not readable; evaluate the run again, or delete it") from None
+
 def card_of(
     file:Path, # .safetensors
 ) -> dict:
@@ -54,17 +67,22 @@ def card_of(
         raise CTSRError(f"{file}: has no card beside it; put {cards[0].name} or config.json there")
     return read_card(found[0])
 
+# %% ../nbs/09_upscale.ipynb #b4e7bec9
 def load_model(
-    model:str|Path, # name of stored weights, e.g. 'runet-x5', folder of a run, or a .safetensors file
+    model:str|Path|None=None, # name of stored weights, e.g. 'runet-x5', folder of a run, or a .safetensors file; default as model_for says
     factor:float|None=None, # what it must be for; None is whatever it is for
     device:str|None=None, # where it runs; default a GPU where there is one
     folder:str|Path|None=None, # of stored weights; default the package's own
     **drawing, # of a model that draws samples, see SampleRestorer
 ) -> tuple[NetRestorer, Task]: # the restorer, in float32, with `weights` (how their checksum begins); what it is for
     "A network by name or place."
+    if model is None: model = model_for(factor, folder)
     place, stored = Path(model), Path(folder or FOLDER)/f"{model}.safetensors"
-    if place.is_dir(): restorer, stored = load_run(place, device=device, **drawing), place/"weights.safetensors"
-    elif place.suffix == ".safetensors": stored, restorer = place, restorer_of(card_of(place), place, name=place.stem, device=device, **drawing)
+    if place.is_dir(): restorer, stored = load_run(place, device=device, **chosen_sampling(place) | drawing), place/"weights.safetensors"
+    elif place.suffix == ".safetensors":
+        alone = place.with_suffix(".json").exists()  # else they are a run's
+        name, chosen = (place.stem, {}) if alone else (place.resolve().parent.name, chosen_sampling(place.parent))
+        stored, restorer = place, restorer_of(card_of(place), place, name=name, device=device, **chosen | drawing)
     else:
         try: restorer = load_pretrained(str(model), device=device, folder=folder, **drawing)
         except CTSRError as error:
@@ -72,13 +90,14 @@ def load_model(
             raise CTSRError(f"{error}; --model also takes a run's folder or a .safetensors file") from None
     if "task" not in restorer.config: raise CTSRError(f"{model}: its card names no task, so its factor is unknown; train it again")
     task = task_from(restorer.config["task"])
-    if factor is not None and abs(task.scale - factor) > .01 * task.scale:
-        raise CTSRError(f"{model}: is for a factor of {task.scale:.3g} ({task.hr} from {task.lr} px), not {factor:g}: choose other weights, "
-                        "or leave --factor out")
+    if factor is not None and not meets(task.scale, factor):
+        raise CTSRError(f"{model}: is for a factor of {task.scale:.3g} ({task.hr} from {task.lr} px), not {factor:g}: leave --factor out, or choose "
+                        f"other weights; stored are, with their factors, {offered(folder)}")
     restorer.config = restorer.config | dict(precision="fp32")
     restorer.weights = file_sha256(stored)[:12]
     return restorer, task
 
+# %% ../nbs/09_upscale.ipynb #481cf55a
 def made_with(
     restorer:NetRestorer, # see load_model
     task:Task,
@@ -666,6 +685,13 @@ def write_slice(
     with _quiet(): writer.Execute(image)
 
 # %% ../nbs/09_upscale.ipynb #4cb55404
+def series_uid(
+    scan, # a DicomCT: a series, or one of its files
+    model:str, # what makes the result
+) -> str:
+    "Of the new series: the same for all files of the old one, as long as model, window and version are."
+    return new_uid(scan.heads[0][0].get("0020|000e", "").strip(), f"ctsr {ctsr.__version__}", model, "%g to %g" % scan.limits)
+
 def stack(
     values:np.ndarray, # (S,H',W') of a series
     scan, # the DicomCT they were made from
@@ -716,11 +742,8 @@ class DicomCT:
 
     def aside(self, out): return out.with_name(f"{out.stem if self.path.is_file() else out.name}.uncertainty.nrrd")
 
-    def new_series(self, model): # its UID: of the same series seen alike by the same network the same, file by file as well
-        return new_uid(self.heads[0][0].get("0020|000e", "").strip(), f"ctsr {ctsr.__version__}", model, "%g to %g" % self.limits)
-
     def save(self, results, out, aside=None, model=""): # as GreyPicture; the descriptions name `model`, deviations become NRRD
-        series, spread, many = self.new_series(model), [], self.path.is_dir()
+        series, spread, many = series_uid(self, model), [], self.path.is_dir()
         with _both(atomic_folder(out) if many else atomic_path(out), aside) as (tmp, beside):
             for file, (tags, old), (fine, deviation) in zip(self.files, self.heads, results):
                 place = tmp/file.name if many else tmp
@@ -868,7 +891,7 @@ def _one(scan, place, aside, restorer, task, samples): # restore one input -> a 
 def upscale(
     inputs:list, # files, and folders with one DICOM series each
     out:str|Path, # a file, or a folder
-    model:str|Path="runet-x2", # see load_model
+    model:str|Path|None=None, # see load_model
     factor:float|None=None, # what the model must be for
     window=None, # see open_scan
     samples:int=1, # that are averaged, of a model that draws them

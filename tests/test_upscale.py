@@ -1,10 +1,10 @@
 "Files in, finer files of the same kind out: every format read back by somebody else's reader, and what is refused."
 import importlib
-import inspect
 import json
 import locale
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -29,6 +29,7 @@ from safetensors.torch import load_file
 
 from ctsr.data import CTSRError, file_sha256, save_json, save_tensors
 from ctsr.degrade import Task
+from ctsr.pretrained import model_for
 from ctsr.restore import load_run
 from ctsr.train import TrainConfig, build_model, train
 from ctsr.upscale import load_model, restore_slice, shortened, tiled, upscale, write_slice
@@ -602,6 +603,30 @@ def test_the_remedy_fits(runs, tmp_path):
         assert "--model" not in str(caught.value)
 
 
+def test_samples_are_drawn_as_a_study_chose(runs, tmp_path):
+    "For a run's folder and its weights, by `evaluate/RUN--TASK/choice.json`; what is asked for comes first, and a run without a choice is as it was."
+    shutil.copytree(runs/"sr3", tmp_path/"train"/"sr3")
+    how = lambda model, **drawing: (lambda r: (r.sampler, r.steps))(load_model(model, **drawing)[0])
+    run, choice = tmp_path/"train"/"sr3", tmp_path/"evaluate"/"sr3--x2"/"choice.json"
+    assert how(run) == how(run/"weights.safetensors") == ("ddim", 5)
+    choice.parent.mkdir(parents=True)
+    save_json(choice, dict(sampler="dpm++", steps=3, k=4, project=10))
+    assert how(run) == how(run/"weights.safetensors") == ("dpm++", 3) and how(run, steps=2) == ("dpm++", 2) and how(runs/"sr3") == ("ddim", 5)
+    choice.write_text("[")
+    with refused(choice, "evaluate the run again"): load_model(run)
+
+
+def test_a_factor_chooses_the_network(runs, tmp_path):
+    "5 is 256/51; a factor that no stored network is for is refused with the names of all."
+    for factor, name in ((5, "runet-x5"), (5.02, "runet-x5"), (2, "runet-x2"), (None, "runet-x2")): assert load_model(None, factor)[0].name == name
+    with refused("factor of 3", "runet-x2 (2)", "runet-x5 (5.02)"): load_model(None, 3)
+    with refused("factor of 2", "not 5", "runet-x5 (5.02)"): load_model("runet-x2", 5)
+    with refused("no stored weights 'runet-x9'", "runet-x5 (5.02)", "--model also"): load_model("runet-x9")
+    noisy_png(tmp_path/"a.png")
+    done = ctsr_upscale(tmp_path/"a.png", "-o", tmp_path/"b.png", "--factor", 5)
+    assert done.returncode == 0 and "201 x 201 px, by runet-x5 (weights" in done.stdout and "factor 5.02)" in done.stdout, done.stdout + done.stderr
+
+
 # 5. Nothing is written over; the command says what it is.
 
 def test_nothing_is_written_over_unasked(runs, tmp_path):
@@ -750,7 +775,6 @@ def test_a_large_picture_in_four_gibibytes(runs, tmp_path):
 
 def test_networks_that_are_named_are_stored(root):
     "By the command's default, the README, the site's pages; what has a path is a run of one's own."
-    from ctsr.cli import upscale
     pages = [root/"README.md", *(root/"nbs"/"site"/"pages").rglob("*.md")]
     named = {m for page in pages for m in re.findall(r"--model ([\w.-]+)(?![\w./-])", page.read_text())}
-    assert named | {inspect.signature(upscale).parameters["model"].default} <= {p.stem for p in (root/"ctsr"/"weights").glob("*.safetensors")}
+    assert named | {model_for()} <= {p.stem for p in (root/"ctsr"/"weights").glob("*.safetensors")}
