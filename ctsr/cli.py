@@ -108,8 +108,8 @@ STORED = ", ".join(p.stem for p in sorted((Path(ctsr.__file__).parent/"weights")
 
 @app.command()
 def upscale(
-    inputs: Annotated[list[Path], typer.Argument(metavar="IN...", help="PNG, JPEG, DICOM, NIfTI, NRRD, MHA; a folder with a DICOM series.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="A file like IN; of several, or of a series, a folder.")],
+    inputs: Annotated[list[str], typer.Argument(metavar="IN...", help="PNG, JPEG, DICOM, NIfTI, NRRD, MHA; a folder with a DICOM series.")],
+    out: Annotated[str, typer.Option("--out", "-o", metavar="OUT", help="A file like IN; of several, or of a series, a folder.")],
     model: Annotated[Optional[str], typer.Option(help=f"Stored weights by name ({STORED}), a run's folder, or a .safetensors file with its card; "
                                                       "default the RUNet for --factor, or else runet-x2.")] = None,
     factor: Annotated[Optional[float], typer.Option(help="How much finer: chooses the RUNet; weights for another factor are refused. 5 is 256/51, 5.02.")] = None,

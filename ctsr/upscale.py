@@ -685,6 +685,10 @@ def write_slice(
     with _quiet(): writer.Execute(image)
 
 # %% ../nbs/09_upscale.ipynb #4cb55404
+def _instead(folder, files): # how to name what is in a folder of other files
+    endings = sorted({e for f in files if (e := ending(f)) in READERS})
+    return f": {' '.join(f'{folder}/*{e}' for e in endings)}" if endings else ""
+
 def series_uid(
     scan, # a DicomCT: a series, or one of its files
     model:str, # what makes the result
@@ -729,7 +733,7 @@ class DicomCT:
     def _series(self): # what each file's header says, in the order of their slices
         there = sorted(f for f in self.path.iterdir() if f.is_file() and not f.name.startswith("."))
         self.others = len(there) - len(files := [*filter(_is_dicom, there)])
-        if not files: raise CTSRError(f"{self.path}: holds no DICOM files; name pictures and volumes one by one")
+        if not files: raise CTSRError(f"{self.path}: holds no DICOM files; name pictures and volumes one by one{_instead(self.path, there)}")
         heads = {f: dicom_tags(f) for f in files}
         if len(series := _dicom_series(self.path, files)) > 1:
             raise CTSRError(f"{self.path}: holds {len(series)} DICOM series: put each into a folder of its own")
@@ -902,6 +906,7 @@ def upscale(
     **loading, # device, folder, and steps, sampler, seed of a model that draws samples
 ) -> list: # of dicts: path, and out, aside, made (by what), size, slices, others (files passed over), seconds; or before (a result that was there); or error
     "Restore files; each comes out as the same kind of file."
+    if "" in (*inputs, out): raise CTSRError("IN or OUT is empty (''), perhaps an unset variable of the shell: name a file or a folder")
     if window is not None: window_limits(window)
     restorer, task = load_model(model, factor, **loading)
     check_samples(restorer, samples, uncertainty)

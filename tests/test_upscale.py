@@ -471,6 +471,24 @@ def test_files_passed_over_are_counted(runs, tmp_path):
     assert row["slices"] == 2 and row["others"] == 1
 
 
+def test_the_remedy_for_a_folder_of_pictures_and_for_nothing(runs, tmp_path, monkeypatch):
+    "A folder of other files is told how to name them; an empty name is no current folder."
+    (tmp_path/"in").mkdir()
+    for name in ("a.png", "b.PNG"): noisy_png(tmp_path/"in"/name)
+    (tmp_path/"in"/"c.nii.gz").write_bytes(b"")
+    (tmp_path/"none").mkdir()
+    failed(upscale([tmp_path/"in"], tmp_path/"out", runs/"still"), "no DICOM files", f"{tmp_path}/in/*.nii.gz {tmp_path}/in/*.png")
+    failed(upscale([tmp_path/"none"], tmp_path/"out", runs/"still"), "no DICOM files; name pictures and volumes one by one")
+    as_dicom(tmp_path/"in"/"d.dcm", thorax()[0].clip(-1024, 3000))
+    for inputs, out in (([""], tmp_path/"out"), ([tmp_path/"in"/"a.png", ""], tmp_path/"out"), ([tmp_path/"in"/"a.png"], "")):
+        with refused("empty", "name a file or a folder"): upscale(inputs, out, runs/"still")
+    done = ctsr_upscale("", "-o", tmp_path/"out", "--model", runs/"still", cwd=tmp_path/"in", env=os.environ | dict(PYTHONPATH=str(Path(__file__).parent.parent)))
+    assert done.returncode == 2 and done.stderr.startswith("ctsr: IN or OUT is empty") and done.stderr.count("\n") == 1 and not (tmp_path/"out").exists()
+    monkeypatch.chdir(tmp_path/"in")
+    row, = upscale(["."], tmp_path/"out", runs/"still")
+    assert row["slices"] == 1 and row["others"] == 3
+
+
 def test_no_number_is_larger_than_its_bits(tmp_path):
     "Twelve bits end at 4095, whatever a network says; a thirteenth would be another picture's."
     tags = {"0008|0016": CTImageStorage, "0008|0018": "1.2.9", "0028|0100": "16", "0028|0101": "12", "0028|0102": "11", "0028|0103": "0", "0028|1052": "-1024", "0028|1053": "1"}
