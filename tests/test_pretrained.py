@@ -1,14 +1,17 @@
 "The weights that come with the package: small, described, and of use without training."
+from dataclasses import replace
+
 import pytest
 import torch
 
-from ctsr.data import load_prepared, prepare
-from ctsr.degrade import TASKS, degrade
+from ctsr.data import CTSRError, load_prepared, prepare
+from ctsr.degrade import TASKS, Task, degrade
 from ctsr.metrics import psnr
 from ctsr.presets import load_preset, plan
-from ctsr.pretrained import FOLDER, LIMIT, STATED, load_pretrained, pretrained
+from ctsr.pretrained import FOLDER, LIMIT, STATED, load_pretrained, made_by, pack, pretrained, unpack
 from ctsr.restore import Interpolate, load_run, read_card
 from ctsr.study import run_notebook
+from ctsr.train import TrainConfig, train
 
 
 @pytest.mark.parametrize("name", pretrained())
@@ -17,6 +20,8 @@ def test_card_says_what_the_weights_are(name):
     assert file.stat().st_size < LIMIT and card["use"] == STATED and card["licence"]
     assert card["trained"]["cpu_hours"] > 0 and card["trained"]["device"] and card["recipe"][-1]["steps"] >= 300
     assert {"psnr", "ssim", "lpips", "images"} <= card["metrics"]["test, no relative in train"].keys()
+    assert ("sampling" in card) == (card["model"]["name"] == "sr3"), "a model that draws samples says how"
+    if "sampling" in card: assert {"sampler", "steps", "k", "project"} <= card["sampling"].keys() and card["sampling"]["steps"] >= 1
     assert not [w for w in str(card).split("'") if w.startswith("/")], "a path of the machine that trained it"
 
 
@@ -27,6 +32,27 @@ def test_stored_runet_restores_images_it_was_never_made_for(tmp_path):
     lr = degrade(hr, task)
     gain = (psnr(load_pretrained("runet-x5")(lr, task), hr) - psnr(Interpolate("bilinear")(lr, task), hr)).mean()
     assert gain > 3, f"{gain:.2f} dB"
+
+
+def test_weights_that_draw_samples(phantom, tmp_path):
+    "Packed after two stages and unpacked again: the recipe is theirs, they are sampled as was chosen, and they draw the same samples."
+    first = TrainConfig(task=dict(name="x2", hr=64, lr=32), model=dict(name="sr3", channels=16), loss={"l2": 1.}, up="bicubic", mean=.5, std=.5, clip=1.,
+                        crop=32, batch_size=4, steps=10, validate_every=10, validate_steps=1, keep="last", ema=.9)
+    second = replace(first, init=str(tmp_path/"first"), steps=6, validate_every=6, learning_rate=3e-4)
+    for config, name in ((first, "first"), (second, "run")): train(config, phantom, tmp_path/name, progress=False)
+    chosen = dict(sampler="dpm++", steps=3, k=4, project=10)
+    pack(tmp_path/"run", "sr3-small", dict(psnr=0.), "phantom: none needed", tmp_path/"stored", chosen)
+    card = pretrained(tmp_path/"stored")["sr3-small"]
+    assert card["sampling"] == chosen and [stage["steps"] for stage in card["recipe"]] == [10, 6]
+    assert made_by(card, [first, second]) and not made_by(card, [first]) and not made_by(card, [first, replace(second, steps=7)])
+    assert not made_by(card, [first, replace(second, model=dict(name="sr3", channels=24))])
+    history = unpack("sr3-small", second, tmp_path/"again", tmp_path/"stored")
+    assert history.step.tolist() == [6] and read_card(tmp_path/"again"/"config.json")["sampling"] == chosen
+    again, stored = load_run(tmp_path/"again"), load_pretrained("sr3-small", folder=tmp_path/"stored")
+    assert (again.sampler, again.steps) == (stored.sampler, stored.steps) == ("dpm++", 3)
+    lr, task = torch.rand(2, 1, 20, 20), Task(**first.task)
+    assert torch.equal(again.draw(lr, task, k=2), stored.draw(lr, task, k=2))
+    with pytest.raises(CTSRError, match="'up' is 'bicubic', not 'bilinear'"): unpack("sr3-small", replace(second, up="bilinear"), tmp_path/"other", tmp_path/"stored")
 
 
 def test_a_study_takes_stored_weights_in_place_of_training(root, tmp_path):
