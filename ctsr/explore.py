@@ -6,8 +6,8 @@
 __all__ = ['COPIES', 'MOST', 'WIDTH', 'TURN', 'FILE', 'Collection', 'prepared_images', 'source_images', 'file_images',
            'collections', 'fitting_side', 'small_side', 'part_of', 'Method', 'methods_for', 'Answer', 'answer',
            'sample_answers', 'Part', 'Case', 'Look', 'Scene', 'panel_grid', 'say_why', 'Panels', 'in_turn',
-           'LiveCanvas', 'live_canvas', 'score_table', 'ImageChooser', 'LookControls', 'as_upscale', 'evaluations',
-           'Samples', 'Answers', 'first_choice', 'Methods', 'Explorer']
+           'LiveCanvas', 'live_canvas', 'score_table', 'ImageChooser', 'LookControls', 'as_upscale', 'Samples',
+           'Answers', 'first_choice', 'Methods', 'Explorer']
 
 # %% ../nbs/13_explore.ipynb #3565f379
 import asyncio
@@ -256,9 +256,10 @@ class Case(Part):
     def visible(self) -> dict: # title -> Answer
         return {key[0] + more: a for key in self.shown for more, a in self.answers.get(key, {}).items()}
 
-    def lacks(self, key): # whether an answer is not there, or not of all samples
-        made = self.answers.get(key)
-        return not made or key[1] and max(a.samples for a in made.values()) < key[1][0]
+    def drawn(self, key): # how many samples the answer is of; 0 where there is none
+        return max((a.samples for a in self.answers.get(key, {}).values()), default=0)
+
+    def lacks(self, key): return self.drawn(key) < (key[1][0] if key[1] else 1)  # whether an answer is not there, or not of all samples
 
     @property
     def pictures(self) -> dict: # title -> (H,W)
@@ -634,7 +635,7 @@ def as_upscale(
     restorer.net._modules = restorer.net._modules.copy()  # another drawing has tiles of its own
     return tiled(restorer)
 
-def evaluations(restorer, case, samples): # of the network, on a tile
+def _passes(restorer, case, samples): # of the network, through a tile
     return samples * restorer.steps * restorer.parts.tiles(case.input.shape) if hasattr(restorer, "parts") else samples
 
 # %% ../nbs/13_explore.ipynb #83069adf
@@ -647,6 +648,8 @@ class _Drawing(W.HBox):
         def tick():
             if self.ticket is not ticket: raise _MovedOn
             loop.call_soon_threadsafe(tell, next(ticks))
+        if restorers: await asyncio.sleep(.3)  # what came at once gets onto the screen first; who leafs through slices draws none
+        if self.ticket is not ticket: return
         coming = {key: sample_answers(r, case.lr, case.task, key[1][0]) for key, r in restorers.items()}
         for r in restorers.values():
             if hasattr(r, "parts"): r.parts.seen = tick
@@ -671,7 +674,7 @@ class _Drawing(W.HBox):
         if self.ticket == ticket: return
         restorers = {key: as_upscale(r, case, key[1][1]) for key, r in restorers.items()}
         self.ticket, self.bar.value = ticket, 0
-        self.bar.max = sum(evaluations(r, case, key[1][0]) for key, r in restorers.items()) or 1
+        self.bar.max = sum(_passes(r, case, key[1][0]) for key, r in restorers.items()) or 1
         self.bar.layout.visibility = "visible" if restorers else "hidden"
         try: self.finished = asyncio.get_running_loop().create_task(self._run(ticket, restorers, case, done))
         except RuntimeError: asyncio.run(self._run(ticket, restorers, case, done))  # outside JupyterLab one waits
@@ -699,7 +702,7 @@ class Samples(_Drawing):
         restorer, # that draws samples
     ) -> tuple: # samples, steps
         "What the reader wants, or else what was chosen for these weights."
-        chosen = getattr(restorer, "config", {}).get("sampling", {}).get("k", 4), getattr(restorer, "steps", 5)
+        chosen = getattr(restorer, "config", {}).get("sampling", {}).get("k") or 4, getattr(restorer, "steps", 5)
         return tuple(part.value if part in self.moved else n for part, n in zip((self.samples, self.steps), chosen))
 
     def tell(self,
@@ -735,7 +738,7 @@ class Answers(W.VBox):
         for restorer in [*drawing.values()][:1]: self.samples.tell(restorer)
         case.shown, self.news = tuple(keys), self.news + 1
         later = {key: restorer for key, restorer in drawing.items() if case.lacks(key)}
-        self.samples.draw(later, self.case, self._came)
+        self.samples.draw(later, case, partial(self._came, case))
 
     @in_turn
     def refuse(self, why, picture=None): # of an image that cannot be shown nothing is shown; with another task it may be
@@ -744,9 +747,10 @@ class Answers(W.VBox):
         self.news += 1
 
     @in_turn
-    def _came(self, key, made):
+    def _came(self, case, key, made): # of a case that has left the screen nothing is said
+        if case is not self.case: return
         if isinstance(made, Exception): self.said.value = _failed(f"{key[0]}: {made}")
-        elif len(made) >= len(self.case.answers.get(key, {})): self.case.answers[key], self.news = made, self.news + 1  # drawn again: not fewer
+        elif max(a.samples for a in made.values()) >= case.drawn(key): case.answers[key], self.news = made, self.news + 1  # drawn again: not fewer
 
 # %% ../nbs/13_explore.ipynb #3003fc1f
 def first_choice(
