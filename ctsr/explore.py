@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['COPIES', 'MOST', 'WIDTH', 'TURN', 'FILE', 'Collection', 'prepared_images', 'source_images', 'file_images',
-           'collections', 'fitting_side', 'small_side', 'part_of', 'methods_for', 'Answer', 'answer', 'Part', 'Case',
-           'Look', 'Scene', 'panel_grid', 'Panels', 'in_turn', 'LiveCanvas', 'live_canvas', 'score_table',
-           'ImageChooser', 'LookControls', 'Samples', 'Answers', 'first_choice', 'Methods', 'Explorer']
+           'collections', 'fitting_side', 'small_side', 'part_of', 'Method', 'methods_for', 'Answer', 'answer',
+           'sample_answers', 'Part', 'Case', 'Look', 'Scene', 'panel_grid', 'say_why', 'Panels', 'in_turn',
+           'LiveCanvas', 'live_canvas', 'score_table', 'ImageChooser', 'LookControls', 'as_upscale', 'Samples',
+           'Answers', 'first_choice', 'Methods', 'Explorer']
 
 # %% ../nbs/13_explore.ipynb #3565f379
 import asyncio
@@ -15,11 +16,12 @@ import math
 import os
 import re
 import tempfile
+import textwrap
 import threading
 import time
 from copy import copy
 from dataclasses import dataclass, field
-from functools import cache, partial, wraps
+from functools import partial, wraps
 from itertools import count
 from pathlib import Path
 
@@ -38,8 +40,9 @@ from .degrade import MODES, TASKS, Task, degrade, task_from, upsample
 from .metrics import lr_consistency, measure
 from .plots import theme, zoom_box
 from .pretrained import load_pretrained, pretrained
-from .restore import Interpolate, load_run, read_card
-from .upscale import open_scan
+from .restore import Interpolate, NetRestorer, load_run, read_card
+from .train import MODELS
+from .upscale import GreyPicture, answers_so_far, open_scan, tiled
 
 # %% ../nbs/13_explore.ipynb #a426348a
 @dataclass
@@ -78,9 +81,15 @@ def file_images(
 ) -> Collection:
     "The picture, or the slices, of a file of one's own."
     scan = open_scan(os.path.expanduser(path), window)
+    if isinstance(scan, GreyPicture): _check(scan, window)
     (lo, hi), slices = scan.limits if window else getattr(scan, "by_depth", scan.limits), _slices(scan)
     names = [scan.path.name if scan.slices == 1 else f"{scan.path.name}, slice {n}" for n in range(scan.slices)]
     return Collection(names, lambda n: ((slices(n).astype(np.float32) - lo) / (hi - lo)).clip(0, 1), len(names) // 2)
+
+def _check(picture, window): # as `ctsr upscale` does, by the depth that a picture uses; windows in HU are passed over
+    picture = copy(picture)
+    picture.white = picture.by_depth[1]
+    picture.check(None if isinstance(window, str) else window)
 
 def _slices(scan): # function: number -> (H,W), of a series read when it is asked for
     if not hasattr(scan, "files"): return list(scan).__getitem__
@@ -133,21 +142,35 @@ def part_of(
     return slice(start, start + side)
 
 # %% ../nbs/13_explore.ipynb #3089987f
+@dataclass
+class Method:
+    "A way to restore images, loaded when it is first asked for."
+    load:object # function: () -> restorer
+    model:str="own" # a name of `ctsr.train.MODELS`, 'interpolation', or a reader's own
+
+    def __call__(self):
+        if not hasattr(self, "restorer"): self.restorer = self.load()
+        return self.restorer
+
+def _as_coded(name): return name.endswith("as-coded")
+
 def methods_for(
     task:Task,
     root:str|Path=".", # where `runs` lies
     folder:str|Path|None=None, # of stored weights; default the package's own
-) -> dict: # name -> function that loads the restorer
+) -> dict: # name -> Method, in the order of the screen
     "What can restore images of a task."
     def meant(card):
         other = task_from(card.get("task", dict(name="unknown", hr=1, lr=1)))
         return abs(other.scale / task.scale - 1) < .01 and (other.down, other.antialias) == (task.down, task.antialias)
-    found = {mode: partial(Interpolate, mode) for mode in ("bilinear", "bicubic", "nearest")}
-    found |= {name: partial(load_pretrained, name, folder=folder) for name, card in pretrained(folder).items() if meant(card)}
-    for card in sorted(Path(root).glob("runs/*/train/*/config.json")):
-        try: fits = (card.parent/"weights.safetensors").exists() and meant(read_card(card))
+    found = {mode: Method(partial(Interpolate, mode), "interpolation") for mode in ("bilinear", "bicubic", "nearest")}
+    models = {name: card["model"]["name"] for name, card in pretrained(folder).items() if meant(card)}
+    for name in sorted(models, key=lambda n: (_as_coded(n), [*MODELS, models[n]].index(models[n]), n)):
+        found[name] = Method(partial(load_pretrained, name, folder=folder), models[name])
+    for file in sorted(Path(root).glob("runs/*/train/*/config.json")):
+        try: fits = (file.parent/"weights.safetensors").exists() and meant(card := read_card(file))
         except CTSRError: continue  # a damaged run is no reason to show nothing
-        if fits: found[f"{card.parts[-4]}/{card.parts[-2]}"] = partial(load_run, card.parent)
+        if fits: found[f"{file.parts[-4]}/{file.parts[-2]}"] = Method(partial(load_run, file.parent), card["model"].get("name", ""))
     return found
 
 # %% ../nbs/13_explore.ipynb #f0d9a536
@@ -157,30 +180,39 @@ class Answer:
     image:np.ndarray # (H,W) float32 in [0,1]
     seconds:float # it took
     spread:np.ndarray|None=None # (H,W) standard deviation of the samples, in the same unit
+    samples:int=1 # whose mean it is
     scores:dict|None=None # against the original, once they are known
 
 def _draws(restorer): return getattr(restorer, "draws", False) # many samples, or has one answer
+
+def _pixels(sr, lr, task): # (H,W), if these are as many as the task says
+    (*_, h, w), wanted = sr.shape, task.hr_size(*lr.shape[-2:])
+    if (h, w) != wanted: raise CTSRError(f"gives an image of {(h, w)} px, {task.name} needs {wanted}")
+    return sr[0, 0].numpy()
 
 def answer(
     restorer, # see `ctsr.restore`
     lr:torch.Tensor, # (1,1,h,w) in [0,1]
     task:Task,
-    samples:int=1, # that are drawn, of a model that draws them
-    steps:int=5, # network evaluations of each
-    progress=None, # called without arguments after each evaluation
 ) -> dict: # what to add to the method's name -> Answer
-    "Restore one image."
+    "Restore one image in a single pass."
     begun = time.perf_counter()
-    if not _draws(restorer): drawn = restorer(lr, task)[None, 0, 0]
-    else:
-        restorer = copy(restorer)  # its settings are those of this drawing
-        restorer.steps, restorer.drawing = steps, restorer.drawing | dict(callback=lambda *_: progress and progress())
-        drawn = restorer.draw(lr, task, ["explored"], samples)[:, 0, 0]
-    seconds, wanted = time.perf_counter() - begun, task.hr_size(*lr.shape[-2:])
-    if tuple(drawn.shape[1:]) != wanted: raise CTSRError(f"gives an image of {tuple(drawn.shape[1:])} px, {task.name} needs {wanted}")
-    if not _draws(restorer): return {"": Answer(drawn[0].numpy(), seconds)}
-    several = {f", mean of {samples}": Answer(drawn.mean(0).numpy(), seconds, drawn.std(0).numpy())} if samples > 1 else {}
-    return {", one sample": Answer(drawn[0].numpy(), seconds / samples)} | several
+    image = _pixels(restorer(lr, task), lr, task)
+    return {"": Answer(image, time.perf_counter() - begun)}
+
+def sample_answers(
+    restorer, # that draws samples
+    lr:torch.Tensor, # (1,1,h,w) in [0,1]
+    task:Task,
+    samples:int, # to draw
+): # yields, after each, what to add to the method's name -> Answer
+    "Restore one image by samples: the first, and the mean so far."
+    seconds, begun, first = 0., time.perf_counter(), {}
+    for n, (mean, deviation) in enumerate(answers_so_far(restorer, lr, task, samples), 1):
+        seconds += time.perf_counter() - begun
+        if n == 1: first = {", one sample": Answer(_pixels(mean, lr, task), seconds)}
+        yield first if n == 1 else first | {f", mean of {n}": Answer(_pixels(mean, lr, task), seconds, _pixels(deviation, lr, task), n)}
+        begun = time.perf_counter()
 
 # %% ../nbs/13_explore.ipynb #00af0a02
 @dataclass
@@ -223,6 +255,11 @@ class Case(Part):
     @property
     def visible(self) -> dict: # title -> Answer
         return {key[0] + more: a for key in self.shown for more, a in self.answers.get(key, {}).items()}
+
+    def drawn(self, key): # how many samples the answer is of; 0 where there is none
+        return max((a.samples for a in self.answers.get(key, {}).values()), default=0)
+
+    def lacks(self, key): return self.drawn(key) < (key[1][0] if key[1] else 1)  # whether an answer is not there, or not of all samples
 
     @property
     def pictures(self) -> dict: # title -> (H,W)
@@ -308,12 +345,12 @@ class Scene:
         figure:Figure, # to draw on
         moved=None, # called with a new box when a reader has dragged the region
     ):
-        self.figure, self.moved, self.selector = figure, moved, None
+        self.figure, self.moved, self.selector, self.case = figure, moved, None, None
 
     def draw(self, case:Case, look:Look):
         "Draw everything anew."
         self.figure.clear()
-        height = _high(self.figure, .31 * self.figure.get_figwidth() + .75)
+        self.case, height = case, _high(self.figure, .31 * self.figure.get_figwidth() + .75)
         with theme():
             self.whole, self.wiped, self.plot = (self.figure.add_axes((x, .45 / height, w, 1 - .75 / height))
                                                  for x, w in ((.002, .31), (.322, .31), (.692, .3)))
@@ -362,6 +399,14 @@ def panel_grid(
         place = grid[n // columns * (rows + 1) + 1 + row, n % columns]
         axes[n, row] = figure.add_subplot(place, sharex=axes[0, 0], sharey=axes[0, 0])
     return axes
+
+def say_why(
+    figure:Figure, # whose pictures are taken away
+    why:str, # there are none
+):
+    "In place of pictures."
+    figure.clear()
+    figure.text(.5, .5, textwrap.fill(why, 90), ha="center", va="center", color="#B00020", fontsize=10)
 
 # %% ../nbs/13_explore.ipynb #d1a00001
 class Panels:
@@ -455,29 +500,38 @@ def _size(shape): return f"{shape[1]} x {shape[0]} px"  # as people say it: widt
 def _said(names, n, shape): # of the image on the screen
     return html.escape(f"{names[n]}  ({n + 1} of {len(names)}; {_size(shape)})")
 
-def _failed(error): # in one line; what it says of the command line is left out
-    return f"<b style='color:#B00020'>{html.escape(re.sub(r' [(]--[^)]*[)]', '', str(error)))}</b>"
+def _line(error): # what it says of the command line is left out
+    return re.sub(r"--(\w)", r"\1", re.sub(r" [(]--[^)]*[)]", "", str(error)))
+
+def _failed(error): return f"<b style='color:#B00020'>{html.escape(_line(error))}</b>"
+
+
 
 # %% ../nbs/13_explore.ipynb #ce798178
 class _Choosing(W.VBox):
     "What happens when a reader chooses an image."
-    image = traitlets.Instance(np.ndarray, allow_none=True)  # (H,W) float32 in [0,1]
+    image, why = traitlets.Instance(np.ndarray, allow_none=True), traitlets.Unicode()  # (H,W) float32 in [0,1], or why there is none
     def _open(self, change=None):
         self.own.layout.display = "flex" if (own := self.source.value == FILE) else "none"
         if own and not self.path.value.strip(): return
         self.said.value = html.escape(f"reading {self.path.value if own else self.source.value} ...")
         try: self.images = file_images(self.path.value.strip(), window_from(self.window.value)) if own else self.at_hand[self.source.value]()
-        except CTSRError as error: self.said.value = _failed(error); return
-        self.busy, self.number.max = True, len(self.images.names) - 1
-        self.number.value, self.busy = self.images.first, False
+        except CTSRError as error: self.images = None; self._refuse(error)
+        self.busy, names = True, self.images.names if self.images else [""]
+        self.number.max = len(names) - 1
+        self.number.value, self.busy = self.images.first if self.images else 0, False
         self._read()
 
     def _read(self, change=None):
-        if self.busy: return
+        if self.busy or not self.images: return
         try: image = self.images.read(self.number.value)
-        except CTSRError as error: self.said.value = _failed(error); return
-        self.said.value = _said(self.images.names, self.number.value, image.shape)
+        except CTSRError as error: self._refuse(error); return
+        self.said.value, self.why = _said(self.images.names, self.number.value, image.shape), ""
         self.image = image
+
+    def _refuse(self, error): # no image is better than that of another file
+        self.said.value, self.image = _failed(error), None
+        self.why = _line(error)
 
     def _uploaded(self, change): # kept while this is open, so that it can be seen in another window
         if not change.new: return
@@ -539,11 +593,15 @@ class _Looking(W.HBox):
         left:str="input", # what a network is held against at first
     ):
         "Let the reader choose among other pictures; what was wished for comes back when it is there again, and what a network made stays."
-        self.busy, now = True, self.right.value
+        self.busy, now = True, _alike(self.right.value, names)
         kept = [now] if now in networks or not networks else []
         for part, wanted in (self.left, [self.wishes[0], left]), (self.right, [self.wishes[1], *kept, *networks[:1], names[-1]]):
-            part.options, part.value = names, next((w for w in wanted if w in names), "input")
+            part.options, part.value = names, next(filter(None, (_alike(w, names) for w in wanted)), "input")
         self.place(self.look.box)
+
+def _alike(name, names): # the same picture, or the mean of more samples, or of fewer
+    of = lambda text: re.sub(r"mean of \d+$", "mean", text or "")
+    return name if name in names else next((other for other in names if of(other) == of(name)), None)
 
 # %% ../nbs/13_explore.ipynb #d1a00004
 class LookControls(_Looking):
@@ -563,81 +621,147 @@ class LookControls(_Looking):
 # %% ../nbs/13_explore.ipynb #46c882da
 class _MovedOn(Exception): "Raised in a thread whose samples nobody waits for any more."
 
-class Samples(W.HBox):
+def as_upscale(
+    restorer, # see `ctsr.restore`
+    case:Case,
+    steps:int|None=None, # network evaluations a sample, of a model that draws them
+): # one that answers as `ctsr upscale` does; of a network a copy, for a tile of which `parts.seen` is called
+    "What restores a case."
+    if not isinstance(restorer, NetRestorer): return restorer
+    restorer = copy(restorer)
+    restorer.config = dict(task=case.task) | restorer.config | (dict(precision="fp32") if case.as_it_is else {})
+    if not _draws(restorer): return restorer  # of what is shown one tile
+    restorer.steps, restorer.net = steps or restorer.steps, copy(restorer.net)
+    restorer.net._modules = restorer.net._modules.copy()  # another drawing has tiles of its own
+    return tiled(restorer)
+
+def _passes(restorer, case, samples): # of the network, through a tile
+    return samples * restorer.steps * restorer.parts.tiles(case.input.shape) if hasattr(restorer, "parts") else samples
+
+# %% ../nbs/13_explore.ipynb #83069adf
+class _Drawing(W.HBox):
+    "What happens while samples are drawn."
+    async def _run(self, ticket, restorers, case, done):
+        loop, ticks, told = asyncio.get_running_loop(), count(1), 0.
+        def tell(n):
+            if self.ticket is ticket: self.bar.value = n
+        def tick():
+            if self.ticket is not ticket: raise _MovedOn
+            loop.call_soon_threadsafe(tell, next(ticks))
+        if restorers: await asyncio.sleep(.3)  # what came at once gets onto the screen first; who leafs through slices draws none
+        if self.ticket is not ticket: return
+        coming = {key: sample_answers(r, case.lr, case.task, key[1][0]) for key, r in restorers.items()}
+        for r in restorers.values():
+            if hasattr(r, "parts"): r.parts.seen = tick
+        for n in range(1, max((samples for _, (samples, _) in coming), default=0) + 1):  # the first sample of each before the second of one
+            for key in [k for k in coming if n <= k[1][0]]:
+                try: made = await asyncio.to_thread(next, coming[key])
+                except _MovedOn: return
+                except Exception as error: made = error; del coming[key]
+                if self.ticket is not ticket: return
+                if n > 1 and n < key[1][0] and time.perf_counter() - told < 1: continue  # seen a moment later
+                done(key, made)
+                told = time.perf_counter()
+        if self.ticket is ticket: self.give_up()
+
+    def draw(self,
+        restorers:dict, # (method, (samples, steps)) -> restorer that draws
+        case:Case,
+        done, # called with the key, and what `sample_answers` yields or the error
+    ):
+        "Start drawing; what was being drawn is given up, unless it is this."
+        ticket = (id(case), *restorers)
+        if self.ticket == ticket: return
+        restorers = {key: as_upscale(r, case, key[1][1]) for key, r in restorers.items()}
+        self.ticket, self.bar.value = ticket, 0
+        self.bar.max = sum(_passes(r, case, key[1][0]) for key, r in restorers.items()) or 1
+        self.bar.layout.visibility = "visible" if restorers else "hidden"
+        try: self.finished = asyncio.get_running_loop().create_task(self._run(ticket, restorers, case, done))
+        except RuntimeError: asyncio.run(self._run(ticket, restorers, case, done))  # outside JupyterLab one waits
+
+# %% ../nbs/13_explore.ipynb #2279d3c7
+class Samples(_Drawing):
     "How samples are drawn, and how far they are."
     def __init__(self):
         super().__init__(layout=W.Layout(flex_flow="row wrap"))
         half = dict(continuous_update=False, layout=W.Layout(width="48%"))
         self.steps, self.samples = (W.IntSlider(5, 1, 50, description="SR3: steps", **half), W.IntSlider(4, 1, 32, description="samples", **half))
-        self.bar = W.IntProgress(description="drawing", layout=W.Layout(visibility="hidden"))
-        self.children, self.ticket, self.finished = (self.steps, self.samples, self.bar), None, None
+        self.bar, self.origin = W.IntProgress(description="drawing", layout=W.Layout(visibility="hidden")), W.HTML()
+        self.children, self.ticket, self.finished = (self.steps, self.samples, self.bar, self.origin), None, None
+        self.busy, self.moved = False, set()  # sliders that a reader has moved
+        for part in (self.steps, self.samples): part.observe(self._moved, "value")
 
-    def draw(self,
-        restorers:dict, # (method, (samples, steps)) -> restorer that draws
-        case:Case,
-        done, # called with the key, and what `answer` gave or the error
+    def _moved(self, change):
+        if not self.busy: self.moved.add(change.owner)
+
+    def give_up(self):
+        "Whatever is being drawn ends, at the next tile."
+        self.ticket, self.bar.layout.visibility = None, "hidden"
+
+    def of(self,
+        restorer, # that draws samples
+    ) -> tuple: # samples, steps
+        "What the reader wants, or else what was chosen for these weights."
+        chosen = getattr(restorer, "config", {}).get("sampling", {}).get("k") or 4, getattr(restorer, "steps", 5)
+        return tuple(part.value if part in self.moved else n for part, n in zip((self.samples, self.steps), chosen))
+
+    def tell(self,
+        restorer, # that draws samples, the first that is shown
     ):
-        "Start drawing; what was being drawn is given up, unless it is this."
-        ticket = (id(case), *restorers)
-        if self.ticket == ticket: return
-        self.ticket, self.bar.value = ticket, 0
-        self.bar.max = sum(samples * steps for _, (samples, steps) in restorers) or 1
-        self.bar.layout.visibility = "visible" if restorers else "hidden"
-        async def drawing():
-            loop, evaluations = asyncio.get_running_loop(), count(1)
-            def tell(n):
-                if self.ticket is ticket: self.bar.value = n
-            def tick():
-                if self.ticket is not ticket: raise _MovedOn
-                loop.call_soon_threadsafe(tell, next(evaluations))
-            for key, restorer in restorers.items():
-                try: made = await asyncio.to_thread(answer, restorer, case.lr, case.task, *key[1], tick)
-                except _MovedOn: return
-                except Exception as error: made = error
-                if self.ticket is ticket: done(key, made)
-            if self.ticket is ticket: self.ticket, self.bar.layout.visibility = None, "hidden"
-        try: self.finished = asyncio.get_running_loop().create_task(drawing())
-        except RuntimeError: asyncio.run(drawing())  # outside JupyterLab one waits
+        "Show on the sliders what is meant."
+        self.busy, known = True, getattr(restorer, "config", {}).get("sampling", {})
+        for part, n in zip((self.samples, self.steps), self.of(restorer)): part.max, part.value = max(part.max, n), n
+        kept = [text for text, key, part in (("steps", "steps", self.steps), ("samples", "k", self.samples)) if key in known and part not in self.moved]
+        self.busy, self.origin.value = False, f"{' and '.join(kept)} as chosen on validation images" if kept else ""
 
-# %% ../nbs/13_explore.ipynb #f3800b42
+# %% ../nbs/13_explore.ipynb #9c3e1289
 class Answers(W.VBox):
     "The answers to a case as they come: of a single pass at once, of samples later."
     case, news = traitlets.Instance(Case, allow_none=True), traitlets.Int()  # what is on the screen; how often there was an answer
     def __init__(self):
         super().__init__()
-        self.known, self.samples, self.said = {}, Samples(), W.HTML()
+        self.known, self.samples, self.said, self.picture, self.why = {}, Samples(), W.HTML(), None, ""
 
     def show(self,
         names:list, # of methods, of which `known` loads the restorers
     ):
         "Show these methods; what is not known yet is made."
-        keys, later, self.said.value = [], {}, ""
+        keys, drawing, self.said.value, case = [], {}, "", self.case
         for name in names:
             try:
                 restorer = self.known[name]()
-                key = (name, (self.samples.samples.value, self.samples.steps.value) if _draws(restorer) else None)
-                if key not in self.case.answers:
-                    if key[1]: later[key] = restorer
-                    else: self.case.answers[key] = answer(restorer, self.case.lr, self.case.task)
+                key = (name, self.samples.of(restorer) if _draws(restorer) else None)
+                if key[1]: drawing[key] = restorer
+                elif case.lacks(key): case.answers[key] = answer(as_upscale(restorer, case), case.lr, case.task)
                 keys.append(key)
             except Exception as error: self.said.value = _failed(f"{name}: {error}")  # of one method, a reader's own for instance
-        self.case.shown, self.news = tuple(keys), self.news + 1
-        self.samples.draw(later, self.case, self._came)
+        for restorer in [*drawing.values()][:1]: self.samples.tell(restorer)
+        case.shown, self.news = tuple(keys), self.news + 1
+        later = {key: restorer for key, restorer in drawing.items() if case.lacks(key)}
+        self.samples.draw(later, case, partial(self._came, case))
 
     @in_turn
-    def _came(self, key, made):
+    def refuse(self, why, picture=None): # of an image that cannot be shown nothing is shown; with another task it may be
+        self.samples.give_up()
+        self.picture, self.case, self.why, self.said.value = picture, None, why, _failed(why) if picture is not None else ""
+        self.news += 1
+
+    @in_turn
+    def _came(self, case, key, made): # of a case that has left the screen nothing is said
+        if case is not self.case: return
         if isinstance(made, Exception): self.said.value = _failed(f"{key[0]}: {made}")
-        else: self.case.answers[key], self.news = made, self.news + 1
+        elif max(a.samples for a in made.values()) >= case.drawn(key): case.answers[key], self.news = made, self.news + 1  # drawn again: not fewer
 
 # %% ../nbs/13_explore.ipynb #3003fc1f
 def first_choice(
-    known:list, # of names, see methods_for
+    known:dict, # name -> Method, see methods_for
     task:Task,
 ) -> list: # of names
     "What is shown before a reader has chosen: bicubic interpolation, and RUNet and SR3, stored or else trained here."
-    stored = [m for m in known if m not in MODES and "/" not in m and not m.endswith("as-coded")]
-    trained = [m for m in known if m.endswith((f"/runet-{task.name}", f"/sr3-{task.name}"))] or [m for m in known if "/" in m]
-    return ["bicubic", *(stored or trained)[:2]]
+    ours = {name: method.model for name, method in known.items() if method.model in MODELS and not _as_coded(name)}
+    trained = [name for name in ours if name.endswith(tuple(f"/{model}-{task.name}" for model in MODELS))]
+    names = [name for name in ours if "/" not in name] or trained or [*ours]
+    return ["bicubic", *(found[0] for model in MODELS if (found := [name for name in names if ours[name] == model]))]
 
 # %% ../nbs/13_explore.ipynb #f59daac5
 class _Trying(Answers):
@@ -651,30 +775,31 @@ class _Trying(Answers):
     @in_turn
     def begin(self, picture): # (H,W) float32 in [0,1]; another image, or another task
         if picture is None: return
+        self.samples.give_up()
         if self.picture is None or picture.shape != self.picture.shape: self.centre = .5, .5
         self.picture = picture
         try: case = Case(picture, task_from(self.task.value), self.input.value, self.centre)
-        except CTSRError as error: self.said.value = _failed(error); return
+        except CTSRError as error: self.refuse(_line(error), picture); return
         found = methods_for(case.task, *self.places) | self.own
-        self.known, self.case = {name: self.known.get(name) or cache(load) for name, load in found.items()}, case  # loaded once
+        self.known, self.case = {name: self.known.get(name) or method for name, method in found.items()}, case  # loaded once
         self._choose([m for m in self.wishes if m in found] or first_choice(found, case.task))
         if not set(found) - {*MODES, *self.own}: self.said.value = f"No network here is for {case.task.name}; studies train some (make study: x5 and x2)."
 
     @in_turn
     def add(self, name, restorer): # a function of one's own: (1,1,h,w) in [0,1], Task -> (1,1,H,W) in [0,1]
-        self.own[name] = self.known[name] = lambda: restorer
-        self.case.answers.pop((name, None), None)
+        self.own[name] = self.known[name] = Method(lambda: restorer)
+        if self.case: self.case.answers.pop((name, None), None)
         self.wishes = [*(m for m in self.chosen.value if m != name), name]
         self._choose(self.wishes)
 
     def _choose(self, names):
-        self.busy, self.chosen.options = True, tuple(self.known)
+        self.busy, self.chosen.options, self.chosen.rows = True, tuple(self.known), min(10, len(self.known))
         self.chosen.value, self.busy = names, False
         self._changed()
 
     @in_turn
     def _changed(self, change=None):
-        if self.busy or not self.case: return
+        if self.busy or self.samples.busy or not self.case: return
         if change and change.owner is self.chosen: self.wishes = list(self.chosen.value)
         self.show(self.chosen.value[:self.most])
         if len(self.chosen.value) > self.most: self.said.value = _failed(f"{self.most} methods are shown, the first of those selected")
@@ -687,18 +812,51 @@ class Methods(_Trying):
         folder:str|Path|None=None, # of stored weights; default the package's own
     ):
         super().__init__()
-        self.places, self.own, self.wishes, self.picture, self.centre, self.busy = (root, folder), {}, [], None, (.5, .5), False
+        self.places, self.own, self.wishes, self.centre, self.busy = (root, folder), {}, [], (.5, .5), False
         self.input = W.Dropdown(options={"the image, made small": False, "the image as it is": True}, description="Input")
-        self.task, self.chosen = W.Dropdown(options=list(TASKS), description="Task"), W.SelectMultiple(description="Methods", rows=6)
+        self.task, self.chosen = W.Dropdown(options=list(TASKS), description="Task"), W.SelectMultiple(description="Methods")
         self.children = W.HBox([self.chosen, W.VBox([W.HBox([self.task, self.input]), self.samples], layout=W.Layout(flex="1 1 0"))]), self.said
         for part in (self.task, self.input): part.observe(lambda _: self.begin(self.picture), "value")
         for part in (self.chosen, self.samples.steps, self.samples.samples): part.observe(self._changed, "value")
 
 # %% ../nbs/13_explore.ipynb #a20276fc
-class _Exploring(W.VBox):
+class _Showing(W.VBox):
+    "What is drawn when there is something new."
+    @in_turn
+    def _draw(self, change): # everything; of the first figure, where the case is the same, what may have changed
+        self.quiet, case, (scene, panels) = True, self.methods.case, self.views
+        if not case: self._empty(); return
+        self.controls.offer(list(case.pictures), self.methods.networks, "bicubic" if case.as_it_is else "input")
+        self.quiet = False
+        (scene.show if scene.case is case else scene.draw)(case, self.controls.look)
+        panels.draw(case, self.controls.look)
+        self._tell(self.canvases)
+
+    def _empty(self): # why there is nothing to see
+        self.views[0].case, self.numbers.value = None, ""
+        for view, why in zip(self.views, (self.methods.why, "")): say_why(view.figure, why)
+        for canvas in self.canvases: canvas.draw_idle()
+
+    @in_turn
+    def _resize(self, change):
+        for canvas in self.canvases: canvas.figure.set_figwidth(change.new / 80)
+        self.views[0].case = None  # its height is another
+        self._draw(change)
+
+    def _tell(self, canvases):
+        for canvas in canvases: canvas.draw_idle()
+        if len(canvases) < 2: return
+        case, note = self.methods.case, ""
+        if case.moves: note = f"Restored and measured is the dotted part, {_size(case.input.shape)} of {_size(case.size)}; it follows the region."
+        self.numbers.value = score_table(case.scores(self.controls.look.box)) + note
+
+# %% ../nbs/13_explore.ipynb #4490f4fc
+class _Exploring(_Showing):
     "What happens when something has changed."
     def _other(self, change): # in an image of another size the region starts anew, on another grid it stays where it is
-        self.quiet, old, case = True, change.old, change.new
+        self.quiet, old, case = True, self.before, change.new
+        if not case: return
+        self.before = case
         if old and old.picture.shape == case.picture.shape:
             by = case.size[0] / old.size[0]
             side = min(round(self.controls.look.box[2] * by), case.most if by == 1 or not case.moves else case.most // 2)
@@ -709,20 +867,6 @@ class _Exploring(W.VBox):
         self.controls.place(box, case.size, case.most)
 
     @in_turn
-    def _draw(self, change): # everything
-        self.quiet = True
-        case = self.methods.case
-        self.controls.offer(list(case.pictures), self.methods.networks, "bicubic" if case.as_it_is else "input")
-        self.quiet = False
-        for view in self.views: view.draw(case, self.controls.look)
-        self._tell(self.canvases)
-
-    @in_turn
-    def _resize(self, change):
-        for canvas in self.canvases: canvas.figure.set_figwidth(change.new / 80)
-        if self.methods.case: self._draw(change)
-
-    @in_turn
     def _look(self, change): # from another side; wipe and line are of the first figure alone
         self.methods.centre = tuple(c / n for c, n in zip(change.new.centre, self.controls.size))
         if self.quiet: return
@@ -730,13 +874,6 @@ class _Exploring(W.VBox):
         parts = slice(2 if change.new.box != change.old.box else 1)
         for view in self.views[parts]: view.show(self.methods.case, change.new)
         self._tell(self.canvases[parts])
-
-    def _tell(self, canvases):
-        for canvas in canvases: canvas.draw_idle()
-        if len(canvases) < 2: return
-        case, note = self.methods.case, ""
-        if case.moves: note = f"Restored and measured is the dotted part, {_size(case.input.shape)} of {_size(case.size)}; it follows the region."
-        self.numbers.value = score_table(case.scores(self.controls.look.box)) + note
 
 # %% ../nbs/13_explore.ipynb #d1a00006
 class Explorer(_Exploring):
@@ -748,12 +885,13 @@ class Explorer(_Exploring):
     ):
         super().__init__()
         self.chooser, self.methods, self.controls, self.numbers = ImageChooser(root), Methods(root, folder), LookControls(), W.HTML()
-        self.canvases, self.quiet, self.controls.width.value = (live_canvas(width), live_canvas(width)), True, width
+        self.canvases, self.quiet, self.before, self.controls.width.value = (live_canvas(width), live_canvas(width)), True, None, width
         self.views = Scene(self.canvases[0].figure, self.controls.place), Panels(self.canvases[1].figure)
         self.children = self.chooser, self.methods, self.controls, *self.canvases, self.numbers
         self.chooser.observe(lambda c: self.methods.begin(c.new), "image")
+        self.chooser.observe(lambda c: c.new and self.methods.refuse(c.new), "why")
         self.methods.observe(self._other, "case")
         self.methods.observe(self._draw, "news")
         self.controls.observe(self._look, "look")
         self.controls.width.observe(self._resize, "value")
-        if self.chooser.image is not None: self.methods.begin(self.chooser.image)
+        self.methods.begin(self.chooser.image)

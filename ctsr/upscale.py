@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHORTER', 'LABELS', 'NARROW', 'NO_HU', 'NO_TISSUE', 'MADE', 'SPREAD', 'NIFTI', 'NIFTI_TYPES', 'VOLUMES', 'ALPHABETS',
            'MADE_UP', 'READERS', 'SAME', 'USE', 'chosen_sampling', 'card_of', 'load_model', 'made_with', 'shortened',
-           'few', 'grey_limits', 'padding', 'put_back', 'mean_and_deviation', 'restore_slice', 'Tiled', 'tiled',
+           'few', 'grey_limits', 'padding', 'put_back', 'answers_so_far', 'restore_slice', 'Tiled', 'tiled',
            'significant_bits', 'read_grey', 'to_stored', 'trace', 'notes', 'GreyPicture', 'finer_geometry',
            'nifti_header', 'finer_header', 'traced', 'write_nifti', 'write_volume', 'header_of', 'number_of',
            'enlarged_image', 'Volume', 'dicom_tags', 'unicode_tags', 'new_uid', 'derived_tags', 'padded_values',
@@ -179,22 +179,23 @@ def put_back(
 
 # %% ../nbs/09_upscale.ipynb #009c960e
 @torch.inference_mode()
-def mean_and_deviation(
+def answers_so_far(
     restorer, # see `ctsr.restore`
     lr:torch.Tensor, # (1,1,h,w) in [0,1]
     task:Task,
-    samples:int=1, # that are averaged, where the model draws them
-) -> tuple: # (1,1,H,W) in [0,1]; their standard deviation, or None of a single one
-    "One answer, or the mean of several, and how far they differ."
-    if not getattr(restorer, "draws", False): return restorer(lr, task), None
+    samples:int=1, # to draw, where the model draws them
+): # yields after each (1,1,H,W) in [0,1], the mean so far; the standard deviation, or None of a single one
+    "One answer, or the mean of more and more, and how far they differ."
+    if not getattr(restorer, "draws", False): yield restorer(lr, task), None; return
     mean, squares = 0., 0.
     for n in range(samples):
         x = restorer.draw(lr, task, [f"sample {n}"], k=1)[0]
         step = x - mean
         mean = mean + step / (n + 1)
         squares = squares + step * (x - mean)
-    return mean, (squares / (samples - 1)).sqrt() if samples > 1 else None
+        yield mean, (squares / n).sqrt() if n else None
 
+# %% ../nbs/09_upscale.ipynb #009c961e
 def restore_slice(
     values:np.ndarray, # (H,W) in the data's own unit
     limits:tuple, # of that unit: what the network sees as 0 and as 1
@@ -208,7 +209,7 @@ def restore_slice(
     if mask is not None and not mask.all(): image = values[tuple(distance_transform_edt(mask, return_distances=False, return_indices=True))]
     x = torch.from_numpy(image.astype(np.float32))[None, None]
     seen = x.clamp(lo, hi)
-    mean, deviation = mean_and_deviation(restorer, (seen - lo) / (hi - lo), task, samples)
+    for mean, deviation in answers_so_far(restorer, (seen - lo) / (hi - lo), task, samples): pass  # the last is of all
     rest = F.interpolate(x - seen, mean.shape[-2:], mode=restorer.up)
     restored = rest.add_(mean, alpha=hi - lo).add_(lo)[0, 0].numpy()
     spread = None if deviation is None else (deviation * (hi - lo))[0, 0].numpy()

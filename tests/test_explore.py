@@ -1,5 +1,6 @@
 "The explorer: by hand in Python, and in JupyterLab in a browser."
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -20,7 +21,8 @@ from PIL import Image
 
 from ctsr.degrade import upsample
 from ctsr.explore import FILE, Explorer, Scene, file_images
-from ctsr.upscale import open_scan
+from ctsr.pretrained import FOLDER
+from ctsr.upscale import open_scan, upscale
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,19 @@ def here(tmp_path_factory):
     runs = folder/"runs"/"toy"/"train"
     train(TrainConfig(**short, model=dict(name="runet", width=.25, residual=True)), data, runs/"runet-x5", progress=False)
     train(TrainConfig(**short, model=small, up="bicubic", loss=dict(l2=1.), mean=.5, std=.5), data, runs/"sr3-x5", progress=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stored(here, tmp_path_factory):
+    "Stored weights as the package has them: its own RUNets, and a small SR3 whose sampling was chosen."
+    from ctsr.pretrained import pack
+    folder = tmp_path_factory.mktemp("stored")
+    for name in ("runet-x5", "runet-x5-as-coded"):
+        for ending in ("json", "safetensors"): shutil.copy(FOLDER/f"{name}.{ending}", folder)
+    pack(here/"runs"/"toy"/"train"/"sr3-x5", "sr3-x5", {}, "none", folder, sampling=dict(sampler="ddim", steps=3, k=3, project=2))
+    card = json.loads((folder/"sr3-x5.json").read_text())
+    (folder/"sr3-x5.json").write_text(json.dumps(card | dict(task=card["task"] | dict(hr=256, lr=51))))
     return folder
 
 
@@ -58,6 +73,55 @@ def test_what_is_at_hand_is_offered(here, tmp_path):
     assert explorer.methods.chosen.value == ("bicubic", "toy/runet-x5", "toy/sr3-x5")
     explorer.methods.task.value = "x2"
     assert explorer.methods.chosen.options == ("bilinear", "bicubic", "nearest")  # the networks are for another factor
+
+
+@without_loop
+def test_stored_weights_are_sampled_as_was_chosen_for_them(here, stored):
+    async def play():
+        explorer = Explorer(here, stored)
+        methods, samples, seen = explorer.methods, explorer.methods.samples, []
+        assert methods.chosen.options == ("bilinear", "bicubic", "nearest", "runet-x5", "sr3-x5", "runet-x5-as-coded", "toy/runet-x5", "toy/sr3-x5")
+        assert methods.chosen.rows == 8 and methods.chosen.value == ("bicubic", "runet-x5", "sr3-x5")
+        assert (samples.steps.value, samples.samples.value) == (3, 3) and samples.origin.value == "steps and samples as chosen on validation images"
+        assert list(methods.case.visible) == ["bicubic", "runet-x5"]  # of a single pass: there before the first sample
+        methods.observe(lambda _: seen.append(list(methods.case.visible)[2:]), "news")
+        await samples.finished
+        assert seen[0] == ["sr3-x5, one sample"] and seen[-1] == ["sr3-x5, one sample", "sr3-x5, mean of 3"]
+        methods.chosen.value = "bicubic", "toy/sr3-x5"
+        assert (samples.steps.value, samples.samples.value, samples.origin.value) == (5, 4, "")  # nothing was chosen for these
+        methods.chosen.value = "bicubic", "sr3-x5"
+        samples.steps.value = 2  # from now on what the reader says
+        assert samples.samples.value == 3 and samples.origin.value == "samples as chosen on validation images"
+        explorer.chooser.number.value = 1
+        assert [key for key in methods.case.shown if key[1]] == [("sr3-x5", (3, 2))]
+        samples.steps.value = samples.samples.value = 32  # for minutes
+        drawing = samples.finished
+        for _ in range(200):
+            if not samples.bar.value: await asyncio.sleep(.05)
+        assert samples.bar.value, methods.said.value  # it ticks while the first sample is drawn
+        explorer.chooser.number.value = 2
+        await asyncio.wait_for(drawing, 20)
+        assert samples.bar.max == 32 * 32 * 1 and samples.ticket
+        samples.give_up()
+    asyncio.run(play())
+
+
+@without_loop
+def test_samples_are_those_of_upscale(here, stored, tmp_path):
+    Image.fromarray((np.random.default_rng(0).random((64, 60)) * 255).astype(np.uint8)).save(tmp_path/"one.png")
+    explorer = Explorer(here, stored)
+    explorer.methods.chosen.value, explorer.methods.input.value = ("bicubic",), True
+    explorer.chooser.source.value, explorer.chooser.path.value = FILE, str(tmp_path/"one.png")
+    explorer.methods.chosen.value = "bicubic", "sr3-x5"
+    shown = explorer.methods.case.visible
+    for samples, title in ((1, "one sample"), (3, "mean of 3")):
+        row, = upscale([tmp_path/"one.png"], tmp_path/f"{samples}.png", "sr3-x5", samples=samples, uncertainty=samples > 1, folder=stored)
+        assert (np.asarray(Image.open(row["out"])) == (shown[f"sr3-x5, {title}"].image * 255).round()).all()  # four tiles
+    deviation = np.asarray(Image.open(row["aside"])) / 65535
+    assert deviation.max() > .01 and np.abs(deviation - shown["sr3-x5, mean of 3"].spread).max() < 1e-5
+    explorer.methods.chosen.value = "bicubic", "runet-x5"
+    row, = upscale([tmp_path/"one.png"], tmp_path/"runet.png", "runet-x5", folder=stored)
+    assert (np.asarray(Image.open(row["out"])) == (explorer.methods.case.visible["runet-x5"].image * 255).round()).all()
 
 
 def test_every_control_changes_the_picture(here, tmp_path):
@@ -145,7 +209,7 @@ def test_samples_come_later_and_are_given_up_when_nobody_waits(here, tmp_path):
         assert methods.samples.finished is drawing
         await drawing
         assert list(methods.case.visible) == ["bilinear", "bicubic", f"{name}, one sample", f"{name}, mean of 4"]
-        assert methods.case.visible[f"{name}, mean of 4"].spread is not None and methods.samples.bar.value == methods.samples.bar.max == 20
+        assert methods.case.visible[f"{name}, mean of 4"].spread is not None and methods.samples.bar.value == methods.samples.bar.max == 5 * 4 * 4  # tiles
         explorer.controls.left.value = f"{name}, one sample"
         methods.samples.samples.value = 1  # drawn anew
         await methods.samples.finished
@@ -198,12 +262,13 @@ def test_an_image_is_enlarged_as_it_is(here, tmp_path):
     assert list(explorer.views[1].axes) == ["input", "bicubic", name] and len(explorer.canvases[1].figure.axes) == 3  # no errors
     assert np.allclose(np.divide(look.centre, 482), np.divide(before.centre, 95), atol=.02)  # the same place
     network, _ = load_model(here/"runs"/name.replace("/", "/train/"))
+    explorer.methods.samples.samples.value = 2
     explorer.methods.chosen.value = "bicubic", "toy/sr3-x5"
-    limit = 255 * np.percentile(explorer.methods.case.visible["toy/sr3-x5, mean of 4"].spread, 99.5)
+    limit = 255 * np.percentile(explorer.methods.case.visible["toy/sr3-x5, mean of 2"].spread, 99.5)
     assert f"differ, 0 to {limit:.0f} grey levels" in list(explorer.views[1].axes)[-1]
     explorer.methods.chosen.value = "bicubic", name
     alike, _ = restore_slice(case.picture, (0, 1), network, case.task)  # what `ctsr upscale` does
-    assert np.abs(alike - case.visible[name].image).max() < .02  # in bf16
+    assert (alike == case.visible[name].image).all()
     explorer.chooser.image = np.random.default_rng(0).random((300, 200), np.float32)
     controls, moved = explorer.controls, explorer.methods.case
     assert moved.size == (1506, 1004) and moved.lr.shape[-2:] == (102, 102)
@@ -235,18 +300,19 @@ def test_choices_stay_from_image_to_image(here, tmp_path):
 
 @pytest.mark.parametrize("side", [256, 512])
 def test_runet_answers_within_two_seconds(here, tmp_path, side):
-    "From the choice of an image to the picture on the screen: read, made small, restored, measured, drawn; in processor time, which other work does not lengthen."
+    "The stored RUNet, from the choice of an image to the picture on the screen: read, made small, restored, measured, drawn; in processor time, which other work does not lengthen."
+    for file in FOLDER.glob("runet-x5.*"): shutil.copy(file, tmp_path)
     explorer = Explorer(here, tmp_path)
-    explorer.methods.chosen.value = "bicubic", "toy/runet-x5"
+    explorer.methods.chosen.value = "bicubic", "runet-x5"
     explorer.chooser.source.value, seconds = FILE, []
-    for n in range(3):
+    for n in range(5):
         Image.fromarray((np.random.default_rng(n).random((side, side)) * 255).astype(np.uint8)).save(tmp_path/f"{n}.png")
         begun = time.process_time()
         explorer.chooser.path.value = str(tmp_path/f"{n}.png")
         assert pixels(explorer.canvases[0]).any() and pixels(explorer.canvases[1]).any()
         seconds.append(time.process_time() - begun)
-    print(f"{side} px: {min(seconds):.2f} s of processor time; RUNet {explorer.methods.case.visible['toy/runet-x5'].seconds:.2f} s on the clock")
-    assert explorer.methods.case.hr.shape == (side, side) and min(seconds) < 2
+    print(f"{side} px: {np.median(seconds):.2f} s of processor time; RUNet {explorer.methods.case.visible['runet-x5'].seconds:.2f} s on the clock")
+    assert explorer.methods.case.hr.shape == (side, side) and np.median(seconds) < 2
 
 
 def test_files_of_ones_own(here, tmp_path, monkeypatch):
@@ -255,7 +321,7 @@ def test_files_of_ones_own(here, tmp_path, monkeypatch):
     Image.fromarray((rng.random((120, 90)) * 255).astype(np.uint8)).save(tmp_path/"one.png")
     sitk.WriteImage(sitk.GetImageFromArray((rng.random((3, 64, 80)) * 1500 - 1300).astype(np.int16)), str(tmp_path/"ct.nii.gz"))
     explorer = Explorer(here, tmp_path)
-    explorer.chooser.source.value = FILE
+    explorer.methods.chosen.value, explorer.chooser.source.value = ("bicubic",), FILE
     explorer.chooser.path.value = str(tmp_path/"one.png")
     assert explorer.methods.case.picture.shape == (120, 90) and explorer.chooser.number.max == 0
     Image.fromarray((rng.random((700, 530)) * 255).astype(np.uint8)).save(tmp_path/"large.png")
@@ -279,14 +345,36 @@ def test_files_of_ones_own(here, tmp_path, monkeypatch):
     explorer.chooser.upload.value = (dict(name="up.png", type="image/png", size=1, content=memoryview((tmp_path/"one.png").read_bytes()),
                                           last_modified=datetime.now()),)
     assert explorer.methods.case.picture.shape == (120, 90)
-    shown = explorer.methods.case
+
+
+def test_of_a_file_that_cannot_be_shown_nothing_is_shown_but_why(here, tmp_path):
+    explorer, rng = Explorer(here, tmp_path), np.random.default_rng(0)
+    explorer.methods.chosen.value = "bicubic", "toy/runet-x5"
+    chooser, methods, lines = explorer.chooser, explorer.methods, lambda: [t.get_text().replace("\n", " ") for t in explorer.canvases[0].figure.texts]
     (tmp_path/"bad.png").write_bytes(b"no picture")
-    for bad in ("bad.png", "none.png"):
-        explorer.chooser.path.value = str(tmp_path/bad)
-        assert bad in explorer.chooser.said.value and explorer.methods.case is shown  # said in a line; the screen stays
     Image.new("L", (20, 20)).save(tmp_path/"tiny.png")
-    explorer.chooser.path.value = str(tmp_path/"tiny.png")
-    assert "20 px" in explorer.methods.said.value and explorer.methods.case is shown
+    Image.fromarray(((rng.random((80, 80)) > .5) * 255).astype(np.uint8)).save(tmp_path/"mask.png")
+    for name, size in (("good", (80, 80)), ("other", (90, 70))): Image.fromarray((rng.random(size) * 255).astype(np.uint8)).save(tmp_path/f"{name}.png")
+    chooser.source.value, chooser.path.value = FILE, str(tmp_path/"good.png")
+    for bad, why in (("bad.png", "cannot be read"), ("none.png", "does not exist"), ("tiny.png", "20 px"), ("mask.png", "label map")):
+        chooser.path.value = str(tmp_path/bad)
+        assert why in chooser.said.value + methods.said.value and any(why in line for line in lines())
+        assert methods.case is None and not explorer.numbers.value and not explorer.canvases[1].figure.axes
+        assert chooser.number.max == 0
+        explorer.controls.x.value += 1; explorer.controls.width.value += 10; methods.chosen.value = "bilinear",
+        methods.task.value = "x2"; methods.task.value = "x5"
+        good = ("good", "other")[methods.case is None and bad == "none.png"]
+        chooser.path.value = str(tmp_path/f"{good}.png")
+        assert good in chooser.said.value and not methods.said.value and not lines() and methods.case.visible and explorer.numbers.value
+        assert pixels(explorer.canvases[0]).any() and explorer.canvases[1].figure.axes
+    chooser.path.value = str(tmp_path/"tiny.png")
+    methods.input.value = True  # as it is, it can be shown
+    assert methods.case.picture.shape == (20, 20) and not methods.said.value
+    Image.fromarray((rng.random((80, 80)) * 4095).astype(np.uint16)).save(tmp_path/"deep.png")  # by the twelve bits it uses
+    for chooser.window.value in ("lung", ""):
+        chooser.path.value = ""
+        chooser.path.value = str(tmp_path/"deep.png")
+        assert methods.case.picture.max() > .9
 
 
 READY = ("--no-print-directory", "--assume-old=.venv/.ready")  # nothing is to be installed, also under another make
