@@ -48,6 +48,7 @@ def equation(text, display) -> str: # MathML
     html = convert(re.sub(r"(?<!\\)\\\|", r"\\Vert ", text), display=display).replace(r"\Vert", "&#x02016;")
     html = re.sub(r'<mi mathvariant="(bold|script|double-struck)">([A-Z])</mi>', styled, html)
     html = html.replace("<mi>&#x0007E;</mi>", "<mo>&#x0223C;</mo>")  # "is distributed as"
+    html = re.sub(r"<mo [^>]*>&#x02016;", '<mo stretchy="false">&#x02016;', html)  # which would not grow with an index on it
     html = re.sub(r"<mi>([;:])</mi>", r"<mo>\1</mo>", html)
     html = re.sub(r'<mover>(<mi>[^<]*</mi>)<mo stretchy="true">&#x000AF;', r'<mover accent="true">\1<mo stretchy="false">&#x000AF;', html)
     return re.sub(r"(<mo[^>]*>(?:\(|&#x00028;|\[|&#x0002C;|&#x0003D;)</mo>)<mo>&#x02212;", r'\1<mo form="prefix">&#x02212;', html)  # a sign
