@@ -250,7 +250,7 @@ def enlargeable(text, folder) -> str: # HTML
     "Every picture of a page leads to its file, where it can be seen in full size; it is fetched when it comes into view, and its place is kept."
     def picture(match):
         tag, src = match[0], match[1]
-        if "height=" in tag: return tag
+        if ' height="' in tag: return tag
         with PIL.Image.open(folder/src) as image: width, height = image.size
         shown = re.search(r'\bwidth="(\d+)"', tag)
         size = f'height="{round(int(shown[1]) * height / width)}"' if shown else f'width="{width}" height="{height}"'
@@ -265,7 +265,7 @@ def named_cells(text, most=80) -> str: # HTML
     "Cells of a table say which column they are of, so that a narrow page can show a row as a list; tables of many cells are left to scroll."
     def table(match):
         head, _, body = match[0].partition("</thead>")
-        names = re.findall(r"<th>(.*?)</th>", head)
+        names = [name.replace('"', "&quot;") for name in re.findall(r"<th>(.*?)</th>", head)]
         if "<th" in body or not names or body.count("<td>") > most: return match[0]
         column = itertools.cycle(names)
         return head.replace('class="dataframe"', 'class="dataframe stack"') + "</thead>" + re.sub("<td>", lambda _: f'<td data-is="{next(column)}">', body)
