@@ -23,13 +23,13 @@ $(READY): settings.ini setup.py pyproject.toml constraints.txt
 study: $(READY)  ## run the study (PRESET=quick): fetch, train, evaluate, draw, report; ARGS="--set key=value" changes it
 	@$(BIN)/ctsr study $(PRESET) $(ARGS)
 
-full: $(READY)  ## the paper's own data, half a day on two cores, less with ARGS=--stored; DATA=folder or zip of the download (else it is fetched)
+full: $(READY)  ## the paper's own data, more than a day on two cores, less with ARGS=--stored or --published; DATA=folder or zip of it (else fetched)
 	@$(BIN)/ctsr study full $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 full-report: $(READY)  ## draw the figures and report of figures/full again, from its tables, in a minute
 	@$(BIN)/ctsr report full
 
-figures: $(READY)  ## publish a finished study (PRESET=quick) to figures/$(PRESET)
+figures: $(READY)  ## publish a finished study (PRESET=quick) to figures/quick, all files or none
 	@$(BIN)/ctsr figures $(PRESET)
 
 # What JupyterLab is told beside a user's own settings, and what runs/explore.ipynb was copied from.

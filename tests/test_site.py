@@ -1,25 +1,32 @@
 "The documentation site: built from executed notebooks, and driven in a browser where there is one."
 import functools
+import html
 import http.server
 import re
+import resource
 import subprocess
 import sys
 import threading
 import time
 from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import unquote, urldefrag
+from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
+
+MOST = 600  # seconds of processor time that a build may take: five minutes of two cores
 
 
 @pytest.fixture(scope="module")
 def site(root):
     "The site as `make docs` builds it: every notebook of the library executed, warnings are errors."
-    started = time.time()
+    used = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])  # of this process's children, and theirs
+    started, before = time.time(), used()
     done = subprocess.run([sys.executable, "nbs/site/build.py"], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-    print(f"site: {time.time() - started:.0f} s\n{done.stdout[-3000:]}")
+    taken = used() - before
+    print(f"site: {time.time() - started:.0f} s, {taken:.0f} of them a processor's\n{done.stdout[-3000:]}")
+    assert taken < MOST, f"building took {taken:.0f} seconds of processor time"
     return root/"_docs"
 
 
@@ -36,6 +43,11 @@ class Links(HTMLParser):
         self.to += [attrs[k] for k in ("href", "src") if attrs.get(k)]
 
 
+def well_formed(link): # of another host; nothing is fetched
+    parts = urlsplit(link)
+    return parts.scheme == "https" and re.fullmatch(r"[\w-]+(\.[\w-]+)+", parts.netloc) and not re.search(r"[\s\\<>\"{}]|%(?![0-9A-Fa-f]{2})", link)
+
+
 def test_every_link_resolves_and_nothing_is_fetched_from_elsewhere(site):
     pages = {path: Links(path.read_text(encoding="utf-8")) for path in site.rglob("*.html") if "_static" not in path.parts}
     assert len(pages) > 60
@@ -50,6 +62,8 @@ def test_every_link_resolves_and_nothing_is_fetched_from_elsewhere(site):
             if not target.exists(): broken.append((page.name, link))
             elif anchor and target in pages and anchor not in pages[target].ids: broken.append((page.name, link))
     assert not broken, broken[:10]
+    malformed = [(page, link) for page, link in foreign if not well_formed(link)]
+    assert foreign and not malformed, malformed[:10]
     fetched = [f for f in foreign if re.search(r"\.(js|css|woff2?|png|svg)(\?|$)", f[1])]
     assert not fetched, fetched[:10]
 
@@ -73,9 +87,10 @@ def test_pages_load_without_an_error_and_show_their_pictures(site, served, brows
     page, errors = browser.new_page(), []
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
-    for name in pages(site):
+    for name in [*pages(site), *(f"source/{p.name}" for p in sorted((site/"source").glob("*.html")))]:
         page.goto(f"{served}/{name}", wait_until="load")
-        empty = page.evaluate("[...document.querySelectorAll('article img')].filter(i => !i.naturalWidth).map(i => i.src)")
+        empty = page.evaluate("""async () => { const all = [...document.querySelectorAll('article img')]; all.forEach(i => i.loading = 'eager');
+            const came = await Promise.allSettled(all.map(i => i.decode())); return all.filter((i, n) => came[n].reason || !i.naturalWidth).map(i => i.src) }""")
         assert not errors and not empty, (name, errors, empty)
     page.close()
 
@@ -113,13 +128,15 @@ def test_pictures_can_be_enlarged_and_those_of_a_report_are_described(site):
         if page != "library/plots": assert all(alt and "_images" not in alt for *_, alt in found), page
 
 
-def test_a_laptop_shows_the_first_table_of_a_report_whole_and_the_front_page_a_picture(served, browser):
+def test_a_laptop_shows_the_first_table_of_a_report_whole_and_the_front_page_the_study_in_one_screen(served, browser):
     page = browser.new_page(viewport=dict(width=1280, height=800))
     page.goto(f"{served}/study/quick.html", wait_until="load")
     table, column = (page.evaluate(f"document.querySelector('{what}').getBoundingClientRect().width") for what in ("article table", "article"))
     assert table <= column, f"{table:.0f} px in {column:.0f}"
     page.goto(f"{served}/index.html", wait_until="load")
-    assert page.evaluate("document.querySelector('article img').getBoundingClientRect().top") < 500
+    picture, claims, rows = page.evaluate("""['article img', '.claims', '.claims tr:last-child'].map(
+        what => document.querySelector(what).getBoundingClientRect()).map((box, n) => n < 2 ? box.top : box.bottom)""")
+    assert picture < 500 and claims < 500 and rows < 800, (picture, claims, rows)
     page.close()
 
 
@@ -142,6 +159,9 @@ def test_a_phone_shows_it_without_scrolling_sideways(site, served, browser, tmp_
         page.goto(f"{served}/{name}", wait_until="load")
         wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
         assert wide <= 1, f"{name}: {wide} px too wide"
+        lists = page.evaluate("[...document.querySelectorAll('article :is(.claims, .stack)')].map(t => t.scrollWidth - t.parentElement.clientWidth)")
+        assert all(more <= 1 for more in lists), f"{name}: a table that should be a list needs {max(lists)} px more"
+        if name.startswith("study/") and name != "study/index.html": assert lists, name
         if name in ("index.html", "study/quick.html"): page.screenshot(path=tmp_path/f"{Path(name).stem}.png")
     page.close()
 
@@ -156,9 +176,10 @@ def test_it_is_dark_where_a_reader_wants_it_and_text_stands_out(served, browser)
         page = browser.new_page(color_scheme=scheme)
         for name in ("index", "study/quick", "library/evaluate", "use/upscale"):
             page.goto(f"{served}/{name}.html", wait_until="load")
-            found = page.evaluate(f"[...document.querySelectorAll('article :is(p, h1, h2, td, th, code)')].filter(e => e.innerText.trim()).map({light})")
+            page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+            found = page.evaluate(f"[...document.querySelectorAll('article :is(p, h1, h2, td, th, dt, dd, pre, code)')].filter(e => e.innerText.trim()).map({light})")
             assert found and min(contrast for contrast, _ in found) > 3, (scheme, name)
-            assert (found[0][1] < .2) == (scheme == "dark"), name
+            assert all((ground < .2) == (scheme == "dark") for _, ground in found), (scheme, name)
         page.close()
 
 
@@ -167,4 +188,18 @@ def test_equations_are_drawn(served, browser):
     page.goto(f"{served}/library/metrics.html", wait_until="load")
     heights = page.evaluate("[...document.querySelectorAll('.equation math')].map(m => m.getBoundingClientRect().height)")
     assert heights and min(heights) > 15
+    page.goto(f"{served}/library/diffusion.html", wait_until="load")
+    assert page.evaluate("document.fonts.ready.then(() => document.fonts.check('16px \"ctsr Math\"'))")
+    below = page.evaluate("""[...document.querySelectorAll('.equation msub')].map(m => [...m.children].map(e => e.getBoundingClientRect()))
+        .map(([base, sub]) => sub.bottom - base.bottom)""")
+    assert below and min(below) > .5 and max(below) > 4, "a subscript that is no lower than its base"
     page.close()
+
+
+def test_the_font_has_what_equations_hold(site, root):
+    from fontTools.ttLib import TTFont
+    font = TTFont(root/"nbs"/"site"/"static"/"ctsr-math.woff")
+    held = set()
+    for page in site.rglob("*.html"):
+        for text in re.findall(r"<m(?:i|n|o|text)\b[^>]*>([^<]+)<", page.read_text(encoding="utf-8")): held |= set(html.unescape(text))
+    assert "MATH" in font and held and {c for c in held if not c.isspace()} <= {chr(c) for c in font.getBestCmap()}

@@ -7,6 +7,7 @@ of VGG16 and AlexNet, where they are not cached.
 import argparse
 import ast
 import base64
+import itertools
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import nbformat
 import pandas as pd
+import PIL.Image
 import yaml
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
@@ -34,7 +36,11 @@ WORK, OUT = ROOT/"build"/"docs", ROOT/"_docs"  # nbdev passes over folders whose
 TREE, SOURCE = WORK/"tree", WORK/"source"
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "runs", "_proc", "_docs", "build", "dist", "*.egg-info", "__pycache__", ".*cache")
 
-ORDER = ["full", "quick", "baseline"]  # of the published studies
+STUDIES = {  # published, in the order of reading: what each is
+    "full": "read this first: the paper's own data, as its authors ran it, as it should have been run, and as well as we can",
+    "quick": "what `make study` leaves in a quarter of an hour, on two freely fetched CT volumes: to see what your own run should look like",
+    "baseline": "a check of a minute, without training: interpolation alone, on the paper's test images"}
+FIRST = ("test-images-unseen", "baseline-psnr", "beats-input", "nearest-below")  # claims of the front page; more are folded
 INLINE = "module://matplotlib_inline.backend_inline"  # pictures into notebooks, whatever the caller has set
 LIBRARY = ("Each page is a notebook, executed when this site was built; the library is exported from them. None needs one that stands below "
            "it.")
@@ -178,7 +184,12 @@ def title_of(folder) -> str: # of a published study; the name of its folder, if 
 
 
 def rank(folder): # of a published study among the others
-    return (ORDER.index(folder.name) if folder.name in ORDER else len(ORDER)), folder.name
+    return (list(STUDIES).index(folder.name) if folder.name in STUDIES else len(STUDIES)), folder.name
+
+
+def size_of(file) -> str: # in words
+    n = file.stat().st_size
+    return f"{n} bytes" if n < 1024 else f"{n / 1024:,.0f} KiB"
 
 
 def study_page(folder):
@@ -192,14 +203,14 @@ def study_page(folder):
     files.mkdir()
     for file in folder.iterdir():
         if file.suffix in (".csv", ".gz"): shutil.copy2(file, files)
-    rows = "\n".join(f"- {{download}}`{f.name} <{files.name}/{f.name}>` ({f.stat().st_size / 1024:,.0f} KiB)" for f in sorted(files.iterdir()))
+    rows = "\n".join(f"- {{download}}`{f.name} <{files.name}/{f.name}>` ({size_of(f)})" for f in sorted(files.iterdir()))
     download = nbformat.v4.new_markdown_cell(f"## Downloads\n\nEvery table of this page; CSV, packed where large.\n\n{rows}")
     nb.cells = [*(c for c in shown(nb) if "parameters" not in c.metadata.get("tags", []) and not c.source.startswith("# Report")), download]
     nbformat.write(nb, page)
 
 
 def front(folder) -> str: # Markdown
-    "The study in one screen: examples beside the bars and what they say; the first claims below."
+    "The study in one screen: examples beside the bars and what they say, and four claims; more of them on a click."
     made = json.loads((folder/"fig4_psnr.json").read_text())["parameters"]
     label, pair = [bar for bar in made["bars"].items() if bar[0].startswith("RUNet")][-1]
     gains = seed_table(load_tables(folder/"per_image.csv.gz"), {label: [*pair, made["task"]["name"]]}, ("psnr",))
@@ -208,19 +219,24 @@ def front(folder) -> str: # Markdown
                        ("fig4_psnr", "Mean PSNR over the test images, with 68 % intervals as in the paper's Figure 4")):
         shutil.copy2(folder/f"{name}.png", SOURCE/"generated"/f"{name}.png")
         figures[name] = f"```{{figure}} /generated/{name}.png\n:alt: {text}\n\n{text}.\n```\n"
-    lines = ["::::{grid} 1 1 2 2", ":gutter: 3", "", ":::{grid-item}", figures["fig2_examples"], ":::", ":::{grid-item}",
-             f"{label}: {gain_sentence(gains, label)}.", "", figures["fig4_psnr"]]
-    if (folder/"claims.csv").exists():
-        claims = pd.read_csv(folder/"claims.csv", keep_default_na=False)
-        lines += [f"Of {len(claims)} claims of the paper and contradictions in it: {verdict_counts(claims)} ([all](study/{folder.name}.ipynb)).",
-                  ":::", "::::", "", "```{raw} html", claims_html(front_claims(claims), headings=False).data, "```", ""]
-    else: lines += [":::", "::::", ""]
-    return "\n".join(lines)
+    gain = f"{label}: {gain_sentence(gains, label)}."
+    if not (folder/"claims.csv").exists(): return "\n".join([gain, "", *figures.values()])
+    claims = pd.read_csv(folder/"claims.csv", keep_default_na=False)
+    shown = front_claims(claims)
+    first = shown[shown.claim.isin(FIRST)] if set(FIRST) <= set(shown.claim) else shown.head(len(FIRST))
+    rest, counts = shown.drop(first.index), f"Of {len(claims)} claims of the paper and contradictions in it: {verdict_counts(claims)}"
+    more = f"<details><summary>{len(rest)} more of them</summary>{claims_html(rest, headings=False).data}</details>"
+    return "\n".join([gain, "", "::::{div} front", figures["fig2_examples"], ":::{div} found", html_block(claims_html(first, headings=False).data),
+                      html_block(more), f"{counts} ([all](study/{folder.name}.ipynb)).", ":::", "", figures["fig4_psnr"], "::::", ""])
+
+
+def html_block(text) -> str: return f"```{{raw}} html\n{text}\n```\n"
 
 
 def study_index(folders) -> str: # Markdown
-    "The studies that are published, the paper's data first."
-    return listed("The study", "Each page is the report of one study, as its command leaves it.", [(f"{f.name}.ipynb", f.name, title_of(f)) for f in folders])
+    "The studies that are published, the one to read first on top."
+    return listed("The study", "Each page is the report of one study, as its command leaves it.",
+                  [(f"{f.name}.ipynb", f.name, STUDIES.get(f.name) or title_of(f)) for f in folders])
 
 
 def source_page(file):
@@ -230,13 +246,35 @@ def source_page(file):
     (SOURCE/"source"/f"{file.stem}.md").write_text(text)
 
 
-def enlargeable(page):
-    "Every picture of a page leads to its file, where it can be seen in full size."
-    text = page.read_text(encoding="utf-8")
+def enlargeable(text, folder) -> str: # HTML
+    "Every picture of a page leads to its file, where it can be seen in full size; it is fetched when it comes into view, and its place is kept."
+    def picture(match):
+        tag, src = match[0], match[1]
+        if ' height="' in tag: return tag
+        with PIL.Image.open(folder/src) as image: width, height = image.size
+        shown = re.search(r'\bwidth="(\d+)"', tag)
+        size = f'height="{round(int(shown[1]) * height / width)}"' if shown else f'width="{width}" height="{height}"'
+        return tag.replace("<img", f'<img loading="lazy" {size}', 1)
+    text = re.sub(r'<img\b[^>]*\bsrc="([^":]*_images/[^"]+\.png)"[^>]*>', picture, text)
     parts = re.split(r"(<a\b.*?</a>)", text, flags=re.S)
-    linked = [part if part.startswith("<a") else re.sub(r'(<img\b[^>]*\bsrc="([^":]*_images/[^"]+)"[^>]*>)', r'<a href="\2">\1</a>', part)
-              for part in parts]
-    page.write_text("".join(linked), encoding="utf-8")
+    return "".join(part if part.startswith("<a") else re.sub(r'(<img\b[^>]*\bsrc="([^":]*_images/[^"]+)"[^>]*>)', r'<a href="\2">\1</a>', part)
+                   for part in parts)
+
+
+def named_cells(text, most=80) -> str: # HTML
+    "Cells of a table say which column they are of, so that a narrow page can show a row as a list; tables of many cells are left to scroll."
+    def table(match):
+        head, _, body = match[0].partition("</thead>")
+        names = [name.replace('"', "&quot;") for name in re.findall(r"<th>(.*?)</th>", head)]
+        if "<th" in body or not names or body.count("<td>") > most: return match[0]
+        column = itertools.cycle(names)
+        return head.replace('class="dataframe"', 'class="dataframe stack"') + "</thead>" + re.sub("<td>", lambda _: f'<td data-is="{next(column)}">', body)
+    return re.sub(r'<table [^>]*class="dataframe">.*?</table>', table, text, flags=re.S)
+
+
+def finish(page):
+    "What Sphinx cannot be told about a page."
+    page.write_text(named_cells(enlargeable(page.read_text(encoding="utf-8"), page.parent)), encoding="utf-8")
 
 
 def main():
@@ -255,7 +293,7 @@ def main():
     shutil.rmtree(SOURCE, ignore_errors=True)
     shutil.copytree(ROOT/"nbs"/"site"/"pages", SOURCE)
     for folder in ("library", "source", "study", "generated"): (SOURCE/folder).mkdir(exist_ok=True)
-    shutil.copy2(ROOT/"CITATION.cff", SOURCE)
+    for file in (ROOT/"CITATION.cff", ROOT/"nbs"/"site"/"static"/"ctsr-math-LICENSE.txt"): shutil.copy2(file, SOURCE)
     known, rendered = symbols(), sorted((TREE/"_proc").glob("[0-9]*.ipynb"))
     documented = {f"ctsr.{known[m][0]}.{m}" for path in rendered for m in re.findall(r"show_doc\((\w+)\)", path.read_text()) if m in known}
     lessons = {module: (f"{module}.ipynb", title, about) for module, title, about in (lesson(path, known, documented) for path in rendered)}
@@ -269,7 +307,7 @@ def main():
     html = WORK/"html"
     shutil.rmtree(html, ignore_errors=True)
     if subprocess.run([sys.executable, "-m", "sphinx", *settings, SOURCE, html]).returncode: raise SystemExit("docs: Sphinx found the faults above")
-    for page in html.rglob("*.html"): enlargeable(page)
+    for page in html.rglob("*.html"): finish(page)
     shutil.rmtree(OUT, ignore_errors=True)
     html.rename(OUT)
     print(f"docs: {OUT.relative_to(ROOT)}/index.html")
