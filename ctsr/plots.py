@@ -527,6 +527,7 @@ def fig_curves(
     for (c, t), ax in at.items():
         ax.grid(color='#E5E5E5', lw=.6)
         if t == columns[0]: ax.set_ylabel(shown[c])
+        if not ax.lines: ax.set_yticks([]); ax.text(.5, .5, 'not watched', color='#777777', ha='center', transform=ax.transAxes)
         if c == 'loss': ax.set_yscale('log'); _log_axis(ax.yaxis)
         if c == 'loss' and k > 1: ax.set_title(t or 'other', loc='left', fontweight='bold')
     ends = [h.images.max() for h in histories.values() if 'images' in h]

@@ -333,6 +333,7 @@ def fig_choices(
         for ax, metric in zip(row, metrics): _choices(ax, t[t.metric == metric], metric, reach[metric])
         row[0].set_title(f"{group}, against: {t.choice.iloc[0]}", loc="left", x=0, fontsize=8)
         for ax in row[1:]: ax.tick_params(labelleft=False)
+    for ax in axes.flat: ax.locator_params(axis="x", nbins=5)
     for ax, metric in zip(axes[-1], metrics):
         kind, _, unseen = metric.partition("_")
         ax.set_xlabel(axis_label(kind, change=True) + (",\nimages without a relative in training" if unseen else ",\nall validation images"))
