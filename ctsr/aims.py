@@ -114,6 +114,7 @@ def few_evaluations(e):
     return Value(closest[1]), holds, (f"Closest: {closest[0]}, whose {worst.metric.upper()} changes by {worst.difference:+.4f} [{worst.lo95:+.4f},"
                                       f" {worst.hi95:+.4f}] against {worst.against} evaluations, {worst.n} images; above 0 is better.")
 
+# %% ../nbs/10_aims.ipynb #894fa652
 @aim("samples keep the brightness of bicubic interpolation: within .2 grey levels on average", "0.2", "grey levels")
 def brightness(e):
     v = Value(*(255 * x for x in mean(e, "sr3", "offset")[:3]))

@@ -240,7 +240,7 @@ def test_publishing_is_all_or_nothing(root, smoke, tmp_path, monkeypatch):
     import ctsr.study
     clone = tmp_path/"clone"
     shutil.copytree(root/"nbs", clone/"nbs", ignore=shutil.ignore_patterns(".*"))
-    monkeypatch.setattr(study, "checkout", lambda start=None: clone)
+    monkeypatch.setattr(ctsr.study, "checkout", lambda start=None: clone)
     target = publish("smoke", smoke[0])
     assert target == clone/"figures"/"smoke"
     assert {"fig2_examples.png", "fig2_examples.json", "table_summary.csv", "per_image.csv.gz", "claims.csv"} <= {p.name for p in target.iterdir()}

@@ -29,7 +29,7 @@ from safetensors.torch import load_file
 
 from ctsr.data import CTSRError, file_sha256, save_json, save_tensors
 from ctsr.degrade import Task
-from ctsr.pretrained import FOLDER, model_for, pack
+from ctsr.pretrained import model_for, pack
 from ctsr.restore import load_run
 from ctsr.train import TrainConfig, build_model, train
 from ctsr.upscale import load_model, restore_slice, shortened, tiled, upscale, write_slice
@@ -838,7 +838,6 @@ def test_a_large_picture_in_four_gibibytes(runs, tmp_path):
     with Image.open(tmp_path/"768.png") as a, Image.open(tmp_path/"2048.png") as b: assert a.size == (2048, 2048) and np.abs(np.asarray(a).astype(int) - b).max() <= 1
 
 
-@pytest.mark.xfail(not (FOLDER/"sr3-x5.json").exists(), reason="sr3-x5, which a page names, is not stored yet", strict=True)
 def test_networks_that_are_named_are_stored(root):
     "By the command's default, the README, the site's pages; what has a path is a run of one's own."
     pages = [root/"README.md", *(root/"nbs"/"site"/"pages").rglob("*.md")]
