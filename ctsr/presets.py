@@ -546,8 +546,10 @@ def evaluate_jobs(preset, root, prepared, trained) -> list: # of Job
             dict(task=dataclasses.asdict(task_of(preset, task)), prepared=f"{root}/{prepared[task].outputs[-1]}", out=f"{root}/{folder}",
                  **own, **common),
             [f"{folder}/{file}" for file in files], [prepared[task].name, *need])
-    for task in preset.tasks: jobs.append(job("interpolation", task, [], run_folder="", restorers=e.baselines))
-    runs, taken = run_settings(preset), taken_runs(preset)
+    runs, taken, tested = run_settings(preset), taken_runs(preset), [t for _, t in tested_trainings(preset)]
+    between = {c.task["name"] for c in runs.values()} - {runs[t].task["name"] for t in tested} - {c["task"] for c in preset.cascades.values()}
+    for task in preset.tasks:  # but for those that only stages of a cascade have
+        if task not in between: jobs.append(job("interpolation", task, [], run_folder="", restorers=e.baselines))
     for name, training in tested_trainings(preset):
         config, drawing = runs[training], {}
         if name in taken: continue
@@ -556,10 +558,15 @@ def evaluate_jobs(preset, root, prepared, trained) -> list: # of Job
                         restorers=tested_inputs(config, e), ensemble=split_run(preset, name)[0].ensemble, **drawing))
     for name, c in preset.cascades.items():
         if name in taken: continue
-        tested = [t for _, t in tested_trainings(preset)]  # others are sampled by default
-        stages = [(trained[r].name, f"evaluate/{r}--{runs[r].task['name']}" if r in tested else "") for r in c["stages"]]
-        jobs.append(job(name, c["task"], [s for pair in stages for s in pair if s], run_folder="", restorers=[runs[c["stages"][0]].up],
-                        cascade=name, stages=[[f"{root}/{a}", b and f"{root}/{b}"] for a, b in stages]))
+        stages, needs = [], []
+        for r in c["stages"]:
+            stages.append(stage := dict(run=f"{root}/{trained[r].name}"))
+            of, task = {t: run for run, ts in trainings_of(preset).items() for t in ts}[r], runs[r].task["name"]
+            needs += [trained[r].name, f"evaluate/{r}--{task}" if r in tested else prepared[task].name]
+            if not draws_samples(runs[r]): continue
+            if r in tested: stage |= dict(choice=f"{root}/{needs[-1]}/choice.json")
+            else: stage |= dict(prepared=f"{root}/{prepared[task].outputs[-1]}", sampling=dataclasses.asdict(sampling_of(preset, of)))
+        jobs.append(job(name, c["task"], needs, run_folder="", restorers=[runs[c["stages"][0]].up], cascade=name, stages=stages))
     return jobs
 
 # %% ../nbs/11_presets.ipynb #5ca1ab04

@@ -21,18 +21,18 @@ CASCADE = dict(
     tasks=dict(x4=dict(hr=64, lr=16, fit="resize", antialias=True), first=dict(hr=32, lr=16, fit="halved", antialias=True),
                second=dict(hr=64, lr=32, fit="resize", antialias=True)),
     training=dict(loss={"l2": 1.}, up="bicubic", mean=.5, std=.5, crop=32, batch_size=4, steps=6, validate_every=6, validate_steps=1, keep="last"),
-    runs=dict(small=dict(task="first", model=MODEL, tested=False), large=dict(task="second", model=MODEL, augment=[1., .1]), direct=dict(task="x4", model=MODEL)),
+    runs=dict(small=dict(task="first", model=MODEL, tested=False, sampling=dict(choices=[3], choose_images=1, k=2)), large=dict(task="second", model=MODEL, augment=[1., .1]), direct=dict(task="x4", model=MODEL)),
     cascades=dict(cascade=dict(task="x4", stages=["small", "large"])),
     evaluation=dict(lpips="none", inputs=["bicubic"]),
     figures=dict(task="x4", bars=dict(Bicubic=["bicubic", "bicubic"], Direct=["direct", "bicubic"], Cascade=["cascade", "bicubic"])))
 
 
 def test_a_cascade_goes_from_preset_to_table(tmp_path):
-    "Both stages trained, then evaluate.ipynb with the parameters that the plan gives it; a stage that is not tested itself is sampled by default."
+    "Both stages trained, then evaluate.ipynb with the parameters that the plan gives it; a stage that is not tested itself is sampled as its own validation images say."
     preset = check_preset(CASCADE)
     jobs = {job.name: job for job in plan(preset, tmp_path)}
     job = jobs["evaluate/cascade--x4"]
-    assert {"train/small", "train/large", "evaluate/large--second"} <= set(job.needs) and "evaluate/small--first" not in jobs
+    assert {"train/small", "train/large", "evaluate/large--second"} <= set(job.needs) and not {"evaluate/small--first", "evaluate/interpolation--first"} & set(jobs)
     for side, fit in ((32, "halved"), (64, "resize")): prepare("phantom", tmp_path/"prepare", hr=side, fit=fit, phantom=preset.source["phantom"])
     for name, config in run_settings(preset).items():
         if name == "direct": continue
@@ -45,7 +45,7 @@ def test_a_cascade_goes_from_preset_to_table(tmp_path):
     assert all((tmp_path/output).exists() for output in job.outputs)
     table, cost = load_tables(tmp_path/job.outputs[0]), pd.read_csv(tmp_path/"evaluate/cascade--x4/cost.csv")
     assert set(table.run) == {"cascade"} and set(table.task) == {"x4"} and table.value.notna().all()
-    assert cost.evaluations.tolist() == [5 + 2] and (cost.seconds > 0).all()
+    assert cost.evaluations.tolist() == [3 + 2] and (cost.seconds > 0).all()
 
 
 @pytest.mark.parametrize("change, word", [
