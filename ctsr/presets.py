@@ -6,10 +6,10 @@
 __all__ = ['CHOSEN', 'DRAWN', 'FIGURE_FILES', 'TRAINING_FILES', 'SAMPLED_FILES', 'REVIEW_FILES', 'LEAK_FILES', 'PUBLISHED_FILES',
            'CHOICE_FILES', 'AIM_FILES', 'checkout', 'as_shown', 'Source', 'Run', 'Evaluation', 'Sampling', 'Figures',
            'Review', 'Published', 'Preset', 'override', 'task_of', 'draws_samples', 'shown_run', 'tested_inputs',
-           'split_run', 'trainings_of', 'taken_runs', 'tested_trainings', 'run_settings', 'begins_with', 'load_preset',
-           'sampling_of', 'tested_conditions', 'check_preset', 'stored_runs', 'with_stored', 'published_runs',
-           'with_published', 'Job', 'prepare_jobs', 'train_jobs', 'evaluate_jobs', 'sample_jobs', 'with_sidecars',
-           'sampled_job', 'gather_jobs', 'plan']
+           'split_run', 'trainings_of', 'run_of', 'taken_runs', 'tested_trainings', 'run_settings', 'begins_with',
+           'load_preset', 'sampling_of', 'tested_conditions', 'check_preset', 'stored_runs', 'with_stored',
+           'published_runs', 'with_published', 'Job', 'prepare_jobs', 'train_jobs', 'evaluate_jobs', 'sample_jobs',
+           'with_sidecars', 'sampled_job', 'gather_jobs', 'plan']
 
 # %% ../nbs/11_presets.ipynb #d33be1d0
 import dataclasses
@@ -189,6 +189,9 @@ def split_run(
 
 def trainings_of(preset) -> dict: # run name -> the names of its trainings: itself, or one for each seed
     return {name: [f"{name}-s{s}" for s in split_run(preset, name)[0].seeds] or [name] for name in preset.runs}
+
+def run_of(preset) -> dict: # name of a training -> the run that it is of
+    return {t: name for name, trainings in trainings_of(preset).items() for t in trainings}
 
 def taken_runs(preset) -> list: # runs and cascades whose scores are taken from figures/<preset>
     return [name for name in preset.runs if split_run(preset, name)[0].published] + [name for name, c in preset.cascades.items() if c.get("published")]
@@ -449,7 +452,7 @@ def with_stored(
 # %% ../nbs/11_presets.ipynb #3064efaf
 def _recipe(preset, name): # all that decides the scores of a run or a cascade
     if name in preset.cascades:
-        c, of = preset.cascades[name], {t: run for run, trainings in trainings_of(preset).items() for t in trainings}
+        c, of = preset.cascades[name], run_of(preset)
         return task_of(preset, c["task"]), [_recipe(preset, of[stage]) for stage in c["stages"]]
     run, runs = split_run(preset, name)[0], run_settings(preset)
     drawing = sampling_of(preset, name) if draws_samples(runs[trainings_of(preset)[name][0]]) else None
@@ -467,7 +470,7 @@ def published_runs(
     f, runs = checked(Figures, preset.figures, "figures"), run_settings(preset)
     shown = {f.bars[label][0] for label in f.columns or list(f.bars)[:3]} & {*preset.runs}
     if shown - found: found -= {n for n in shown if split_run(preset, n)[0].stored}
-    of = {t: run for run, trainings in trainings_of(preset).items() for t in trainings}
+    of = run_of(preset)
     needed = {of[stage] for name, c in preset.cascades.items() if name not in found for stage in c["stages"]}
     needed |= {of[stage] for t, run in of.items() if run not in found or run in needed for stage in _stages(preset, t, runs)}
     return [n for n in (*preset.runs, *preset.cascades) if n in found - needed]
@@ -515,7 +518,7 @@ def prepare_jobs(preset, root) -> dict: # task name -> Job
 
 def train_jobs(preset, root, prepared) -> dict: # run name -> Job
     "One training per run."
-    jobs, taken = {}, {t: split_run(preset, run)[0] for run, ts in trainings_of(preset).items() for t in ts}
+    jobs, taken = {}, {t: split_run(preset, run)[0] for t, run in run_of(preset).items()}
     for name, config in run_settings(preset).items():
         if taken[name].published: continue
         need, first = prepared[config.task["name"]], begins_with(preset, name, config)
@@ -561,11 +564,11 @@ def evaluate_jobs(preset, root, prepared, trained) -> list: # of Job
         stages, needs = [], []
         for r in c["stages"]:
             stages.append(stage := dict(run=f"{root}/{trained[r].name}"))
-            of, task = {t: run for run, ts in trainings_of(preset).items() for t in ts}[r], runs[r].task["name"]
+            task = runs[r].task["name"]
             needs += [trained[r].name, f"evaluate/{r}--{task}" if r in tested else prepared[task].name]
             if not draws_samples(runs[r]): continue
             if r in tested: stage |= dict(choice=f"{root}/{needs[-1]}/choice.json")
-            else: stage |= dict(prepared=f"{root}/{prepared[task].outputs[-1]}", sampling=dataclasses.asdict(sampling_of(preset, of)))
+            else: stage |= dict(prepared=f"{root}/{prepared[task].outputs[-1]}", sampling=dataclasses.asdict(sampling_of(preset, run_of(preset)[r])))
         jobs.append(job(name, c["task"], needs, run_folder="", restorers=[runs[c["stages"][0]].up], cascade=name, stages=stages))
     return jobs
 
