@@ -467,13 +467,10 @@ def published_runs(
     tested = lambda p: (p.source["name"], dataclasses.replace(checked(Evaluation, p.evaluation, "evaluation"), sampling={}, baselines=[], batch_size=1))
     if tested(preset) != tested(before): return []
     found = {n for n in (*preset.runs, *preset.cascades) if n in before.runs | before.cascades and _recipe(preset, n) == _recipe(before, n)}
-    f, runs = checked(Figures, preset.figures, "figures"), run_settings(preset)
+    f = checked(Figures, preset.figures, "figures")
     shown = {f.bars[label][0] for label in f.columns or list(f.bars)[:3]} & {*preset.runs}
     if shown - found: found -= {n for n in shown if split_run(preset, n)[0].stored}
-    of = run_of(preset)
-    needed = {of[stage] for name, c in preset.cascades.items() if name not in found for stage in c["stages"]}
-    needed |= {of[stage] for t, run in of.items() if run not in found or run in needed for stage in _stages(preset, t, runs)}
-    return [n for n in (*preset.runs, *preset.cascades) if n in found - needed]
+    return [n for n in (*preset.runs, *preset.cascades) if n in found]
 
 def with_published(
     preset:Preset,
@@ -481,7 +478,7 @@ def with_published(
     "A study that runs only what is not published."
     path = checkout()/"figures"/preset.name/"preset.json"
     if not path.exists(): raise CTSRError(f"{as_shown(path)} is not there: run the study without --published, then ctsr figures {preset.name}")
-    found = published_runs(preset, check_preset(json.loads(path.read_text()), as_shown(path)))
+    found = published_runs(preset, with_stored(check_preset(json.loads(path.read_text()), as_shown(path))))
     of = lambda part: {name: (own or {}) | (dict(published=True) if name in found else {}) for name, own in part.items()}
     return dataclasses.replace(preset, runs=of(preset.runs), cascades=of(preset.cascades))
 
@@ -517,16 +514,18 @@ def prepare_jobs(preset, root) -> dict: # task name -> Job
     return jobs
 
 def train_jobs(preset, root, prepared) -> dict: # run name -> Job
-    "One training per run."
-    jobs, taken = {}, {t: split_run(preset, run)[0] for t, run in run_of(preset).items()}
-    for name, config in run_settings(preset).items():
-        if taken[name].published: continue
+    "One training per run; of what is published, only those that others begin with."
+    jobs, runs, own = {}, run_settings(preset), {t: split_run(preset, run)[0] for t, run in run_of(preset).items()}
+    asked = [t for t in runs if not own[t].published] + [t for c in preset.cascades.values() if not c.get("published") for t in c["stages"]]
+    needed = {stage for t in asked for stage in _stages(preset, t, runs)}
+    for name, config in runs.items():
+        if name not in needed: continue
         need, first = prepared[config.task["name"]], begins_with(preset, name, config)
         if first: config = dataclasses.replace(config, init=f"{root}/train/{first}")
         jobs[name] = Job(
             f"train/{name}", "train", f"train/{name}/train.ipynb",
             dict(run=name, prepared=f"{root}/{need.outputs[-1]}", out=f"{root}/train/{name}",
-                 stored=taken[name].stored, ensemble=taken[name].ensemble, checkpoint_seconds=float(preset.checkpoint_seconds), **dataclasses.asdict(config)),
+                 stored=own[name].stored, ensemble=own[name].ensemble, checkpoint_seconds=float(preset.checkpoint_seconds), **dataclasses.asdict(config)),
             [f"train/{name}/{file}" for file in ("history.csv", "config.json", "weights.safetensors", "validation.csv")],
             [need.name] + [f"train/{first}"] * bool(first))
     return jobs
@@ -565,9 +564,10 @@ def evaluate_jobs(preset, root, prepared, trained) -> list: # of Job
         for r in c["stages"]:
             stages.append(stage := dict(run=f"{root}/{trained[r].name}"))
             task = runs[r].task["name"]
-            needs += [trained[r].name, f"evaluate/{r}--{task}" if r in tested else prepared[task].name]
+            here = r in tested and run_of(preset)[r] not in taken
+            needs += [trained[r].name, f"evaluate/{r}--{task}" if here else prepared[task].name]
             if not draws_samples(runs[r]): continue
-            if r in tested: stage |= dict(choice=f"{root}/{needs[-1]}/choice.json")
+            if here: stage |= dict(choice=f"{root}/{needs[-1]}/choice.json")
             else: stage |= dict(prepared=f"{root}/{prepared[task].outputs[-1]}", sampling=dataclasses.asdict(sampling_of(preset, run_of(preset)[r])))
         jobs.append(job(name, c["task"], needs, run_folder="", restorers=[runs[c["stages"][0]].up], cascade=name, stages=stages))
     return jobs
@@ -636,7 +636,7 @@ def gather_jobs(preset, root, trained, evaluated, sampled) -> list: # of Job
     own = {k: getattr(f, k) for k in ("bars", "names", "examples", "draws", "contrasts", "columns", "curves", "paper", "note")}
     jobs = [Job(
         "figures/all", "figures", "figures/figures.ipynb",
-        dict(evaluations=evaluations, trainings={t: [run, f"{root}/train/{t}"] for run, ts in trainings.items() for t in ts if t in trained},
+        dict(evaluations=evaluations, trainings={t: [run, f"{root}/train/{t}"] for t, run in run_of(preset).items() if t in trained and run not in taken},
              published=f"figures/{preset.name}" if taken else "", taken=taken, prepared=prepared, root=str(root), **shared, **own),
         [*files, "figures/manifest.json"], [j.name for j in (*trained.values(), *evaluated)])]
     jobs += [sampled_job(preset, root, task) for task in f.sampled]
