@@ -34,15 +34,18 @@ def packed_state(
     "Weights as they are stored."
     return {k: v.bfloat16() if v.is_floating_point() and v.ndim > 1 else v for k, v in state.items()}
 
+def _told(card) -> list: # stages of a card, which name their task where it is another than the card's
+    return [dict(task=card["task"]) | stage for stage in card["recipe"]]
+
 def stages(
     run:str|Path, # folder of a finished training
 ) -> list: # of dicts: settings, hours and history (rows of validations), first stage first
     "How a run was trained, with the runs that its weights began from."
     card = read_card(Path(run)/"config.json")
-    if card.get("stored"): return card["recipe"]
+    if card.get("stored"): return _told(card)
     begun = Path(card["init"])/"config.json" if card["init"] else None
     before = stages(begun.parent) if begun and begun.exists() else []
-    hidden = {*NETWORK, *DATA, "train_images", "valid_images", "parameters", "best_val_psnr"} | ({"init"} if before else set())
+    hidden = {*NETWORK, *DATA, "train_images", "valid_images", "parameters", "best_val_psnr"} - {"task"} | ({"init"} if before else set())
     recipe = {k: v for k, v in card.items() if k not in hidden}
     hours = {"hours": recipe.pop("seconds") / 3600, "cpu_hours": recipe.pop("cpu_seconds") / 3600}
     rows = pd.read_csv(Path(run)/"history.csv").map(lambda x: float(f"{x:.6g}") if isinstance(x, float) else x)
@@ -57,7 +60,7 @@ def made_by(
     asked = [dataclasses.asdict(c) for c in configs]
     network = all(asked[-1][k] in (card[k], None) for k in NETWORK)
     return network and len(asked) == len(card["recipe"]) and all(
-        stage.get(k, v) == v for stage, own in zip(card["recipe"], asked) for k, v in own.items() if k not in NETWORK)
+        stage.get(k, v) == v for stage, own in zip(_told(card), asked) for k, v in own.items() if k not in NETWORK or k == "task")
 
 def pack(
     run:str|Path, # folder of a finished training: config.json and weights.safetensors
@@ -75,7 +78,7 @@ def pack(
     if (size := sum(v.nbytes for v in state.values())) > LIMIT:
         raise CTSRError(f"{name}: {size / 2**20:.1f} MiB of weights; stored weights must stay below {LIMIT // 2**20} MiB,"
                         " train a narrower network")
-    recipe = stages(run)
+    recipe = [{k: v for k, v in stage.items() if k != "task" or v != card["task"]} for stage in stages(run)]
     trained = {k: card[k] for k in (*DATA, "train_images", "device", "torch")} | {
         k: round(sum(stage[k] for stage in recipe), 2) for k in ("hours", "cpu_hours")}
     folder.mkdir(parents=True, exist_ok=True)
@@ -144,12 +147,13 @@ def unpack(
     run:str|Path, # folder to write: weights.safetensors, config.json, history.csv
     folder:str|Path|None=None, # default the package's own
 ) -> pd.DataFrame: # history of its last stage
-    "Stored weights as the folder of a finished training."
+    "Stored weights as the folder of a finished training; its time is without that of others among them with which it began."
     (card, file), run, settings = stored_files(name, folder), Path(run), dataclasses.asdict(config)
     if other := [k for k in NETWORK if settings[k] not in (card[k], None)]:
         raise CTSRError(f"stored weights '{name}': '{other[0]}' is {card[other[0]]!r}, not {settings[other[0]]!r} as this run asks; train it")
-    trained, last = card["trained"], card["recipe"][-1]
-    spent = dict(seconds=trained["hours"] * 3600, cpu_seconds=trained["cpu_hours"] * 3600)
+    trained, last, others = card["trained"], card["recipe"][-1], [_told(c) for c in pretrained(folder).values()]
+    before = max((o for o in others if len(o) < len(card["recipe"]) and o == _told(card)[:len(o)]), key=len, default=[])  # stored apart
+    spent = {f"{k}seconds": round(3600 * (trained[f"{k}hours"] - sum(stage[f"{k}hours"] for stage in before)), 1) for k in ("", "cpu_")}
     known = last.get("history", [dict(step=config.steps, images=config.steps * config.batch_size, seconds=spent["seconds"])])
     history = pd.DataFrame(known)
     run.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ import torch
 from ctsr.data import CTSRError, load_prepared, prepare
 from ctsr.degrade import TASKS, Task, degrade
 from ctsr.metrics import psnr
-from ctsr.presets import load_preset, plan
+from ctsr.presets import load_preset, plan, run_settings
 from ctsr.pretrained import FOLDER, LIMIT, STATED, load_pretrained, made_by, pack, pretrained, unpack
 from ctsr.restore import Interpolate, load_run, read_card
 from ctsr.study import run_notebook
@@ -67,3 +67,14 @@ def test_a_study_takes_stored_weights_in_place_of_training(root, tmp_path):
     test = load_prepared(images).split("test").images[:, None].float()/255
     lr, task = degrade(test, TASKS["x5"]), TASKS["x5"]
     assert torch.equal(load_run(tmp_path/"train"/"ours-x5")(lr, task), load_pretrained("runet-x5")(lr, task))
+
+
+def test_the_time_of_weights_that_others_begin_with_is_counted_once(tmp_path):
+    "sr3-x2 and sr3-x8 go on from sr3-x5: on their own, each has the time that it took from there."
+    configs = run_settings(load_preset("full", stored=True))
+    def hours(name):
+        unpack(name, configs[name], tmp_path/name)
+        return read_card(tmp_path/name/"config.json")["cpu_seconds"] / 3600
+    whole = {name: pretrained()[name]["trained"]["cpu_hours"] for name in ("sr3-x5", "sr3-x2", "sr3-x8")}
+    assert hours("sr3-x5") == pytest.approx(whole["sr3-x5"])
+    for name in ("sr3-x2", "sr3-x8"): assert 0 < hours(name) == pytest.approx(whole[name] - whole["sr3-x5"], abs=1e-3)
