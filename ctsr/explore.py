@@ -22,7 +22,7 @@ import time
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial, wraps
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 
 import ipywidgets as W
@@ -30,6 +30,8 @@ import numpy as np
 import torch
 import traitlets
 from ipympl.backend_nbagg import Canvas, FigureManager
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.patches import Rectangle
@@ -316,16 +318,27 @@ def _high(figure, height): # inches; tells the screen, if that is news
     if abs(figure.get_figheight() - height) > .01: figure.set_figheight(height)
     return height
 
-def _draw_profile(ax, case, look): # grey levels along the line
-    columns, (top, left) = np.arange(look.box[1], look.box[1] + look.box[2]), case.corner
+def _draw_profile(ax, case, look): # grey levels along the line; the names of the curves lie above the axes, which make room for them
+    columns, (top, left), (width, height) = np.arange(look.box[1], look.box[1] + look.box[2]), case.corner, ax.figure.get_size_inches()
     with theme():
         ax.clear()
         for n, (name, picture) in enumerate(case.pictures.items()):
             if name == "input" and n: continue  # beside the original it says little
             ax.plot(columns, picture[look.line - top, columns - left] * 255, label=name, **{} if n else dict(color="black", lw=2, alpha=.8))
-        ax.set(xlim=(columns[0], columns[-1]), xlabel="column, px", ylabel="grey level", title=f"Along row {look.line}")
-        ax.legend(ncols=2, fontsize=7)
+        ax.set(xlim=(columns[0], columns[-1]), xlabel=f"column in row {look.line}, px", ylabel="grey level")
         ax.tick_params(labelsize=7.5)
+        beside = 2 if width > 9 else 1
+        names = math.ceil(len(ax.lines) / beside) * .15 + .1  # inches
+        ax.set_position((.692, .45 / height, .3, 1 - (.45 + max(.3, names)) / height))
+        ax.legend(ncols=beside, fontsize=7, loc="lower right", bbox_to_anchor=(1, 1), borderpad=.2, borderaxespad=.2,
+                  labelspacing=.3, columnspacing=1, handlelength=1.4)
+
+def _scale(figure, n, kind, how): # below all panels, the first or the second: what colours mean
+    ax = figure.add_axes((.2 + .45 * n, .06 / figure.get_figheight(), .2, .12 / figure.get_figheight()))
+    bar = figure.colorbar(ScalarMappable(Normalize(0, how["vmax"]), how["cmap"]), cax=ax, orientation="horizontal", extend="max", ticks=[])
+    for x, side, text in ((-.03, "right", f"{kind}, grey levels   0"), (1.09, "left", f"{how['vmax'] * 255:.0f}")):
+        ax.text(x, .45, text, transform=ax.transAxes, ha=side, va="center", fontsize=8)
+    return bar
 
 def _outline(case): # of the part that is restored
     (t, l), (h, w) = case.corner, case.input.shape
@@ -383,22 +396,23 @@ class Scene:
 # %% ../nbs/13_explore.ipynb #007a2dad
 def panel_grid(
     figure:Figure, # of which the height is made to fit
-    number:int, # of pictures
-    rows:int=2, # of axes a picture: itself and what lies below
-    title:float=.45, # inches, above pictures
-) -> np.ndarray: # (number, rows) of axes
-    "Places for pictures: up to six in a line, more in lines of equal length."
-    lines = 1 if number <= 6 else math.ceil(number / 5)
-    columns = max(4, math.ceil(number / lines))
-    side = figure.get_figwidth() / columns
+    number:int, # of panels beside the one that every line begins with
+    rows:int=2, # of axes a panel: itself and what lies below
+    title:float=.45, # inches, above a line
+    foot:float=0., # inches, below all
+) -> tuple: # axes that lines begin with, (lines, rows), and those beside them, (number, rows)
+    "Places for pictures: up to five beside the first, more in lines of equal length, which begin with the first again."
+    lines = 1 if number <= 5 else math.ceil(number / 4)
+    beside = max(3, math.ceil(number / lines))
+    side = figure.get_figwidth() / (beside + 1)
     heights = [title, *[side] * rows] * lines
-    grid = GridSpec(len(heights), columns, figure, .002, 0, .998, 1, .03, .02, height_ratios=heights)
-    _high(figure, sum(heights))
-    axes = np.empty((number, rows), object)
-    for (n, row), _ in np.ndenumerate(axes):
-        place = grid[n // columns * (rows + 1) + 1 + row, n % columns]
-        axes[n, row] = figure.add_subplot(place, sharex=axes[0, 0], sharey=axes[0, 0])
-    return axes
+    height = _high(figure, sum(heights) + foot)
+    grid = GridSpec(len(heights), beside + 1, figure, .002, foot / height, .998, 1, .03, .02, height_ratios=heights)
+    def column(line, n): return [figure.add_subplot(grid[line * (rows + 1) + 1 + row, n]) for row in range(rows)]
+    axes = [column(line, 0) for line in range(lines)], [column(n // beside, n % beside + 1) for n in range(number)]
+    first, *others = chain(*axes[0], *axes[1])
+    for ax in others: ax.sharex(first); ax.sharey(first)
+    return tuple(np.array(some, object).reshape(-1, rows) for some in axes)
 
 def say_why(
     figure:Figure, # whose pictures are taken away
@@ -410,7 +424,7 @@ def say_why(
 
 # %% ../nbs/13_explore.ipynb #d1a00001
 class Panels:
-    "The region by every method, and the errors."
+    "The region by every method, the errors, and how far samples differ."
     def __init__(self,
         figure:Figure, # to draw on
     ):
@@ -419,35 +433,34 @@ class Panels:
     def draw(self, case:Case, look:Look):
         "Draw everything anew."
         self.figure.clear()
-        shots = case.pictures
+        first, *_ = shots = case.pictures
         errors = {} if case.hr is None else {k: np.abs(a.image - case.hr) for k, a in case.visible.items()}
         spreads = {k: a.spread for k, a in case.visible.items() if a.spread is not None}
-        seen = list((errors or spreads).values())
-        limit = max(.02, np.percentile(np.stack(seen), 99.5)) if seen else .02
-        spreads = {f"{k.partition(',')[0]}: samples\ndiffer, 0 to {limit * 255:.0f} grey levels": v for k, v in spreads.items()}
-        heat = dict(cmap="magma", vmax=limit)
+        heat = {kind: dict(cmap=cmap, vmax=max(least, np.percentile(np.stack([*maps.values()]), 99.5)))
+                for kind, maps, cmap, least in (("error", errors, "magma", .02), ("spread", spreads, "viridis", .004)) if maps}
+        beside = [(k, maps) for k in case.visible for maps in ((shots, spreads) if k in spreads else (shots,))]
         with theme():
-            grid = panel_grid(self.figure, len(shots) + len(spreads), 2 if errors else 1)
-            self.axes = dict(zip([*shots, *spreads], grid[:, 0]))
-            for (name, picture), (above, *below) in zip((shots | spreads).items(), grid):
-                _image(above, picture, case.corner, **heat if name in spreads else {})
-                if name in errors: map_ = _image(*below, errors[name], case.corner, **heat)
+            starts, grid = panel_grid(self.figure, len(beside), 2 if errors else 1, foot=.3 if heat else 0)
+            self.starts, self.axes = starts[:, 0], {first: starts[0, 0]}
+            for above, *below in starts:
+                for ax, picture in zip((above, *below), (shots[first], case.input)): _image(ax, picture, case.corner)
+                above.set_title(first + ("\nbelow: input" if below else "\n"), fontsize=8)
+            for (k, maps), (above, *below) in zip(beside, grid):
+                name = k if maps is shots else f"{k.partition(',')[0]}\nspread of {case.visible[k].samples} samples"
+                self.axes[name] = above
+                _image(above, maps[k], case.corner, **{} if maps is shots else heat["spread"])
+                if maps is shots and below: _image(*below, errors[k], case.corner, **heat["error"])
                 elif below: below[0].axis("off")
-            if errors: self._scale(map_, grid[0, 1], limit)
+            self.bars = {kind: _scale(self.figure, n, kind, how) for n, (kind, how) in enumerate(heat.items())}
         self.show(case, look)
-
-    def _scale(self, map_, ax, limit): # where the original has no error: what colours mean
-        bar = self.figure.colorbar(map_, cax=ax.inset_axes((.12, .5, .76, .06)), orientation="horizontal", extend="max")
-        bar.set_ticks([0, limit], labels=["0", f"{limit * 255:.0f}"], fontsize=8)
-        bar.set_label("error, grey levels", fontsize=8)
 
     def show(self, case:Case, look:Look):
         "Bring the figure up to where one looks now."
         rows = case.scores(look.box)
         for name, ax in self.axes.items():
             ax.set(**look.limits)
-            more = f"{rows[name]['region']:.2f} dB here" if case.hr is not None and name in rows else ""
-            ax.set_title(name if "\n" in name else f"{name}\n{more}", fontsize=8)
+            if name in rows: ax.set_title(f"{name}\n" + (f"{rows[name]['region']:.2f} dB here" if case.hr is not None else ""), fontsize=8)
+            elif ax not in self.starts: ax.set_title(name, fontsize=8)
 
 # %% ../nbs/13_explore.ipynb #7ceea201
 WIDTH = 830 # px, of figures: what a notebook has beside the file browser on a screen of 1280

@@ -150,6 +150,51 @@ def test_panels_stay_large_and_figures_are_as_wide_as_asked(here, tmp_path):
     assert [f.get_figwidth() * 80 for f in (upper, lower)] == [1200, 1200] and side() > 270
 
 
+@without_loop
+def test_every_line_of_panels_begins_with_the_original(here, tmp_path):
+    explorer = Explorer(here, tmp_path)
+    explorer.methods.samples.samples.value = 2
+    panels, case = explorer.views[1], explorer.methods.case
+    def lines():
+        tops = {round(ax.get_position().y0, 4): [] for ax in panels.axes.values()}
+        for ax in (*panels.starts, *(ax for ax in panels.axes.values() if ax not in panels.starts)): tops[round(ax.get_position().y0, 4)].append(ax)
+        return [*tops.values()]
+    assert [len(line) for line in lines()] == [6]  # as it begins: bicubic, RUNet, and of SR3 a sample, the mean and the spread, beside the original
+    explorer.methods.chosen.value = "bilinear", "bicubic", "nearest", "toy/runet-x5", "toy/sr3-x5"
+    assert [len(line) for line in lines()] == [5, 4]
+    for start, *_ in lines():
+        assert (start.images[0].get_array() == case.hr).all() and start.get_title() == "original\nbelow: input" and start.get_position().x0 < .01
+        below = next(ax for ax in start.figure.axes if ax.images and (ax.images[0].get_array() == case.input).all() and 0 < start.get_position().y0 - ax.get_position().y1 < .02)
+        assert below.get_position().x0 == start.get_position().x0
+    explorer.controls.place((20, 30, 40))
+    assert {ax.get_xlim() for ax in explorer.canvases[1].figure.axes if ax.images} == {(29.5, 69.5)}
+
+
+@without_loop
+def test_what_samples_differ_by_has_a_scale_of_its_own(here, tmp_path):
+    explorer = Explorer(here, tmp_path)
+    explorer.methods.chosen.value = "bicubic", "toy/sr3-x5"
+    panels, shown = explorer.views[1], explorer.methods.case.visible
+    limits = {kind: bar.vmax for kind, bar in panels.bars.items()}
+    spread, = (a.spread for a in shown.values() if a.spread is not None)
+    assert limits["spread"] == pytest.approx(max(.004, np.percentile(spread, 99.5))) and limits["error"] != limits["spread"]
+    assert panels.axes["toy/sr3-x5\nspread of 4 samples"].images[0].get_clim() == (0, limits["spread"])
+    said = [text.get_text() for bar in panels.bars.values() for text in bar.ax.texts]
+    assert said == ["error, grey levels   0", f"{limits['error'] * 255:.0f}", "spread, grey levels   0", f"{limits['spread'] * 255:.0f}"]
+
+
+def test_names_of_curves_lie_beside_them(here, tmp_path):
+    explorer = Explorer(here, tmp_path)
+    for n in (1, 2, 3): explorer.methods.add(f"mine {n}", lambda lr, task: upsample(lr, task.hr_size(*lr.shape[-2:])))
+    for width in (480, 830, 1400):
+        explorer.controls.width.value = width
+        pixels(explorer.canvases[0])
+        plot = explorer.views[0].plot
+        names, axes = plot.get_legend().get_window_extent(), plot.get_window_extent()
+        assert names.y0 >= axes.y1 and names.y1 <= plot.figure.bbox.y1 and names.x0 > explorer.views[0].wiped.get_window_extent().x1, width
+        assert axes.height > 60
+
+
 def test_a_figure_is_not_drawn_while_it_is_being_changed(here, tmp_path, monkeypatch):
     "JupyterLab answers widgets in a thread of their own."
     explorer, show, drawing, waited = Explorer(here, tmp_path), Scene.show, [], []
@@ -259,13 +304,12 @@ def test_an_image_is_enlarged_as_it_is(here, tmp_path):
     case, look = explorer.methods.case, explorer.controls.look
     assert case.hr is None and case.size == (482, 482) and (look.left, look.right) == ("bicubic", name)
     assert "PSNR" not in explorer.numbers.value and "LR-consistency" in explorer.numbers.value
-    assert list(explorer.views[1].axes) == ["input", "bicubic", name] and len(explorer.canvases[1].figure.axes) == 3  # no errors
+    assert list(explorer.views[1].axes) == ["input", "bicubic", name] and len(explorer.canvases[1].figure.axes) == 3 and not explorer.views[1].bars  # no errors
     assert np.allclose(np.divide(look.centre, 482), np.divide(before.centre, 95), atol=.02)  # the same place
     network, _ = load_model(here/"runs"/name.replace("/", "/train/"))
     explorer.methods.samples.samples.value = 2
     explorer.methods.chosen.value = "bicubic", "toy/sr3-x5"
-    limit = 255 * np.percentile(explorer.methods.case.visible["toy/sr3-x5, mean of 2"].spread, 99.5)
-    assert f"differ, 0 to {limit:.0f} grey levels" in list(explorer.views[1].axes)[-1]
+    assert list(explorer.views[1].axes)[-1] == "toy/sr3-x5\nspread of 2 samples" and list(explorer.views[1].bars) == ["spread"]
     explorer.methods.chosen.value = "bicubic", name
     alike, _ = restore_slice(case.picture, (0, 1), network, case.task)  # what `ctsr upscale` does
     assert (alike == case.visible[name].image).all()
@@ -458,6 +502,15 @@ def test_in_jupyterlab_a_widget_changes_the_picture(root, here, browser, tmp_pat
                 page.wait_for_timeout(500)
             assert len(before) > 5000 and look() != before
             assert not page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").count()
+            page.locator(".jp-CodeCell .cm-content").first.click()  # as the notebook says how to begin
+            old = page.locator(".jp-CodeCell .jp-InputArea-prompt").first.text_content()
+            page.keyboard.press("Control+Enter")
+            for _ in range(60):
+                if (now := page.locator(".jp-CodeCell .jp-InputArea-prompt").first.text_content()) not in (old, "[*]:"): break
+                page.wait_for_timeout(500)
+            page.wait_for_timeout(2000)
+            images = page.locator(".widget-dropdown select").first.bounding_box()
+            assert now not in (old, "[*]:") and 0 < images["y"] < 720 - images["height"], "out of view"
     finally:
         page.screenshot(path=tmp_path/"explore.png")
         page.close()
