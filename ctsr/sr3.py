@@ -252,13 +252,15 @@ def sample(
 ) -> torch.Tensor: # (B,C,H,W) float32, normalised
     "Draw one high-resolution image for each condition (Saharia et al. 2021, Algorithm 2, with a sampler of choice)."
     if sampler not in SAMPLERS: raise CTSRError(f"'sampler' must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
-    noise, condition = ImageNoise(seeds, condition.shape[1:], condition.device), condition.float()
+    (h, w), stride = condition.shape[-2:], model.net.stride
+    condition = F.pad(condition.float(), (0, -w % stride, 0, -h % stride), mode="replicate")
+    noise = ImageNoise(seeds, condition.shape[1:], condition.device)
     def denoise(y_t, gamma): return y0_from(model.target, model(condition, y_t, gamma), y_t, gamma)
     def constrain(y0): return model.to_target(model.to_image(y0, condition).clamp(*limits), condition)
     levels = model.alpha_bar[model.alpha_bar >= model.start]
     y0 = SAMPLERS[sampler](denoise, noise(), steps, alpha_bar=levels, noise=noise, eta=eta, spacing=spacing,
                            constrain=constrain if limits else None, callback=callback)
-    return model.to_image(y0, condition)
+    return model.to_image(y0, condition)[..., :h, :w]
 
 # %% ../nbs/06_sr3.ipynb #7a01b716
 @torch.no_grad()

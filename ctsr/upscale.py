@@ -10,7 +10,7 @@ __all__ = ['SHORTER', 'LABELS', 'NARROW', 'NO_HU', 'NO_TISSUE', 'MADE', 'SPREAD'
            'nifti_header', 'finer_header', 'traced', 'write_nifti', 'write_volume', 'header_of', 'number_of',
            'enlarged_image', 'Volume', 'dicom_tags', 'unicode_tags', 'new_uid', 'derived_tags', 'padded_values',
            'atomic_folder', 'remove_tags', 'write_slice', 'series_uid', 'stack', 'DicomCT', 'ending', 'open_scan',
-           'target', 'there', 'check_free', 'check_samples', 'plan', 'memory_needed', 'open_all', 'upscale']
+           'target', 'there', 'made_so', 'check_free', 'check_samples', 'plan', 'memory_needed', 'open_all', 'upscale']
 
 # %% ../nbs/09_upscale.ipynb #61437260
 import gzip
@@ -22,6 +22,7 @@ import struct
 import tempfile
 import time
 import uuid
+import zlib
 from contextlib import contextmanager, nullcontext
 from itertools import zip_longest
 from pathlib import Path
@@ -260,6 +261,7 @@ def _reading(path): # whatever goes wrong when a file is read is one line that n
     except Exception as error:
         if "orthonormal" in str(error):
             raise CTSRError(f"{path}: has axes that are not at right angles, which is not supported: resample it first") from None
+        if "decompression bomb" in str(error): raise CTSRError(f"{path}: has more than 178 million pixels: cut it into parts first") from None  # of Pillow
         raise CTSRError(f"{path}: cannot be read ({_why(error)}); fetch or export it again") from None
 
 def _grey(image): # PIL image -> (H,W) uint8 or uint16, and the value of white
@@ -613,6 +615,7 @@ def derived_tags(
     return {k: v for k, v in tags.items() if not k.startswith(gone)} | {
         "0008|0008": "\\".join(kind), "0008|0018": new_uid(series, source, checksum), "0020|000e": series,
         "0008|0030": tags.get("0008|0030", ""),
+        **({"0020|0011": str(int(number) + 1000)} if (number := tags.get("0020|0011", "").strip()).isdigit() else {}),  # of the series
         "0008|103e": f"{about[:63 - len(said)]} {said}".strip(), "0008|2111": trace(model, of=source)[:1024]}
 
 def padded_values(
@@ -799,6 +802,12 @@ def _made_here(path): # whether a file is a DICOM slice that says so
 def there(path): # whether anything is: results appear whole, so one that is there is finished
     return any(path.iterdir()) if path.is_dir() else path.exists()
 
+def made_so(path, made): # whether a result says that it was made just so
+    file = min(path.iterdir()) if path.is_dir() else path
+    try:
+        with (gzip.open if ending(file) == ".nii.gz" else open)(file, "rb") as f: return f"{MADE} with the network {made}".encode() in f.read(2**20)
+    except (OSError, EOFError, zlib.error): return False  # another's
+
 def check_free(
     path:Path, # that will be written
     inputs:list, # of Path, which are never written over
@@ -837,15 +846,18 @@ def plan(
     many:bool, # whether OUT is a folder for several
     uncertainty:bool=False, # whether deviations are written
     force:bool=False, # write over what is there
+    made:str="", # what results will say of how they were made
 ) -> tuple: # (scan, where the result goes, where deviations go or None) of what is to do; dicts `path`, and `before` or `error`, of the rest
-    "Where everything goes, if nothing stands in its way; what a folder holds already was done before."
+    "Where everything goes, if nothing stands in its way; what a folder holds already, made in the same way, was done before."
     inputs, places = [s.path for s in scans], [target(s.path, out, many) for s in scans]
     pairs = [(p, s.aside(p) if uncertainty else None) for s, p in zip(scans, places)]
     files = [p for pair in pairs for p in pair if p]
     todo, rest = [], []
     for scan, pair in zip(scans, pairs):
-        done = not force and pair[0] != out and all(there(p) for p in pair if p)
+        before = not force and pair[0] != out and all(there(p) for p in pair if p)
+        done = before and made_so(pair[0], made)
         try:
+            if before and not done: raise CTSRError(f"{pair[0]}: is there already, made in another way: choose another OUT, or --force")
             for p in filter(None, pair):
                 if files.count(p) > 1: raise CTSRError(f"{scan.path}: {p} would be the name of two results; run them one by one")
                 check_free(p, inputs, force or done)
@@ -917,7 +929,7 @@ def upscale(
         if (need := memory_needed(scan, task, uncertainty)) > machine_memory():
             raise CTSRError(f"{scan.path}: would take {need / 1e9:.0f} GB of memory, more than there is: crop it, or take a smaller factor")
     scans, unreadable = open_all(inputs, window, fits)
-    todo, rest = plan(scans, Path(out), len(inputs) > 1, uncertainty, force)
+    todo, rest = plan(scans, Path(out), len(inputs) > 1, uncertainty, force, restorer.made)
     passes = samples * getattr(restorer, "steps", 1)
     tiles = sum(scan.slices * passes * parts.tiles(task.hr_size(*scan.size)) for scan, *_ in todo)
     rows = unreadable + rest

@@ -333,7 +333,7 @@ def as_dicom(path, hu, z=0, number=1, slope=1, intercept=-1024, bits=12, signed=
 def test_dicom_series(runs, tmp_path, scale):
     "Files under names that contradict the order; new identifiers, old patient, bits and rescale; every number right."
     hu = thorax().clip(-1024, 3000)
-    old = [as_dicom(tmp_path/"in"/f"{9 - z}.dcm", hu[z], 4. * z, z + 1, **scale) for z in range(3)]
+    old = [as_dicom(tmp_path/"in"/f"{9 - z}.dcm", hu[z], 4. * z, z + 1, SeriesNumber=3, **scale) for z in range(3)]
     tongue = locale.setlocale(locale.LC_ALL)
     folder = one(upscale([tmp_path/"in"], tmp_path/"out", runs/"still"))
     assert sorted(contents(folder)) == ["7.dcm", "8.dcm", "9.dcm"] and locale.setlocale(locale.LC_ALL) == tongue
@@ -345,6 +345,7 @@ def test_dicom_series(runs, tmp_path, scale):
                   "SliceThickness", "InstanceNumber", "KVP", "ImageOrientationPatient", "SOPClassUID", "StudyDate"): assert b[k].value == a[k].value, k
         assert b.ImageType == ["DERIVED", "SECONDARY", "AXIAL"] and (b.Rows, b.Columns) == (201, 181) and "LargestImagePixelValue" not in b
         assert np.allclose(b.PixelSpacing, [.7 * 40 / 201, .7 * 36 / 181]) and "still" in b.DerivationDescription and a.SOPInstanceUID in b.DerivationDescription
+        assert b.SeriesNumber == 1003, "beside its original in a list of series"
         assert "not a medical device" in b.DerivationDescription and b.SeriesDescription.endswith("ctsr still") and len(b.SeriesDescription) <= 64
         corner = lambda d: np.array(d.ImagePositionPatient, float) - [float(d.PixelSpacing[1]) / 2, float(d.PixelSpacing[0]) / 2, 0]
         assert np.allclose(corner(a), corner(b), atol=1e-4) and b.file_meta.MediaStorageSOPInstanceUID == b.SOPInstanceUID
@@ -711,7 +712,8 @@ def test_what_is_there_already_does_not_stop_the_rest(runs, tmp_path):
     assert "before" in again and first["size"] == (80, 80) and (tmp_path/"out"/"a.png").read_bytes() != before
     as_dicom(tmp_path/"s"/"1.dcm", thorax()[0].clip(-1024, 3000))
     ((tmp_path/"out"/"s").mkdir(), one(upscale([tmp_path/"s"], tmp_path/"out"/"s", runs/"still")))  # an empty folder is no result
-    assert ["before" in row for row in upscale([tmp_path/"s", files[0]], tmp_path/"out", runs/"still")] == [True, True]
+    series, other = upscale([tmp_path/"s", files[0]], tmp_path/"out", runs/"still")
+    assert "before" in series and "made in another way" in other["error"], "of another network, which is no result of this command"
     failed(upscale([tmp_path/"s"], tmp_path/"out"/"s", runs/"still"), "--force")  # which is named
     (tmp_path/"out"/"s"/"note.txt").write_text("mine")
     assert "other things" in upscale([tmp_path/"s", files[0]], tmp_path/"out", runs/"still")[0]["error"]
