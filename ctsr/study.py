@@ -60,7 +60,8 @@ def _execute(notebook, output, parameters, cwd):
     from traitlets.config import Config
     for attempt in range(2):
         with tempfile.TemporaryDirectory(prefix="ctsr-") as sockets:
-            config = Config(KernelManager=dict(transport="ipc", ip=f"{sockets}/kernel"))
+            config = Config(KernelManager=dict(transport="ipc", ip=f"{sockets}/kernel"),
+                            NotebookClient=dict(shutdown_kernel="immediate"))  # asked politely, a kernel that is done reports an error
             try:
                 return papermill.execute_notebook(
                     str(notebook), str(output), parameters, kernel_name="python3", progress_bar=False, autosave_cell_every=0,
