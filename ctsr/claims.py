@@ -243,6 +243,10 @@ def front_claims(table): # from `claims_table`
 def _with_unit(text, unit): # numbers have units, words have none
     return f"{text} {unit}" if re.match(r"[-+\d]", text) and unit in ("dB", "LPIPS", "images", "grey levels", "%") else text
 
+def _rounded(text, unit): # of a number of dB, which the table has to four digits, two
+    if unit != "dB" or not re.fullmatch(r"[-+]?\d+\.\d{3,}", text): return text
+    return f"{float(text):+z.2f}" if text[0] == "+" else f"{float(text):z.2f}"
+
 def _minus(text): return re.sub(r"(?<![\w-])-(?=[\d.])", "\N{MINUS SIGN}", text)
 
 def claims_text(
@@ -257,6 +261,7 @@ def claims_text(
 def claims_html(
     table:pd.DataFrame, # from `claims_table`
     headings:bool=True, # between the parts
+    brief:bool=False, # decibels to two digits
 ): # -> IPython HTML
     "The claims as a page shows them: what the paper says and why, the numbers, the verdict."
     from IPython.display import HTML
@@ -265,8 +270,9 @@ def claims_html(
     last = ""
     for r in table.fillna("").astype(str).map(html.escape).itertuples():
         if headings and part[r.claim] != last: rows.append(f"<tr><th class='part' colspan='5'>{(last := part[r.claim])}</th></tr>")
-        coded = _with_unit(r.as_coded, r.unit) + (f"<br><small>{r.difference}</small>" if r.difference else "")
-        values = zip(("paper", "as coded, or stated", "corrected"), (r.paper, coded, _with_unit(r.corrected, r.unit)))
+        paper, coded, off = (_rounded(text, r.unit) if brief else text for text in (r.paper, r.as_coded, r.difference))
+        coded = _with_unit(coded, r.unit) + (f"<br><small>{off} from paper</small>" if off else "")
+        values = zip(("paper", "as coded, or stated", "corrected"), (_with_unit(paper, r.unit), coded, _with_unit(r.corrected, r.unit)))
         cells = "".join(f"<td data-is='{name}'>{_minus(text)}</td>" for name, text in values)
         rows.append(f"<tr><td><b>{r.says}</b> <small>({r.where})</small><br><small>{_minus(r.why)}</small></td>{cells}"
                     f"<td class='verdict {MARKS.get(r.verdict, 'partly')}'>{r.verdict}</td></tr>")

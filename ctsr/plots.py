@@ -365,22 +365,24 @@ def fig_bars(
     colours:dict|None=None, # condition -> colour
     seed:int=0, # of the bootstrap
     enlarge:bool=True, # show means and whiskers on an enlarged axis as well
+    size:tuple|None=None, # inches; names and numbers are turned where bars stand close
 )->Figure:
     "Mean score of each condition with a 68 % bootstrap interval (the paper's Figures 3 and 4)"
     values = _values(table, metric, protocol, task, labels)
     order = _order(values.condition, labels)
     colours = _colours(order, colours, labels)
-    fig = plt.figure(figsize=(max(3.4, .78*len(order) + .9), 2.9 + 1.2*enlarge), layout='constrained')
-    grid = fig.add_gridspec(1 + enlarge, 1, height_ratios=[1, 2][1 - enlarge:])
+    fig = plt.figure(figsize=size or (max(3.4, .78*len(order) + .9), 2.9 + 1.2*enlarge), layout='constrained')
+    turn, wrap = (90, 18) if (room := (fig.get_figwidth() - .7)/len(order)) < .44 else (0, min(12, int(16*room)))
+    grid = fig.add_gridspec(1 + enlarge, 1, height_ratios=[1, 1 if size else 2][1 - enlarge:])
     ax = fig.add_subplot(grid[-1])
     s = _bars(ax, values, order, colours, unit, seed)
     tops = [max(e, (paper or {}).get(c, 0)) for c, e in zip(order, s.hi)]
     for i, c in enumerate(order):
-        ax.annotate(_number(metric, s['mean'][c]), (i, tops[i]), (0, 4), textcoords='offset points', ha='center', fontsize=7,
+        ax.annotate(_number(metric, s['mean'][c]), (i, tops[i]), (0, 6 if turn else 4), textcoords='offset points', ha='center', fontsize=7, rotation=turn,
                     bbox=dict(fc='white', ec='none', pad=.8))
     _references(ax, s['mean'], order, baseline, paper)
-    ax.set_xticks(range(len(order)), [textwrap.fill(c, 12) for c in order])
-    ax.set(xlabel='', ylabel=axis_label(metric).replace(', ', ',\n'), ylim=(0, max(tops)*1.14), xlim=(-.55, len(order) - .45))
+    ax.set_xticks(range(len(order)), [textwrap.fill(c, wrap) for c in order], rotation=turn)
+    ax.set(xlabel='', ylabel=axis_label(metric).replace(', ', ',\n'), ylim=(0, max(tops)*(1.14 + .16*bool(size) + .14*bool(turn))), xlim=(-.55, len(order) - .45))
     above = fig.add_subplot(grid[0], sharex=ax) if enlarge else ax
     if enlarge: _enlarged(above, s, colours, metric); _references(above, s['mean'], order, baseline, paper)
     _note(above, f'{_title(protocol, metric)}n = {values.image_id.nunique()} images; whiskers: 68 % bootstrap interval by {unit}')

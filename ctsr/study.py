@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['STYLE', 'DIGITS', 'SHOWN', 'LICENCE', 'notebook_parameters', 'check_parameters', 'run_notebook', 'git_state',
            'machine', 'training_hours', 'sidecar', 'done_jobs', 'Keep', 'with_taken', 'check_same_images', 'recipes',
-           'headline', 'method_text', 'table_html', 'details', 'render_page', 'code_sha256', 'listing_sha256',
-           'stamp_path', 'read_stamp', 'stale', 'run_job', 'write_plan', 'snakemake', 'run_study', 'publish', 'redraw',
-           'pack_run', 'main']
+           'headline', 'method_text', 'table_html', 'details', 'made_text', 'render_page', 'code_sha256',
+           'listing_sha256', 'stamp_path', 'read_stamp', 'stale', 'run_job', 'write_plan', 'snakemake', 'run_study',
+           'publish', 'redraw', 'pack_run', 'main']
 
 # %% ../nbs/11_study.ipynb #852baa34
 import ast
@@ -320,6 +320,24 @@ def details(
     from IPython.display import HTML
     inner = content.data if hasattr(content, "data") else f"<pre>{html.escape(json.dumps(content, indent=1, ensure_ascii=False))}</pre>"
     return HTML(f"<details><summary>{html.escape(summary)}</summary>{inner}</details>")
+
+# %% ../nbs/11_study.ipynb #b40163a2
+def made_text(
+    record:dict, # what `sidecar` wrote of a figure
+    published:bool=False, # whether the study's tables are in figures/<preset>
+) -> str: # Markdown
+    "How a figure was made, and how it is made again, in two sentences."
+    names = [p.name if p.parent.name == "figures" else f"{p.parent.name}/{p.name}" for p in map(Path, record["inputs"])]
+    more = f" and {len(names) - 2} more like it" if len(names) > 3 else ""
+    source = " and ".join(f"`{name}`" for name in names[:2 if more else 3]) + more
+    day, commit = datetime.datetime.fromisoformat(record["time"]), (record["commit"] or "")[:7]
+    at = (f", at commit `{commit}`" + " with local changes" * bool(record["dirty"])) if commit else ""
+    preset = record["parameters"].get("preset", "")
+    if not published: again = f"`ctsr study {preset}` draws it again"
+    elif all("/" not in name for name in names): again = f"`ctsr report {preset}` draws it again from the published tables"
+    else: again = f"it shows images, which the published tables do not hold: `ctsr study {preset}` draws it again, and `ctsr report {preset}` keeps it"
+    return (f"Drawn by `nbs/study/{record['notebook']}` from {source}, on {day.day} {day:%B %Y}{at}."
+            f" {again[0].upper() + again[1:]}; all that is recorded of it is in `{Path(record['file']).stem}.json`.")
 
 # %% ../nbs/11_study.ipynb #c05f3f1c
 def render_page(
