@@ -100,6 +100,17 @@ def test_a_report_shows_its_tables_and_figures(site):
     assert text.count("<img") >= 10 and text.count("<table") >= 10 and "SR3, one sample" in text
 
 
+def test_every_figure_of_a_report_can_be_linked_and_says_how_it_was_made(site, root):
+    for study in ("full", "quick"):
+        text = (site/"study"/f"{study}.html").read_text(encoding="utf-8")
+        drawn = sorted(p.stem for p in (root/"figures"/study).glob("*.png"))
+        contents, made = text[text.index('class="page-toc'):], re.findall(r'<div class="made.*?</div>', text, flags=re.S)
+        assert len(made) == len(drawn) and "Its record" not in text
+        for words in made: assert re.search(r'href="\.\./source/study-\w+\.html"', words) and re.search(r'<a [^>]*download[^>]*href="[^"]*\.json"', words), words
+        assert sorted(n for words in made for n in re.findall(r"(\w+)\.json</span>", words)) == drawn
+        assert {"#figure-2-examples", "#figure-4-psnr", "#training", "#paired-differences"} <= set(re.findall(r'href="(#[\w-]+)"', contents))
+
+
 class Pictures(HTMLParser):
     "The pictures of a page: whether each leads to its file, and what it says to who cannot see it."
     def __init__(self, text):
@@ -128,15 +139,27 @@ def test_pictures_can_be_enlarged_and_those_of_a_report_are_described(site):
         if page != "library/plots": assert all(alt and "_images" not in alt for *_, alt in found), page
 
 
-def test_a_laptop_shows_the_first_table_of_a_report_whole_and_the_front_page_the_study_in_one_screen(served, browser):
+def test_a_laptop_shows_the_first_table_of_a_report_whole(served, browser):
     page = browser.new_page(viewport=dict(width=1280, height=800))
     page.goto(f"{served}/study/quick.html", wait_until="load")
     table, column = (page.evaluate(f"document.querySelector('{what}').getBoundingClientRect().width") for what in ("article table", "article"))
     assert table <= column, f"{table:.0f} px in {column:.0f}"
+    page.close()
+
+
+@pytest.mark.parametrize("width, height, tile, chart", [(1280, 800, 130, 600), (1366, 768, 130, 600), (1000, 800, 130, 600), (390, 844, 150, 330)])
+def test_the_front_page_shows_the_study_readably_and_on_a_laptop_in_one_screen(served, browser, width, height, tile, chart):
+    page = browser.new_page(viewport=dict(width=width, height=height))
     page.goto(f"{served}/index.html", wait_until="load")
-    picture, claims, rows = page.evaluate("""['article img', '.claims', '.claims tr:last-child'].map(
-        what => document.querySelector(what).getBoundingClientRect()).map((box, n) => n < 2 ? box.top : box.bottom)""")
-    assert picture < 500 and claims < 500 and rows < 800, (picture, claims, rows)
+    tiles, charts = ([box for box in page.evaluate("""what => [...document.querySelectorAll(what)].map(e => [e, e.getBoundingClientRect()])
+        .map(([e, b]) => [b.width, b.bottom, b.width / e.getAttribute('width')])""", f".front .{what} img") if box[0]] for what in ("tiles", "bars"))
+    assert len(tiles) == 6 and min(w for w, *_ in tiles) >= tile and len(charts) == 1 and charts[0][0] >= chart, (tiles, charts)
+    letters = 7 * 200 / 72 * min(scale for *_, scale in [*tiles, *charts])  # the smallest in these pictures: of 7 points, at 200 dots an inch
+    assert letters > 10, f"letters of {letters:.1f} px"
+    if width > 1200:
+        ends = [bottom for _, bottom, _ in [*tiles, *charts]] + page.evaluate("['.claims', '.examples'].map(c => document.querySelector('.front ' + c).getBoundingClientRect().bottom)")
+        if height >= 800: ends.append(page.evaluate("document.querySelector('.front .counts').getBoundingClientRect().bottom"))
+        assert max(ends) <= height, ends
     page.close()
 
 

@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import PIL.Image
 import yaml
@@ -29,6 +30,7 @@ from pygments.lexers import PythonLexer
 
 from ctsr.claims import claims_html, front_claims, verdict_counts
 from ctsr.evaluate import load_tables
+from ctsr.plots import fig_bars, save_figure
 from ctsr.review import gain_sentence, seed_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,6 +42,7 @@ STUDIES = {  # published, in the order of reading: what each is
     "full": "read this first: the paper's own data, as its authors ran it, as it should have been run, and as well as we can",
     "quick": "what `make study` leaves in a quarter of an hour, on two freely fetched CT volumes: to see what your own run should look like",
     "baseline": "a check of a minute, without training: interpolation alone, on the paper's test images"}
+BARS = dict(wide=(6.2, 2.45), narrow=(3.2, 3.9))  # inches of the front page's chart: beside the claims, and on a phone
 FIRST = ("test-images-unseen", "baseline-psnr", "beats-input", "nearest-below")  # claims of the front page; more are folded
 INLINE = "module://matplotlib_inline.backend_inline"  # pictures into notebooks, whatever the caller has set
 LIBRARY = ("Each page is a notebook, executed when this site was built; the library is exported from them. None needs one that stands below "
@@ -164,14 +167,22 @@ def lesson(path, known, documented) -> tuple: # name of its page, title, descrip
     return module, title, description
 
 
-def shown(nb) -> list: # of cells
+def made(text, files) -> str: # Markdown
+    "How a figure was made, with links to the notebook, and to its record and tables, which are downloads."
+    text = re.sub(r"`nbs/study/(\w+)\.ipynb`", r"[`\1.ipynb`](../source/study-\1.md)", text)
+    file = lambda match: f"{{download}}`{match[1]} <{files.name}/{match[1]}>`" if (files/match[1]).exists() else match[0]
+    return ":::{div} made\n" + re.sub(r"`([\w.-]+\.(?:json|csv|csv\.gz))`", file, text) + "\n:::"
+
+
+def shown(nb, files) -> list: # of cells; files are those to download
     "An executed notebook as a reader should see it: no code, and what was printed as Markdown as Markdown, so that its headings count."
     cells = []
     for cell in nb.cells:
         if cell.cell_type == "markdown": cells.append(cell)
         for output in cell.get("outputs", []):
             data = output.get("data", {})
-            if "text/markdown" in data: cells.append(nbformat.v4.new_markdown_cell(data["text/markdown"]))
+            if (text := data.get("text/markdown")): cells.append(nbformat.v4.new_markdown_cell(made(text, files) if text.startswith("Drawn by") else text))
+            elif data.get("text/html", "").startswith("<details><summary>Its record"): continue  # which is a download here
             elif output.output_type != "stream":
                 alt = output.get("metadata", {}).get("image/png", {}).get("alt", "")
                 cells.append(nbformat.v4.new_code_cell("shown", outputs=[output], metadata={"tags": ["remove-input"], "mystnb": {"image": {"alt": alt}}}))
@@ -202,32 +213,71 @@ def study_page(folder):
     files = SOURCE/"study"/f"files-{folder.name}"
     files.mkdir()
     for file in folder.iterdir():
-        if file.suffix in (".csv", ".gz"): shutil.copy2(file, files)
-    rows = "\n".join(f"- {{download}}`{f.name} <{files.name}/{f.name}>` ({size_of(f)})" for f in sorted(files.iterdir()))
+        if file.suffix in (".csv", ".gz") or file.suffix == ".json" and file.with_suffix(".png").exists(): shutil.copy2(file, files)
+    rows = "\n".join(f"- {{download}}`{f.name} <{files.name}/{f.name}>` ({size_of(f)})" for f in sorted(files.iterdir()) if f.suffix != ".json")
     download = nbformat.v4.new_markdown_cell(f"## Downloads\n\nEvery table of this page; CSV, packed where large.\n\n{rows}")
-    nb.cells = [*(c for c in shown(nb) if "parameters" not in c.metadata.get("tags", []) and not c.source.startswith("# Report")), download]
+    nb.cells = [*(c for c in shown(nb, files) if "parameters" not in c.metadata.get("tags", []) and not c.source.startswith("# Report")), download]
     nbformat.write(nb, page)
 
 
+def stretches(inked) -> list: # of (first, end)
+    "Where rows or columns hold something, between those that hold nothing."
+    steps = np.flatnonzero(np.diff(np.pad(inked.astype(int), 1)))
+    return list(zip(steps[::2].tolist(), steps[1::2].tolist()))
+
+
+def first_row(picture, columns) -> list: # of images, one a column; none where it cannot be cut into so many
+    "The first row of Figure 2 in pieces, cut in the white between pictures; a picture is known by its height, which is about a column's width."
+    image = PIL.Image.open(picture).convert("RGB")
+    inked = (np.asarray(image) < 250).any(2)
+    bands = stretches(inked.any(1))
+    tall = [band for band in bands if band[1] - band[0] > .7 * image.width / columns]
+    across = stretches(np.logical_or.reduce([inked[top:end].any(0) for top, end in tall]))
+    if len(across) != columns: return []
+    below = [end for _, end in bands if len(tall) < 2 or end <= tall[1][0]][-1]
+    gap = min(b[0] - a[1] for a, b in itertools.pairwise(across)) // 2
+    return [image.crop((max(0, left - gap), tall[0][0], min(image.width, right + gap), below)) for left, right in across]
+
+
+def tiles(folder) -> str: # Markdown
+    "The first row of Figure 2, each column a picture with its name."
+    of, whole, blocks = json.loads((folder/"fig2_examples.json").read_text())["parameters"], folder/"fig2_examples.png", []
+    names = ["Original", *(of["columns"] or list(of["bars"])[:3])]
+    for n, (name, tile) in enumerate(list(zip(names, first_row(whole, len(names)))) or [("Examples", PIL.Image.open(whole))]):
+        tile.save(SOURCE/"generated"/f"example-{n}.png")
+        blocks.append(f"```{{figure}} /generated/example-{n}.png\n:alt: {name}: a test image, below it an enlarged detail{' and the map of errors' if n else ''}\n\n{name}\n```\n")
+    more = (f"A test image, chosen without looking at any score; PSNR / SSIM, a detail, the error.\n[More of them](study/{folder.name}.ipynb#figure-2-examples)")
+    return "\n".join(["::::{div} examples", ":::{div} tiles", *blocks, ":::", "", more, "::::", ""])
+
+
+def chart(folder) -> str: # Markdown
+    "Figure 4 in the sizes of the front page: one for a screen, one for a phone."
+    of = json.loads((folder/"fig4_psnr.json").read_text())["parameters"]
+    scores, labels = load_tables(folder/"per_image.csv.gz"), {label: label for label in of["bars"]}
+    rows = pd.concat([scores[scores.run.eq(run) & scores.up.eq(up) & scores.task.eq(of["task"]["name"])].assign(run=label) for label, (run, up) in of["bars"].items()])
+    text, blocks = "Mean PSNR over the test images, with 68 % intervals as in the paper's Figure 4", []
+    for name, size in BARS.items():
+        bars = fig_bars(rows, labels=labels, baseline=next(iter(labels)), paper=(of.get("paper") or {}).get("psnr"), size=size)
+        save_figure(bars, SOURCE/"generated"/f"bars-{name}.png")
+        blocks.append(f"```{{figure}} /generated/bars-{name}.png\n:alt: {text}\n:figclass: {name}\n```\n")
+    return "\n".join(["::::{div} bars", *blocks, "::::", ""])
+
+
 def front(folder) -> str: # Markdown
-    "The study in one screen: examples beside the bars and what they say, and four claims; more of them on a click."
-    made = json.loads((folder/"fig4_psnr.json").read_text())["parameters"]
-    label, pair = [bar for bar in made["bars"].items() if bar[0].startswith("RUNet")][-1]
-    gains = seed_table(load_tables(folder/"per_image.csv.gz"), {label: [*pair, made["task"]["name"]]}, ("psnr",))
-    figures = {}
-    for name, text in (("fig2_examples", "Test images, chosen without looking at any score: originals, inputs and restorations"),
-                       ("fig4_psnr", "Mean PSNR over the test images, with 68 % intervals as in the paper's Figure 4")):
-        shutil.copy2(folder/f"{name}.png", SOURCE/"generated"/f"{name}.png")
-        figures[name] = f"```{{figure}} /generated/{name}.png\n:alt: {text}\n\n{text}.\n```\n"
+    "The study in one screen: examples beside what they say, four claims and the bars; more of them on a click."
+    of = json.loads((folder/"fig4_psnr.json").read_text())["parameters"]
+    label, pair = [bar for bar in of["bars"].items() if bar[0].startswith("RUNet")][-1]
+    gains = seed_table(load_tables(folder/"per_image.csv.gz"), {label: [*pair, of["task"]["name"]]}, ("psnr",))
     gain = f"{label}: {gain_sentence(gains, label)}."
-    if not (folder/"claims.csv").exists(): return "\n".join([gain, "", *figures.values()])
+    if not (folder/"claims.csv").exists(): return "\n".join([gain, "", ":::::{div} front", tiles(folder), chart(folder), ":::::", ""])
     claims = pd.read_csv(folder/"claims.csv", keep_default_na=False)
     shown = front_claims(claims)
     first = shown[shown.claim.isin(FIRST)] if set(FIRST) <= set(shown.claim) else shown.head(len(FIRST))
     rest, counts = shown.drop(first.index), f"Of {len(claims)} claims of the paper and contradictions in it: {verdict_counts(claims)}"
-    more = f"<details><summary>{len(rest)} more of them</summary>{claims_html(rest, headings=False).data}</details>"
-    return "\n".join([gain, "", "::::{div} front", figures["fig2_examples"], ":::{div} found", html_block(claims_html(first, headings=False).data),
-                      html_block(more), f"{counts} ([all](study/{folder.name}.ipynb)).", ":::", "", figures["fig4_psnr"], "::::", ""])
+    table = lambda rows: claims_html(rows, headings=False, brief=True).data
+    more = f"<details><summary>{len(rest)} more of them</summary>{table(rest)}</details>"
+    return "\n".join([gain, "", ":::::{div} front", tiles(folder), "::::{div} found", html_block(table(first)), html_block(more), "::::", "", chart(folder),
+                      "::::{div} counts", f"{counts} ([all](study/{folder.name}.ipynb)).", "::::", ":::::", ""])
 
 
 def html_block(text) -> str: return f"```{{raw}} html\n{text}\n```\n"
@@ -244,6 +294,13 @@ def source_page(file):
     html = highlight(file.read_text(), PythonLexer(), HtmlFormatter(lineanchors="L", cssclass="highlight", linenos=False))
     text = f"---\norphan: true\n---\n# ctsr.{file.stem}\n\n[Notebook](../library/{file.stem}.ipynb)\n\n```{{raw}} html\n{html}\n```\n"
     (SOURCE/"source"/f"{file.stem}.md").write_text(text)
+
+
+def notebook_page(path):
+    "A notebook of the study, which draws what other pages show."
+    fence = lambda cell: cell.source if cell.cell_type == "markdown" else f"````python\n{cell.source}\n````"
+    cells = "\n\n".join(fence(cell) for cell in nbformat.read(path, as_version=4).cells if cell.cell_type != "raw")
+    (SOURCE/"source"/f"study-{path.stem}.md").write_text(f"---\norphan: true\n---\n{cells}\n")
 
 
 def enlargeable(text, folder) -> str: # HTML
@@ -303,6 +360,7 @@ def main():
     (SOURCE/"study"/"index.md").write_text(study_index(studies))
     (SOURCE/"generated"/"front.md").write_text("---\norphan: true\n---\n" + front(studies[0]))
     for file in sorted((ROOT/"ctsr").glob("[!_]*.py")): source_page(file)
+    for path in sorted((ROOT/"nbs"/"study").glob("*.ipynb")): notebook_page(path)
     settings = ["-c", str(ROOT/"nbs"/"site"), "-W", "--keep-going", "-q", "-j", "auto", "-b", "html"]
     html = WORK/"html"
     shutil.rmtree(html, ignore_errors=True)
