@@ -328,8 +328,8 @@ def made_text(
 ) -> str: # Markdown
     "How a figure was made, and how it is made again, in two sentences."
     names = [p.name if p.parent.name == "figures" else f"{p.parent.name}/{p.name}" for p in map(Path, record["inputs"])]
-    more = f" and {len(names) - 2} more like it" if len(names) > 3 else ""
-    source = " and ".join(f"`{name}`" for name in names[:2 if more else 3]) + more
+    *said, last = [f"`{name}`" for name in names] if len(names) < 4 else [f"`{name}`" for name in names[:2]] + [f"{len(names) - 2} more like them"]
+    source = f"{', '.join(said)} and {last}" if said else last
     day, commit = datetime.datetime.fromisoformat(record["time"]), (record["commit"] or "")[:7]
     at = (f", at commit `{commit}`" + " with local changes" * bool(record["dirty"])) if commit else ""
     preset = record["parameters"].get("preset", "")
