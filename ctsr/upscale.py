@@ -609,13 +609,13 @@ def derived_tags(
     "The tags of a derived slice."
     # overlays have the old size; least and largest value, and when it was made, are others now
     gone = ("0002|", "60", "7fe0|", *(f"0028|010{n}" for n in (6, 7, 8, 9)), "0008|0012", "0008|0013")
-    said, about = f"ctsr {model.split(' (')[0]}"[:64], tags.get("0008|103e", "").strip()
-    source = tags.get("0008|0018", "an image").strip()
+    said, source = f"ctsr {model.split(' (')[0]}"[:64], tags.get("0008|0018", "an image").strip()
+    about, number = (tags.get(k, "").strip() for k in ("0008|103e", "0020|0011"))  # of the series
     kind = ["DERIVED", "SECONDARY", *tags.get("0008|0008", "").strip().split("\\")[2:]]
     return {k: v for k, v in tags.items() if not k.startswith(gone)} | {
         "0008|0008": "\\".join(kind), "0008|0018": new_uid(series, source, checksum), "0020|000e": series,
         "0008|0030": tags.get("0008|0030", ""),
-        **({"0020|0011": str(int(number) + 1000)} if (number := tags.get("0020|0011", "").strip()).isdigit() else {}),  # of the series
+        **({"0020|0011": str(int(number) + 1000)} if number.isdigit() else {}),
         "0008|103e": f"{about[:63 - len(said)]} {said}".strip(), "0008|2111": trace(model, of=source)[:1024]}
 
 def padded_values(
