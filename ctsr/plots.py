@@ -500,8 +500,8 @@ def _curve(ax, name, history, column, **kwargs):
     seen = history[['images', column]].dropna()
     ax.plot(seen.images/1000, seen[column], marker='o' if len(seen) < 25 else None, ms=2.5, **kwargs)
 
-def _log_axis(axis):
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5))); axis.set_major_formatter('{x:g}'); axis.set_minor_formatter(NullFormatter())
+def _log_axis(axis, subs=(1, 2, 5)):
+    axis.set_major_locator(LogLocator(subs=subs)); axis.set_major_formatter('{x:g}'); axis.set_minor_formatter(NullFormatter())
 
 def _task_of(name): return m[1] if (m := re.search(r'-(x\d+)', name)) else ''
 
@@ -533,9 +533,10 @@ def fig_curves(
         if c == 'loss': ax.set_yscale('log'); _log_axis(ax.yaxis)
         if c == 'loss' and k > 1: ax.set_title(t or 'other', loc='left', fontweight='bold')
     ends = [h.images.max() for h in histories.values() if 'images' in h]
+    if k > 2: fig.supxlabel('Training images or crops seen (thousands)', fontsize=plt.rcParams['axes.labelsize'])
     for ax in axes[-1]:
-        ax.set_xlabel('Training images or crops seen (thousands)')
-        if max(ends) > 8*min(ends): ax.set_xscale('log'); _log_axis(ax.xaxis)
+        if k < 3: ax.set_xlabel('Training images or crops seen (thousands)')
+        if max(ends) > 8*min(ends): ax.set_xscale('log'); _log_axis(ax.xaxis, (1, 2, 5) if k < 3 else (1, 3))
     entries = {v: h for ax in axes.flat for h, v in zip(*ax.get_legend_handles_labels())}
     fig.legend(entries.values(), entries.keys(), loc='outside lower center', ncols=min(4, len(entries)))
     return fig
