@@ -533,9 +533,8 @@ def fig_curves(
         if c == 'loss': ax.set_yscale('log'); _log_axis(ax.yaxis)
         if c == 'loss' and k > 1: ax.set_title(t or 'other', loc='left', fontweight='bold')
     ends = [h.images.max() for h in histories.values() if 'images' in h]
-    if k > 2: fig.supxlabel('Training images or crops seen (thousands)', fontsize=plt.rcParams['axes.labelsize'])
-    for ax in axes[-1]:
-        if k < 3: ax.set_xlabel('Training images or crops seen (thousands)')
+    for j, ax in enumerate(axes[-1]):
+        if k < 3 or j == k//2: ax.set_xlabel('Training images or crops seen (thousands)')
         if max(ends) > 8*min(ends): ax.set_xscale('log'); _log_axis(ax.xaxis, (1, 2, 5) if k < 3 else (1, 3))
     entries = {v: h for ax in axes.flat for h, v in zip(*ax.get_legend_handles_labels())}
     fig.legend(entries.values(), entries.keys(), loc='outside lower center', ncols=min(4, len(entries)))
