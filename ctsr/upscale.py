@@ -614,8 +614,7 @@ def derived_tags(
     kind = ["DERIVED", "SECONDARY", *tags.get("0008|0008", "").strip().split("\\")[2:]]
     return {k: v for k, v in tags.items() if not k.startswith(gone)} | {
         "0008|0008": "\\".join(kind), "0008|0018": new_uid(series, source, checksum), "0020|000e": series,
-        "0008|0030": tags.get("0008|0030", ""),
-        **({"0020|0011": str(int(number) + 1000)} if number.isdigit() else {}),
+        "0008|0030": tags.get("0008|0030", ""), **({"0020|0011": str(int(number) + 1000)} if number.isdigit() else {}),
         "0008|103e": f"{about[:63 - len(said)]} {said}".strip(), "0008|2111": trace(model, of=source)[:1024]}
 
 def padded_values(

@@ -107,7 +107,7 @@ def test_every_figure_of_a_report_can_be_linked_and_says_how_it_was_made(site, r
         contents, made = text[text.index('class="page-toc'):], re.findall(r'<div class="made.*?</div>', text, flags=re.S)
         assert len(made) >= 10 and "Its record" not in text
         for words in made: assert re.search(r'href="\.\./source/study-\w+\.html"', words) and re.search(r'<a [^>]*download[^>]*href="[^"]*\.json"', words), words
-        found = [n for words in made for n in re.findall(r"(\w+)\.json</span>", words)]
+        found = [n for words in made for n in re.findall(r"([\w-]+)\.json</span>", words)]
         assert len(found) == len(made) and set(drawn) - {"fig_by_class"} <= set(found) <= set(drawn)  # that is not shown of one class
         assert {"#figure-2-examples", "#figure-4-psnr", "#training", "#paired-differences"} <= set(re.findall(r'href="(#[\w-]+)"', contents))
 
