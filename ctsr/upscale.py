@@ -853,8 +853,7 @@ def plan(
     files = [p for pair in pairs for p in pair if p]
     todo, rest = [], []
     for scan, pair in zip(scans, pairs):
-        before = not force and pair[0] != out and all(there(p) for p in pair if p)
-        done = before and made_so(pair[0], made)
+        done = (before := not force and pair[0] != out and all(there(p) for p in pair if p)) and made_so(pair[0], made)
         try:
             if before and not done: raise CTSRError(f"{pair[0]}: is there already, made in another way: choose another OUT, or --force")
             for p in filter(None, pair):
