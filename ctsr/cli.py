@@ -112,10 +112,10 @@ def upscale(
     out: Annotated[str, typer.Option("--out", "-o", metavar="OUT", help="A file like IN; of several, or of a series, a folder.")],
     model: Annotated[Optional[str], typer.Option(help=f"Stored weights by name ({STORED}), a run's folder, or a .safetensors file with its card; "
                                                       "default the RUNet for --factor, or else runet-x2.")] = None,
-    factor: Annotated[Optional[float], typer.Option(help="How much finer: chooses the RUNet; weights for another factor are refused. 5 is 256/51, 5.02.")] = None,
+    factor: Annotated[Optional[float], typer.Option(help="How much finer. Without --model it chooses the RUNet for it, with --model it must be that network's. 5 stands for 5.02.")] = None,
     window: Annotated[Optional[str], typer.Option(help="What the network sees of HU: lung, mediastinum, bone, full; of any: CENTRE,WIDTH.")] = None,
     samples: Annotated[int, typer.Option(help="Average so many samples, of a model that draws them.")] = 1,
-    uncertainty: Annotated[bool, typer.Option("--uncertainty", help="Write the samples' standard deviation beside the result.")] = False,
+    uncertainty: Annotated[bool, typer.Option("--uncertainty", help="Write the standard deviation of the samples, 2 or more, beside the result.")] = False,
     steps: Annotated[Optional[int], typer.Option(help="Network evaluations a sample; default as chosen for these weights on validation images, or else 5.")] = None,
     sampler: Annotated[Optional[str], typer.Option(help="ddim, ddpm or dpm++; default as chosen for these weights, or else ddim.")] = None,
     seed: Annotated[Optional[int], typer.Option(help="Of the samples' noise; default 0.")] = None,
@@ -149,7 +149,7 @@ def main():
         raise SystemExit(2) from None
     except (KeyboardInterrupt, SystemExit) as stop:  # typer makes an exit of an interrupt
         if isinstance(stop, SystemExit) and stop.code != 130: raise
-        print("ctsr: interrupted; what is finished stays, and the same command goes on with the rest", file=sys.stderr)
+        print("ctsr: interrupted; finished files stay, and the same command goes on with the rest", file=sys.stderr)
         raise SystemExit(130) from None
 
 # %% ../nbs/12_cli.ipynb #e15a8330
