@@ -515,17 +515,18 @@ def prepare_jobs(preset, root) -> dict: # task name -> Job
 
 def train_jobs(preset, root, prepared) -> dict: # run name -> Job
     "One training per run; of what is published, only those that others begin with."
-    jobs, runs, own = {}, run_settings(preset), {t: split_run(preset, run)[0] for t, run in run_of(preset).items()}
-    asked = [t for t in runs if not own[t].published] + [t for c in preset.cascades.values() if not c.get("published") for t in c["stages"]]
+    jobs, runs, of, taken = {}, run_settings(preset), run_of(preset), taken_runs(preset)
+    asked = [t for t in runs if of[t] not in taken] + [t for name, c in preset.cascades.items() if name not in taken for t in c["stages"]]
     needed = {stage for t in asked for stage in _stages(preset, t, runs)}
     for name, config in runs.items():
         if name not in needed: continue
         need, first = prepared[config.task["name"]], begins_with(preset, name, config)
         if first: config = dataclasses.replace(config, init=f"{root}/train/{first}")
+        own = split_run(preset, of[name])[0]
         jobs[name] = Job(
             f"train/{name}", "train", f"train/{name}/train.ipynb",
             dict(run=name, prepared=f"{root}/{need.outputs[-1]}", out=f"{root}/train/{name}",
-                 stored=own[name].stored, ensemble=own[name].ensemble, checkpoint_seconds=float(preset.checkpoint_seconds), **dataclasses.asdict(config)),
+                 stored=own.stored, ensemble=own.ensemble, checkpoint_seconds=float(preset.checkpoint_seconds), **dataclasses.asdict(config)),
             [f"train/{name}/{file}" for file in ("history.csv", "config.json", "weights.safetensors", "validation.csv")],
             [need.name] + [f"train/{first}"] * bool(first))
     return jobs
@@ -548,7 +549,7 @@ def evaluate_jobs(preset, root, prepared, trained) -> list: # of Job
             dict(task=dataclasses.asdict(task_of(preset, task)), prepared=f"{root}/{prepared[task].outputs[-1]}", out=f"{root}/{folder}",
                  **own, **common),
             [f"{folder}/{file}" for file in files], [prepared[task].name, *need])
-    runs, taken, tested = run_settings(preset), taken_runs(preset), [t for _, t in tested_trainings(preset)]
+    runs, of, taken, tested = run_settings(preset), run_of(preset), taken_runs(preset), [t for _, t in tested_trainings(preset)]
     between = {c.task["name"] for c in runs.values()} - {runs[t].task["name"] for t in tested} - {c["task"] for c in preset.cascades.values()}
     for task in preset.tasks:  # but for those that only stages of a cascade have
         if task not in between: jobs.append(job("interpolation", task, [], run_folder="", restorers=e.baselines))
@@ -564,11 +565,11 @@ def evaluate_jobs(preset, root, prepared, trained) -> list: # of Job
         for r in c["stages"]:
             stages.append(stage := dict(run=f"{root}/{trained[r].name}"))
             task = runs[r].task["name"]
-            here = r in tested and run_of(preset)[r] not in taken
+            here = r in tested and of[r] not in taken
             needs += [trained[r].name, f"evaluate/{r}--{task}" if here else prepared[task].name]
             if not draws_samples(runs[r]): continue
             if here: stage |= dict(choice=f"{root}/{needs[-1]}/choice.json")
-            else: stage |= dict(prepared=f"{root}/{prepared[task].outputs[-1]}", sampling=dataclasses.asdict(sampling_of(preset, run_of(preset)[r])))
+            else: stage |= dict(prepared=f"{root}/{prepared[task].outputs[-1]}", sampling=dataclasses.asdict(sampling_of(preset, of[r])))
         jobs.append(job(name, c["task"], needs, run_folder="", restorers=[runs[c["stages"][0]].up], cascade=name, stages=stages))
     return jobs
 

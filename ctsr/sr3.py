@@ -166,6 +166,10 @@ def _settings(build, changes): # those of a build, changed; settings that make n
     return s
 
 # %% ../nbs/06_sr3.ipynb #fc984bca
+def _filled(x, stride): # (B,C,H,W), to sides that the stride divides, by repeating the last row and column
+    h, w = x.shape[-2:]
+    return F.pad(x, (0, -w % stride, 0, -h % stride), mode="replicate") if h % stride or w % stride else x
+
 class SR3(nn.Module):
     "SR3 (Saharia et al. 2021): network, noise schedule, and what is diffused. Images are normalised as the run says, (B,C,H,W)."
     def __init__(self,
@@ -190,9 +194,7 @@ class SR3(nn.Module):
         gamma:torch.Tensor, # (B,) its noise level
     ) -> torch.Tensor: # (B,C,H,W) prediction of `target`
         h, w = y_t.shape[-2:]
-        x, stride = torch.cat([condition, y_t], 1), self.net.stride
-        if h % stride or w % stride: x = F.pad(x, (0, -w % stride, 0, -h % stride), mode="replicate")
-        return self.net(x, gamma)[..., :h, :w]
+        return self.net(_filled(torch.cat([condition, y_t], 1), self.net.stride), gamma)[..., :h, :w]
 
     def measure(self,
         condition:torch.Tensor, # (B,C,H,W) up-sampled LR
@@ -252,8 +254,8 @@ def sample(
 ) -> torch.Tensor: # (B,C,H,W) float32, normalised
     "Draw one high-resolution image for each condition (Saharia et al. 2021, Algorithm 2, with a sampler of choice)."
     if sampler not in SAMPLERS: raise CTSRError(f"'sampler' must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
-    (h, w), stride = condition.shape[-2:], model.net.stride
-    condition = F.pad(condition.float(), (0, -w % stride, 0, -h % stride), mode="replicate")
+    h, w = condition.shape[-2:]
+    condition = _filled(condition.float(), model.net.stride)
     noise = ImageNoise(seeds, condition.shape[1:], condition.device)
     def denoise(y_t, gamma): return y0_from(model.target, model(condition, y_t, gamma), y_t, gamma)
     def constrain(y0): return model.to_target(model.to_image(y0, condition).clamp(*limits), condition)

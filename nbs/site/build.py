@@ -29,7 +29,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
 from ctsr.claims import claims_html, front_claims, verdict_counts
-from ctsr.evaluate import load_tables
+from ctsr.evaluate import condition_rows, load_tables
 from ctsr.plots import fig_bars, save_figure
 from ctsr.review import gain_sentence, seed_table
 
@@ -250,11 +250,11 @@ def tiles(folder) -> str: # Markdown
     return "\n".join(["::::{div} examples", ":::{div} tiles", *blocks, ":::", "", more, "::::", ""])
 
 
-def chart(folder) -> str: # Markdown
+def chart(folder, scores) -> str: # Markdown
     "Figure 4 in the sizes of the front page: one for a screen, one for a phone."
     of = json.loads((folder/"fig4_psnr.json").read_text())["parameters"]
-    scores, labels = load_tables(folder/"per_image.csv.gz"), {label: label for label in of["bars"]}
-    rows = pd.concat([scores[scores.run.eq(run) & scores.up.eq(up) & scores.task.eq(of["task"]["name"])].assign(run=label) for label, (run, up) in of["bars"].items()])
+    labels = {label: label for label in of["bars"]}
+    rows = pd.concat([condition_rows(scores, [*pair, of["task"]["name"]], "psnr").assign(run=label) for label, pair in of["bars"].items()])
     text, blocks = "Mean PSNR over the test images, with 68 % intervals as in the paper's Figure 4", []
     for name, size in BARS.items():
         bars = fig_bars(rows, labels=labels, baseline=next(iter(labels)), paper=(of.get("paper") or {}).get("psnr"), size=size)
@@ -267,16 +267,17 @@ def front(folder) -> str: # Markdown
     "The study in one screen: examples beside what they say, four claims and the bars; more of them on a click."
     of = json.loads((folder/"fig4_psnr.json").read_text())["parameters"]
     label, pair = [bar for bar in of["bars"].items() if bar[0].startswith("RUNet")][-1]
-    gains = seed_table(load_tables(folder/"per_image.csv.gz"), {label: [*pair, of["task"]["name"]]}, ("psnr",))
+    scores = load_tables(folder/"per_image.csv.gz")
+    gains = seed_table(scores, {label: [*pair, of["task"]["name"]]}, ("psnr",))
     gain = f"{label}: {gain_sentence(gains, label)}."
-    if not (folder/"claims.csv").exists(): return "\n".join([gain, "", ":::::{div} front", tiles(folder), chart(folder), ":::::", ""])
+    if not (folder/"claims.csv").exists(): return "\n".join([gain, "", ":::::{div} front", tiles(folder), chart(folder, scores), ":::::", ""])
     claims = pd.read_csv(folder/"claims.csv", keep_default_na=False)
     shown = front_claims(claims)
     first = shown[shown.claim.isin(FIRST)] if set(FIRST) <= set(shown.claim) else shown.head(len(FIRST))
     rest, counts = shown.drop(first.index), f"Of {len(claims)} claims of the paper and contradictions in it: {verdict_counts(claims)}"
     table = lambda rows: claims_html(rows, headings=False, brief=True).data
     more = f"<details><summary>{len(rest)} more of them</summary>{table(rest)}</details>"
-    return "\n".join([gain, "", ":::::{div} front", tiles(folder), "::::{div} found", html_block(table(first)), html_block(more), "::::", "", chart(folder),
+    return "\n".join([gain, "", ":::::{div} front", tiles(folder), "::::{div} found", html_block(table(first)), html_block(more), "::::", "", chart(folder, scores),
                       "::::{div} counts", f"{counts} ([all](study/{folder.name}.ipynb)).", "::::", ":::::", ""])
 
 
