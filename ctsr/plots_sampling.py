@@ -370,15 +370,15 @@ def fig_noise(
     return fig
 
 # %% ../nbs/10_plots_sampling.ipynb #55bcdd4a
-def _map_lines(ax, grid, along, across, style):
+def _map_lines(ax, grid, along, across, beside, style):
     "One curve through the map for each value of `along`, named at its end, in grey levels of 255; returns curves (data) and names"
     lines, names = [], []
     for value, part in grid.groupby(along):
         part = part.sort_values(across)
         ax.plot(part.psnr, part.ssim, lw=.8, zorder=1, **style)
         lines.append(part[["psnr", "ssim"]].to_numpy())
-        names.append(ax.annotate(f"{255 * value:.0f}", lines[-1][-1], (-3, -1), textcoords="offset points", fontsize=6.5,
-                                 color=style["color"], ha="right", va="top"))
+        names.append(ax.annotate(f"{255 * value:.0f}", lines[-1][-1], fontsize=6.5, color=style["color"],
+                                 textcoords="offset points", **beside))
     return lines, names
 
 @_themed
@@ -390,8 +390,9 @@ def fig_damage(
 ) -> Figure:
     "Mean PSNR and SSIM of pictures damaged by noise and by drifting hue, and where the published scores lie among them"
     fig, ax = plt.subplots(figsize=(5.6, 3.9), layout="constrained")
-    drawn = [_map_lines(ax, grid, "noise", "offset", dict(color="#7777AA", ls="-")),
-             _map_lines(ax, grid, "offset", "noise", dict(color="#AA7744", ls=(0, (2, 2))))]
+    left, below = dict(xytext=(-4, 0), ha="right", va="center"), dict(xytext=(3, -4), ha="right", va="top")
+    drawn = [_map_lines(ax, grid, "noise", "offset", left, dict(color="#7777AA", ls="-")),
+             _map_lines(ax, grid, "offset", "noise", below, dict(color="#AA7744", ls=(0, (2, 2))))]
     met = f": noise {255 * found['noise']:.0f}, drift {255 * found['offset']:.0f}" if found else ""
     places = {f"published{met}": published} | points
     for at in points.values(): ax.plot(*at, "o", color="black", ms=4, zorder=3)
