@@ -7,6 +7,7 @@ __all__ = ['app', 'STORED', 'study', 'data', 'figures', 'report', 'pack', 'upsca
 
 # %% ../nbs/12_cli.ipynb #6309179a
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Optional
@@ -126,6 +127,7 @@ def upscale(
     "Restore your own images: each comes out finer, as the same kind of file."
     from ctsr.upscale import USE, upscale
     print(USE)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop of either kind leaves nothing half done
     drawing = {k: v for k, v in dict(steps=steps, sampler=sampler, seed=seed).items() if v is not None}
     rows = upscale(inputs, out, model, factor, window_from(window), samples, uncertainty, tile, force, _tell, device=device, **drawing)
     if before := sum("before" in row for row in rows): print(f"{before} done before (--force does them again)")

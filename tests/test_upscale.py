@@ -762,17 +762,19 @@ def test_the_command(runs, tmp_path):
     assert done.returncode == 0 and not done.stderr and (tmp_path/"c.png").exists(), done.stderr
 
 
-def test_an_interrupt_is_one_line(runs, tmp_path):
-    "What was finished stays."
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_is_one_line(runs, tmp_path, stop):
+    "What was finished stays, and nothing else."
     for name in ("a.png", "b.png"): noisy_png(tmp_path/name, (1200, 1200) if name == "b.png" else (40, 40))
     with subprocess.Popen([sys.executable, "-m", "ctsr.cli", "upscale", tmp_path/"a.png", tmp_path/"b.png", "-o", tmp_path/"out", "--model", runs/"runet", "--tile", "64"],
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                           preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)) as process:  # a shell in the background ignores it
         while not (tmp_path/"out"/"a.png").exists() and process.poll() is None: time.sleep(.05)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(stop)
         said = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and said.splitlines()[-1].startswith("ctsr: interrupted"), said
     assert sorted(p.name for p in (tmp_path/"out").iterdir()) == ["a.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "b.png", "out"]
 
 
 # 6. Any size in bounded memory.
