@@ -470,9 +470,8 @@ def published_runs(
     f = checked(Figures, preset.figures, "figures")
     shown = {f.bars[label][0] for label in f.columns or list(f.bars)[:3]} & {*preset.runs}
     if shown - found: found -= {n for n in shown if split_run(preset, n)[0].stored}
-    drawn, asked = (run_settings(p) for p in (before, preset))
-    was = {task: shown_run(rows, drawn) for task, rows in before.figures.get("sampled", {}).items()}
-    found -= {run for task, rows in f.sampled.items() if (run := shown_run(rows, asked)) != was.get(task)}  # samples of it were not kept
+    drawn = lambda p: {(task, shown_run(rows, run_settings(p))) for task, rows in p.figures.get("sampled", {}).items()}
+    found -= {run for _, run in drawn(preset) - drawn(before)}  # samples of it were not kept
     return [n for n in (*preset.runs, *preset.cascades) if n in found]
 
 def with_published(
