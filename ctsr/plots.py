@@ -7,7 +7,7 @@ __all__ = ['RC', 'KNOWN', 'FREE', 'METRICS', 'CURVES', 'theme', 'palette', 'axis
            'fig_design', 'zoom_box', 'fig_examples', 'fig_bars', 'fig_paired', 'fig_by_class', 'fig_curves']
 
 # %% ../nbs/10_plots.ipynb #3c5e901d
-import functools,re,textwrap,zlib
+import functools,itertools,re,textwrap,zlib
 from contextlib import contextmanager
 from pathlib import Path
 import matplotlib.pyplot as plt
@@ -500,42 +500,47 @@ def _curve(ax, name, history, column, **kwargs):
     seen = history[['images', column]].dropna()
     ax.plot(seen.images/1000, seen[column], marker='o' if len(seen) < 25 else None, ms=2.5, **kwargs)
 
-def _log_axis(axis, subs=(1, 2, 5)):
-    axis.set_major_locator(LogLocator(subs=subs)); axis.set_major_formatter('{x:g}'); axis.set_minor_formatter(NullFormatter())
+def _log_axis(axis, subs=(1, 2, 5), ticks='auto'):
+    axis.set_major_locator(LogLocator(subs=subs, numticks=ticks)); axis.set_major_formatter('{x:g}'); axis.set_minor_formatter(NullFormatter())
 
 def _task_of(name): return m[1] if (m := re.search(r'-(x\d+)', name)) else ''
 
 # %% ../nbs/10_plots.ipynb #35792a1f
+def _curve_panels(ax, histories, colours, labels): # ax: column -> axes
+    "Curves of trainings that may be compared"
+    colour = palette(histories, _colours(histories, colours, None))
+    for (c, a), (n, h) in itertools.product(ax.items(), histories.items()):
+        if c in h: _curve(a, n, h, c, color=colour[n], label=(labels or {}).get(n, n))
+    ends = [h.images.max() for h in histories.values() if 'images' in h]
+    for c, a in ax.items():
+        a.grid(color='#E5E5E5', lw=.6)
+        if not a.lines: a.set(xticks=[], yticks=[]); a.text(.5, .5, 'not watched', color='#777777', ha='center', transform=a.transAxes)
+        elif max(ends) > 8*min(ends): a.set_xscale('log'); _log_axis(a.xaxis, (1,), 9)
+    losses = np.concatenate([h.loss.dropna() for h in histories.values()])
+    if losses.max() > 3*losses.min(): ax['loss'].set_yscale('log'); _log_axis(ax['loss'].yaxis)
+
 @_themed
 def fig_curves(
     histories:dict, # name -> DataFrame with step, images, loss, val_psnr, val_ssim, and learning_rate or val_lpips
     colours:dict|None=None, # name -> colour
     labels:dict|None=None, # name -> text to show
-    tasks:dict|None=None, # name -> task; None: read off names like 'runet-x5'
+    panels:dict|None=None, # heading -> names shown together; None: by task, read off names like 'runet-x5'
 )->Figure:
-    "Training loss, validation PSNR and SSIM, and LPIPS where it was watched (else the learning rate), a column for each task"
+    "Training loss, validation PSNR and SSIM, and LPIPS where it was watched (else the learning rate), a line of panels for each heading"
     if not histories: raise CTSRError('fig_curves: no history given; train a run first')
+    if panels is None:
+        of = {n: _task_of(n) for n in histories}
+        panels = {t or 'other': [n for n in histories if of[n] == t] for t in dict.fromkeys(of.values())}
     watched = any('val_lpips' in h for h in histories.values())
-    shown = CURVES | {'val_lpips': 'Validation LPIPS'} if watched else CURVES | {'learning_rate': 'Learning rate'}
-    of = {n: (tasks or {}).get(n, _task_of(n)) for n in histories}
-    columns, colour = list(dict.fromkeys(of.values())), palette(histories, _colours(histories, colours, None))
-    k = len(columns)
-    shape, size = ((2, 2), (7, 4.2)) if k == 1 else ((4, k), (min(7.2, 1 + 2.8*k), 6.6))
-    fig, axes = plt.subplots(*shape, figsize=size, sharex='col', squeeze=False, layout='constrained')
-    at = {(c, t): axes.flat[i] if k == 1 else axes[i, j] for i, c in enumerate(shown) for j, t in enumerate(columns)}
-    for n, h in histories.items():
-        for c in shown:
-            if c != 'val_lpips' or c in h: _curve(at[c, of[n]], n, h, c, color=colour[n], label=(labels or {}).get(n, n))
-    for (c, t), ax in at.items():
-        ax.grid(color='#E5E5E5', lw=.6)
-        if t == columns[0]: ax.set_ylabel(shown[c])
-        if not ax.lines: ax.set_yticks([]); ax.text(.5, .5, 'not watched', color='#777777', ha='center', transform=ax.transAxes)
-        if c == 'loss': ax.set_yscale('log'); _log_axis(ax.yaxis)
-        if c == 'loss' and k > 1: ax.set_title(t or 'other', loc='left', fontweight='bold')
-    ends = [h.images.max() for h in histories.values() if 'images' in h]
-    for j, ax in enumerate(axes[-1]):
-        if k < 3 or j == k//2: ax.set_xlabel('Training images or crops seen (thousands)')
-        if max(ends) > 8*min(ends): ax.set_xscale('log'); _log_axis(ax.xaxis, (1, 2, 5) if k < 3 else (1, 3))
-    entries = {v: h for ax in axes.flat for h, v in zip(*ax.get_legend_handles_labels())}
-    fig.legend(entries.values(), entries.keys(), loc='outside lower center', ncols=min(4, len(entries)))
+    shown, k = CURVES | ({'val_lpips': 'Validation LPIPS'} if watched else {'learning_rate': 'Learning rate'}), len(panels)
+    shape, size = ((2, 2), (7, 4.2)) if k == 1 else ((k, 4), (7.2, .4 + 1.15*k))
+    fig, axes = plt.subplots(*shape, figsize=size, squeeze=False, layout='constrained')
+    for row, (heading, names) in zip(axes.reshape(k, 4), panels.items()):
+        _curve_panels(dict(zip(shown, row)), {n: histories[n] for n in names}, colours, labels)
+        if k > 1:
+            row[0].set_ylabel(textwrap.fill(heading, 10), fontweight='bold')
+            row[-1].legend(*row[0].get_legend_handles_labels(), loc='center left', bbox_to_anchor=(1.02, .5), fontsize=6.5)
+    for ax, text in zip(axes.flat, shown.values()): ax.set_title(text.replace('\n', ' '), fontsize=8) if k > 1 else ax.set_ylabel(text)
+    for ax in axes[-1]: ax.set_xlabel('Images seen (thousands)' if k > 1 else 'Training images or crops seen (thousands)')
+    if k == 1: fig.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside lower center', ncols=min(4, len(histories)))
     return fig

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['CHOSEN', 'DRAWN', 'FIGURE_FILES', 'TRAINING_FILES', 'SAMPLED_FILES', 'REVIEW_FILES', 'LEAK_FILES', 'PUBLISHED_FILES',
-           'CHOICE_FILES', 'AIM_FILES', 'checkout', 'as_shown', 'Source', 'Run', 'Evaluation', 'Sampling', 'Figures',
-           'Review', 'Published', 'Preset', 'override', 'task_of', 'draws_samples', 'shown_run', 'tested_inputs',
-           'split_run', 'trainings_of', 'run_of', 'taken_runs', 'tested_trainings', 'run_settings', 'begins_with',
-           'load_preset', 'sampling_of', 'tested_conditions', 'check_preset', 'stored_runs', 'with_stored',
-           'published_runs', 'with_published', 'Job', 'prepare_jobs', 'train_jobs', 'evaluate_jobs', 'sample_jobs',
-           'with_sidecars', 'sampled_job', 'gather_jobs', 'plan']
+           'STEP_FILES', 'PICTURE_FILES', 'CHOICE_FILES', 'AIM_FILES', 'checkout', 'as_shown', 'Source', 'Run',
+           'Evaluation', 'Sampling', 'Figures', 'Review', 'Published', 'Preset', 'override', 'task_of', 'draws_samples',
+           'shown_run', 'drawn_runs', 'tested_inputs', 'split_run', 'trainings_of', 'run_of', 'taken_runs',
+           'tested_trainings', 'run_settings', 'begins_with', 'load_preset', 'sampling_of', 'tested_conditions',
+           'check_preset', 'stored_runs', 'with_stored', 'published_runs', 'with_published', 'Job', 'prepare_jobs',
+           'train_jobs', 'evaluate_jobs', 'sample_jobs', 'with_sidecars', 'sampled_job', 'published_job', 'gather_jobs',
+           'plan']
 
 # %% ../nbs/11_presets.ipynb #d33be1d0
 import dataclasses
@@ -103,7 +104,7 @@ class Figures:
     names: dict = field(default_factory=dict) # run -> what it is called on other tasks than that of the bars
     columns: list = field(default_factory=list) # labels shown in Figure 2; empty for the first three
     paper: dict = field(default_factory=dict) # metric -> label -> the paper's printed mean: only where data and task are the paper's
-    curves: list = field(default_factory=list) # trainings whose curves are drawn; empty for all
+    curves: dict = field(default_factory=dict) # heading -> trainings whose curves are drawn together; empty for all, by task
     note: str = "" # what a reader of the results has to know, Markdown
     review: dict = field(default_factory=dict) # see Review
     sampled: dict = field(default_factory=dict) # task -> label -> [run, input], the rows of Table 1: see `shown_run` for Figure 5
@@ -128,6 +129,8 @@ class Published:
     psnr: float # dB
     ssim: float
     methods: dict # label -> [run, input], shown beside them
+    steps: str = "" # run whose numbers of steps are compared, as its sampling says
+    pictures: dict = field(default_factory=dict) # task -> label -> [run, input], shown side by side
     images: int = 32 # test images to damage; 0 is all
     noises: list = field(default_factory=lambda: [0, 10, 20, 30, 45]) # in grey levels of 255
     offsets: list = field(default_factory=lambda: [0, 15, 30, 45, 60]) # in grey levels of 255
@@ -170,6 +173,12 @@ def draws_samples(config) -> bool: # whether a run's model draws samples
 
 def shown_run(rows, runs) -> str: # of the rows of a Table 1, the first run that draws samples; '' where there is none
     return next((run for run, _ in rows.values() if run in runs and draws_samples(runs[run])), "")
+
+def drawn_runs(preset) -> set: # of (task, run): those of which many samples are drawn
+    runs, figures = run_settings(preset), checked(Figures, preset.figures, "figures")
+    found = {(task, shown_run(rows, runs)) for task, rows in figures.sampled.items()}
+    p = checked(Published, figures.published, "figures.published") if figures.published else None
+    return found | {(p.task, p.steps)} if p and p.steps else found
 
 def tested_inputs(config, evaluation) -> list: # interpolations a run is tested on, its own first
     return [config.up] if draws_samples(config) else list(dict.fromkeys([config.up, *evaluation.inputs]))
@@ -346,10 +355,15 @@ def _check_sampled(f, known, runs, tasks):
         if not shown_run(rows, runs): raise CTSRError(f"{where}: names no run that draws samples (one of model sr3, trained with one seed)")
         if ["bicubic", "bicubic"] not in rows.values(): raise CTSRError(f"{where}: Table 1 compares with bicubic: give it a row [bicubic, bicubic]")
 
-def _check_published(p, known, tasks):
+def _check_published(p, known, runs, tasks):
     "Conditions are tested, and the map of damage has an extent."
     _among("figures.published", "task", p.task, list(tasks))
     for label, pair in p.methods.items(): _check_condition(f"figures.published.methods: '{label}'", pair, p.task, known)
+    if p.steps: _among("figures.published", "steps", p.steps, [n for n in runs if n in known and draws_samples(runs[n]) and runs[n].task["name"] == p.task])
+    for task, rows in p.pictures.items():
+        if task not in tasks or not isinstance(rows, dict):
+            raise CTSRError(f"figures.published.pictures: write it as {{a task: {{label: [run, input], ...}}}}, got {task!r}: {rows!r}")
+        for label, pair in rows.items(): _check_condition(f"figures.published.pictures.{task}: '{label}'", pair, task, known)
     for key in ("noises", "offsets"):
         levels = getattr(p, key)
         if len(levels) < 2 or levels != sorted(set(levels)) or not all(type(x) in (int, float) and 0 <= x <= 255 for x in levels):
@@ -409,8 +423,8 @@ def check_preset(
     known = tested_conditions(preset, evaluation)
     _check_figures(figures, known)
     _check_sampled(figures, known, runs, preset.tasks)
-    if figures.published: _check_published(checked(Published, figures.published, "figures.published"), known, preset.tasks)
-    if figures.curves: _among("figures", "curves", figures.curves, list(runs))
+    if figures.published: _check_published(checked(Published, figures.published, "figures.published"), known, runs, preset.tasks)
+    for heading, shown in figures.curves.items(): _among("figures.curves", heading, shown, list(runs))
     if figures.review: _check_review(checked(Review, figures.review, "figures.review"), known, preset)
     if bad := [r for r in (*runs, *preset.cascades, preset.name) if not r.replace("-", "").replace("_", "").replace(".", "").isalnum()]:
         raise CTSRError(f"{where}: '{bad[0]}' cannot name a folder; use letters, digits, '-' and '_'")
@@ -446,8 +460,8 @@ def with_stored(
     needed = {stage for name in asked for t in trainings[name] for stage in _stages(preset, t, runs | there)}
     kept = {name: (run or {}) | (dict(stored=found[name], init="") if name in found else {})
             for name, run in preset.runs.items() if needed.intersection(trainings[name])}
-    curves = [c for c in figures.get("curves", []) if c in needed]
-    return dataclasses.replace(preset, runs=kept, figures=figures | dict(curves=curves))
+    curves = {heading: [n for n in names if n in needed] for heading, names in figures.get("curves", {}).items()}
+    return dataclasses.replace(preset, runs=kept, figures=figures | dict(curves={heading: names for heading, names in curves.items() if names}))
 
 # %% ../nbs/11_presets.ipynb #3064efaf
 def _recipe(preset, name): # all that decides the scores of a run or a cascade
@@ -470,8 +484,10 @@ def published_runs(
     f = checked(Figures, preset.figures, "figures")
     shown = {f.bars[label][0] for label in f.columns or list(f.bars)[:3]} & {*preset.runs}
     if shown - found: found -= {n for n in shown if split_run(preset, n)[0].stored}
-    drawn = lambda p: {(task, shown_run(rows, run_settings(p))) for task, rows in p.figures.get("sampled", {}).items()}
-    found -= {run for _, run in drawn(preset) - drawn(before)}  # samples of it were not kept
+    side_by_side = lambda p: {task: {run for run, _ in rows.values()} for task, rows in p.figures.get("published", {}).get("pictures", {}).items()}
+    for task, runs in side_by_side(preset).items():
+        if runs - found - {*MODES} or runs != side_by_side(before).get(task): found -= runs
+    found -= {run for _, run in drawn_runs(preset) - drawn_runs(before)}  # samples of it were not kept
     return [n for n in (*preset.runs, *preset.cascades) if n in found]
 
 def with_published(
@@ -577,11 +593,9 @@ def evaluate_jobs(preset, root, prepared, trained) -> list: # of Job
 
 # %% ../nbs/11_presets.ipynb #5ca1ab04
 def sample_jobs(preset, root, prepared, trained) -> list: # of Job
-    "For each run that a Table 1 shows: many samples, many steps."
+    "For each run that a Table 1 shows, or whose steps are compared: many samples, many steps."
     e, figures, jobs = checked(Evaluation, preset.evaluation, "evaluation"), checked(Figures, preset.figures, "figures"), []
-    runs = run_settings(preset)
-    for task, rows in figures.sampled.items():
-        name = shown_run(rows, runs)
+    for task, name in sorted(drawn_runs(preset)):
         if name in taken_runs(preset): continue
         folder, evaluated = f"sample/{name}--{task}", f"evaluate/{name}--{task}"
         jobs.append(Job(
@@ -606,6 +620,7 @@ SAMPLED_FILES = ["fig5_topk_psnr.png", "fig5_topk_ssim.png", "fig_tradeoff.png",
 REVIEW_FILES = ["fig_factors.png", "table_factors.csv", "table_gains.csv", "claims.csv"]
 LEAK_FILES = ["fig_leak.png", "table_leak.csv", "table_leak_worth.csv"]
 PUBLISHED_FILES = ["fig_published.png", "table_published.csv", "table_damage.csv"]
+STEP_FILES, PICTURE_FILES = ["table_published_steps.csv"], ["fig_published_pictures.png"]
 CHOICE_FILES = ["fig_choices.png", "table_choices.csv"]
 AIM_FILES = ["aims.csv"]
 
@@ -627,6 +642,27 @@ def sampled_job(preset, root, task) -> Job:
              run=run, evaluated=f"{root}/evaluate/{run}--{task}", samples=f"{root}/sample/{run}--{task}", draws=f.draws, **stored),
         with_sidecars(files, suffix), ["figures/all", *needs])
 
+# %% ../nbs/11_presets.ipynb #d19209e5
+def published_job(preset, root, evaluated) -> Job:
+    "What the printed scores of SR3 would take."
+    f, taken = checked(Figures, preset.figures, "figures"), taken_runs(preset)
+    p = checked(Published, f.published, "figures.published")
+    folder = lambda run, task: "interpolation" if run in MODES else (trainings_of(preset).get(run) or [run])[0]
+    shown = {task: {label: [f"{root}/evaluate/{folder(run, task)}--{task}/samples.safetensors", run, up] for label, (run, up) in rows.items()}
+             for task, rows in p.pictures.items()}
+    there = {job.parameters["out"] for job in evaluated}
+    drawn = all(str(Path(file).parent) in there for rows in shown.values() for file, *_ in rows.values())
+    sampled, need = f"sample/{p.steps}--{p.task}", next(j.parameters["prepared"] for j in evaluated if j.parameters["task"]["name"] == p.task)
+    files = with_sidecars(PUBLISHED_FILES + STEP_FILES * bool(p.steps))
+    for task in shown: files += with_sidecars(PICTURE_FILES, "" if task == p.task else f"-{task}")
+    return Job(
+        "figures/published", "published", "figures/published.ipynb",
+        dataclasses.asdict(p) | dict(
+            preset=preset.name, out=f"{root}/figures", task=dataclasses.asdict(task_of(preset, p.task)), prepared=need, draws=f.draws,
+            split=preset.evaluation.get("split", "test"), pictures=shown, steps=p.steps and f"{root}/{sampled}/steps.csv",
+            published_steps=f"figures/{preset.name}" if p.steps in taken else "", published_pictures="" if drawn else f"figures/{preset.name}"),
+        files, ["figures/all"] + [sampled] * bool(p.steps and p.steps not in taken))
+
 # %% ../nbs/11_presets.ipynb #5f4a487c
 def gather_jobs(preset, root, trained, evaluated, sampled) -> list: # of Job
     "The figures and the report."
@@ -643,14 +679,7 @@ def gather_jobs(preset, root, trained, evaluated, sampled) -> list: # of Job
              published=f"figures/{preset.name}" if taken else "", taken=taken, prepared=prepared, root=str(root), **shared, **own),
         [*files, "figures/manifest.json"], [j.name for j in (*trained.values(), *evaluated)])]
     jobs += [sampled_job(preset, root, task) for task in f.sampled]
-    if f.published:
-        p = dataclasses.asdict(checked(Published, f.published, "figures.published"))
-        need = next(j.parameters["prepared"] for j in evaluated if j.parameters["task"]["name"] == p["task"])
-        jobs.append(Job(
-            "figures/published", "published", "figures/published.ipynb",
-            p | dict(preset=preset.name, out=f"{root}/figures", task=dataclasses.asdict(task_of(preset, p["task"])), prepared=need,
-                     split=preset.evaluation.get("split", "test")),
-            with_sidecars(PUBLISHED_FILES), ["figures/all"]))
+    if f.published: jobs.append(published_job(preset, root, evaluated))
     if f.review:
         r = checked(Review, f.review, "figures.review")
         files = REVIEW_FILES + (LEAK_FILES if r.leak else []) + (CHOICE_FILES if r.choices else []) + (AIM_FILES if r.aims else [])

@@ -84,15 +84,17 @@ def gains_text(
     trained:dict|None=None, # run -> how it was trained, from `recipes`
     draws:int=10_000, # bootstrap resamples
 ) -> pd.DataFrame: # texts, a row a condition
-    "PSNR, protocol standard, beside what the paper prints, and the gain over the first condition."
+    "PSNR, protocol standard, beside what the paper prints, the gain over the first condition, and LPIPS, where it was measured."
     (first, reference), *_ = conditions.items()
-    t = seed_table(scores, conditions, ("psnr",), over=reference[:2], draws=draws).set_index(["condition", "subset"])
+    both = seed_table(scores, conditions, ("psnr", "lpips"), over=reference[:2], draws=draws).set_index(["condition", "subset"])
+    t, lpips = (both[both.metric == metric] for metric in ("psnr", "lpips"))
     subsets = ["all"] if t.loc[first].n.nunique() < 2 else ["all", "leak-free"]
     names = {"all": f"over {first}, dB [95 %]", "leak-free": "the same, leak-free images"}
     paper = lambda label: {"paper, dB": f"{printed[label]:.2f}" if label in printed else ""} if printed else {}
     how = lambda label: {"trained": trained.get(conditions[label][0], "")} if trained else {}
     return pd.DataFrame([{"": label} | paper(label) | {"PSNR, dB": f"{t.loc[(label, 'all'), 'mean']:.2f}"} |
-                         {names[s]: "" if label == first else gain_text(*t.loc[(label, s), ["gain", "lo95", "hi95"]]) for s in subsets} | how(label)
+                         {names[s]: "" if label == first else gain_text(*t.loc[(label, s), ["gain", "lo95", "hi95"]]) for s in subsets} |
+                         ({} if lpips.empty else {"LPIPS": f"{lpips.loc[(label, 'all'), 'mean']:.3f}"}) | how(label)
                          for label in conditions])
 
 # %% ../nbs/10_review.ipynb #7e897346
