@@ -299,9 +299,10 @@ def test_a_study_takes_published_scores_of_all_that_did_not_change(root, smoke, 
     ("training.model.wdith=1", "wdith"), ("training.loss={l3: 1}", "l3"), ("evaluation.split=tset", "split"), ("source.window=lungs", "window"),
     ("evaluation.inputs=[]", "inputs"), ("figures.contrasts=[[RUNet, nobody]]", "nobody"),
     ("runs.clean-x5.seeds=[1, 1]", "seeds"), ("runs.clean-x5.exclude=some", "exclude"), ("runs.clean-x5.tested=false", "clean-x5"),
-    ("figures.review.factors.RUNet=[runet-x5, bilinear, x2]", "RUNet"), ("figures.review.factors.Other=[bilinear, bilinear, x2]", "gains"), ("figures.published.noises=[3]", "noises"), ("figures.review.choices.Images.Other=nobody", "nobody"),
+    ("figures.review.factors.RUNet=[runet-x5, bilinear, x2]", "RUNet"), ("figures.review.factors.Other=[bilinear, bilinear, x2]", "gains"), ("figures.published.noises=[3]", "noises"), ("figures.published.steps=runet-x5", "steps"), ("figures.published.pictures={x5: {A: [nobody, bicubic]}}", "nobody"),
+    ("figures.review.choices.Images.Other=nobody", "nobody"),
     ("runs.runet-x5.init=runet-x5", "its own weights"), ("runs.runet-x5.init=sr3-x5", "another network"),
-    ("runs.nearest={task: x5}", "nearest"), ("figures.curves=[nobody]", "nobody"), ("figures.examples=0", "examples")])
+    ("runs.nearest={task: x5}", "nearest"), ("figures.curves={RUNet: [nobody]}", "nobody"), ("figures.examples=0", "examples")])
 def test_a_wrong_preset_is_refused_by_key(root, tmp_path, assignment, word):
     done = ctsr(*STUDY, "--out", tmp_path/"never", "--set", assignment, cwd=root)
     assert done.returncode == 2 and word in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
