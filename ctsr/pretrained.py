@@ -141,19 +141,23 @@ def model_for(
                     " or leave --factor out")
 
 # %% ../nbs/08_pretrained.ipynb #d21c45ad
+def _counted_by(stage, folder) -> str: # of the stored weights that a stage led to, those of its own task, then those that it leads to soonest
+    having = {name: card for name, card in pretrained(folder).items() if "task" in card and stage in _told(card)}
+    return min(having, key=lambda name: (having[name]["task"] != stage["task"], len(having[name]["recipe"]), name))
+
 def unpack(
     name:str, # e.g. 'runet-x5'
     config:TrainConfig, # of the training that they stand for
     run:str|Path, # folder to write: weights.safetensors, config.json, history.csv
     folder:str|Path|None=None, # default the package's own
 ) -> pd.DataFrame: # history of its last stage
-    "Stored weights as the folder of a finished training; its time is without that of others among them with which it began."
+    "Stored weights as the folder of a finished training; of stages that several have in common, one counts the time."
     (card, file), run, settings = stored_files(name, folder), Path(run), dataclasses.asdict(config)
     if other := [k for k in NETWORK if settings[k] not in (card[k], None)]:
         raise CTSRError(f"stored weights '{name}': '{other[0]}' is {card[other[0]]!r}, not {settings[other[0]]!r} as this run asks; train it")
-    trained, last, others = card["trained"], card["recipe"][-1], [_told(c) for c in pretrained(folder).values()]
-    before = max((o for o in others if len(o) < len(card["recipe"]) and o == _told(card)[:len(o)]), key=len, default=[])  # stored apart
-    spent = {f"{k}seconds": round(3600 * (trained[f"{k}hours"] - sum(stage[f"{k}hours"] for stage in before)), 1) for k in ("", "cpu_")}
+    trained, last = card["trained"], card["recipe"][-1]
+    own = [stage for stage in _told(card) if _counted_by(stage, folder) == name]
+    spent = {f"{k}seconds": round(3600 * sum(stage[f"{k}hours"] for stage in own), 1) for k in ("", "cpu_")}
     known = last.get("history", [dict(step=config.steps, images=config.steps * config.batch_size, seconds=spent["seconds"])])
     history = pd.DataFrame(known)
     run.mkdir(parents=True, exist_ok=True)
