@@ -28,7 +28,7 @@ def draw_scores(
     run:str, # name of the run
     k:int=8, # samples of each image
     project:int=10, # rounds of back-projection of the projected sample; 0 leaves it out
-    protocols=("standard", "as_coded"), # metric protocols of PSNR and SSIM
+    protocols=("standard", "as_coded"), # metric protocols of PSNR and SSIM; not `channels`, which samples have no more
     lpips=None, # an `LPIPS` module, or None to leave it out
     seed:int|None=None, # of the training run
     batch_size:int=4, # images at a time
@@ -38,7 +38,7 @@ def draw_scores(
     if k < 2: raise CTSRError(f"'k' must be at least 2 samples, got {k}: one has no spread")
     _check_size(prepared, task)
     ids, parts, kept = list(prepared.table.image_id), [], dict(hr=[], mean=[], std=[], std_a=[], std_b=[])
-    means = [2**i for i in range(1, k.bit_length()) if 2**i < k] + [k]
+    means, protocols = [2**i for i in range(1, k.bit_length()) if 2**i < k] + [k], [p for p in protocols if p != "channels"]
     halves = (slice(k // 2), slice(k // 2, k)) if k > 3 else (slice(k), slice(k))
     for at in np.array_split(np.arange(len(ids)), -(-len(ids) // batch_size)):
         hr, lr = _batch(prepared, at, task, device)
@@ -106,8 +106,10 @@ def over_steps(
         per_image(load_run(folder, up, device, sampler=sampler, steps=1), warm, task,  # not timed
                   run=run, sample=0, device=device or "cpu")
         for n in steps:
-            restorer, seconds = timed(load_run(folder, up, device, sampler=sampler, steps=n))
-            scores = per_image(restorer, prepared, task, run=run, sample=0, device=device or "cpu", batch_size=batch_size, **kwargs)
+            restorer = load_run(folder, up, device, sampler=sampler, steps=n)
+            restorer.mix = False  # a colour network's channels as they are, for protocols that ask for them
+            timing, seconds = timed(restorer)
+            scores = per_image(timing, prepared, task, run=run, sample=0, device=device or "cpu", batch_size=batch_size, **kwargs)
             tables.append(scores.assign(seconds=min(seconds)))
     return pd.concat(tables, ignore_index=True)
 
