@@ -52,7 +52,7 @@ def runet_gain(e):
     v = gain(e, "ours", "baseline", "psnr")
     return v, beyond(v, 3), "All test images. Most have a relative in the training set."
 
-@aim("the same on test images without a relative in the training set", "3", "dB")
+@aim("x5: the same on test images without a relative in the training set", "3", "dB")
 def runet_gain_clean(e):
     v = gain(e, "ours", "baseline", "psnr", clean=True)
     low = mean(e, "baseline", "psnr", clean=True).value - mean(e, "baseline", "psnr").value
@@ -71,7 +71,7 @@ def _ratio(a, b, draws): # of two means over the same images, with its interval
     ends = interval(top - share * low, groups, levels=(95,), draws=draws).values()  # of the difference to that share, which is zero
     return Value(share, *(share + end / low.mean() for end in ends))
 
-@aim("and has at most half of RUNet's LPIPS", "0.5", "of RUNet's")
+@aim("x5: one sample has at most half of RUNet's LPIPS", "0.5", "of RUNet's")
 def sample_half_lpips(e):
     v, clean = (_ratio(e.images("sr3", "lpips", **where), e.images("regression", "lpips", **where), e.draws) for where in ({}, dict(clean=True)))
     return v, beyond(v, .5, -1), f"Images without a relative in training: {clean.value:.2f}. LPIPS is that of AlexNet."
@@ -103,7 +103,7 @@ def best_x8(e):
     others = "".join(f", {other} {w.value:+.2f} dB" for other, w in found if other != name)
     return v, beyond(v, 0), f"One sample, {name}{others}."
 
-@aim("ten evaluations or fewer are no worse than the most tried, in PSNR and LPIPS", "margins .1 dB, 2 %", "evaluations")
+@aim("x5: ten evaluations or fewer are no worse than the most tried, in PSNR and LPIPS", "margins .1 dB, 2 %", "evaluations")
 def few_evaluations(e):
     t = e.table("few_steps")
     t = t[t.steps.le(10) & t.against.gt(10)]
@@ -127,14 +127,14 @@ def _others(e, metric, form, scale=1): # its mean for other roles, those that th
         except CTSRError: pass
     return f" {'; '.join(found)}." * bool(found)
 
-@aim("samples keep the brightness of bicubic interpolation: within .2 grey levels on average", "0.2", "grey levels")
+@aim("x5: samples keep the brightness of bicubic interpolation, within .2 grey levels on average", "0.2", "grey levels")
 def brightness(e):
     v = Value(*(255 * x for x in mean(e, "sr3", "offset")[:3]))
     return v, both(beyond(v, -.2), beyond(v, .2, -1)), (
-        "x5: mean over all pixels and test images of a sample less bicubic interpolation; what that is off itself counts in all."
+        "Mean over all pixels and test images of a sample less bicubic interpolation; what that is off itself counts in all."
         + _others(e, "offset", "+.3f", 255))
 
-@aim("samples hold the fine texture of HR better than RUNet does", "0", "dB")
+@aim("x5: samples hold the fine texture of HR better than RUNet does", "0", "dB")
 def texture_of_samples(e):
     looks = {role: e.images(role, "texture") for role in ("sr3", "regression")}
     ours, theirs = looks.values()
@@ -143,10 +143,10 @@ def texture_of_samples(e):
     has = ", ".join(f"{name} {looks[role].value.mean():+.1f} dB" for role, name in (("sr3", "a sample"), ("regression", "RUNet")))
     return v, beyond(v, 0), f"Power at frequencies that LR cannot carry, against HR's: {has}. How much nearer to 0 a sample comes, image by image."
 
-@aim("and show no checkerboard", "3", "dB")
+@aim("x5: samples show no checkerboard", "3", "dB")
 def no_checkerboard(e):
     v = mean(e, "sr3", "checkerboard")
-    return v, beyond(v, 3, -1), ("x5: how far periods of 2, 4 or 8 px stand out of the spectrum, less what does in HR; one of a grey level stands out by over 10 dB,"
+    return v, beyond(v, 3, -1), ("How far periods of 2, 4 or 8 px stand out of the spectrum, less what does in HR; one of a grey level stands out by over 10 dB,"
                                  " and by more at x8, where most originals are enlarged and hold next to nothing at 2 px."
                                  + _others(e, "checkerboard", "+.1f"))
 
