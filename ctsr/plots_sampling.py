@@ -394,7 +394,7 @@ def fig_damage(
     left, below = dict(xytext=(-4, 0), ha="right", va="center"), dict(xytext=(3, -4), ha="right", va="top")
     drawn = [_map_lines(ax, grid, "noise", "offset", left, dict(color="#7777AA", ls="-")),
              _map_lines(ax, grid, "offset", "noise", below, dict(color="#AA7744", ls=(0, (2, 2))))]
-    met = f": noise {255 * found['noise']:.0f}, drift {255 * found['offset']:.0f}" if found else ""
+    met = f", met by noise {255 * found['noise']:.0f} and drift {255 * found['offset']:.0f}" if found else ""
     places = {f"published{met}": published} | points
     for at in points.values(): ax.plot(*at, "o", color="black", ms=4, zorder=3)
     ax.plot(*published, "*", color="#CC3311", ms=12, mec="white", mew=.6, zorder=4)
