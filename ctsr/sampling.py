@@ -86,6 +86,7 @@ def timed(
         if hasattr(restorer, name): setattr(call, name, getattr(restorer, name))
     return call, seconds
 
+# %% ../nbs/09_sampling.ipynb #45efc7ea
 def over_steps(
     folder, # of a finished run of a model that draws samples
     prepared:Prepared, # the images to score
