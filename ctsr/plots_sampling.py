@@ -378,8 +378,7 @@ def _map_lines(ax, grid, along, across, beside, style):
         ax.plot(part.psnr, part.ssim, lw=.8, zorder=1, **style)
         lines.append(part[["psnr", "ssim"]].to_numpy())
         apart = dict(ha="left") if along == "offset" and value == 0 else {}  # the line without drift lies close to the next
-        names.append(ax.annotate(f"{255 * value:.0f}", lines[-1][-1], fontsize=6.5, color=style["color"],
-                                 textcoords="offset points", **beside | apart))
+        names.append(ax.annotate(f"{255 * value:.0f}", lines[-1][-1], fontsize=6.5, color=style["color"], textcoords="offset points", **beside | apart))
     return lines, names
 
 @_themed
