@@ -6,8 +6,8 @@
 __all__ = ['CHOSEN', 'DRAWN', 'FIGURE_FILES', 'TRAINING_FILES', 'SAMPLED_FILES', 'REVIEW_FILES', 'LEAK_FILES', 'PUBLISHED_FILES',
            'STEP_FILES', 'PICTURE_FILES', 'CHOICE_FILES', 'AIM_FILES', 'checkout', 'as_shown', 'Source', 'Run',
            'Evaluation', 'Sampling', 'Figures', 'Review', 'Published', 'Preset', 'override', 'task_of', 'draws_samples',
-           'shown_run', 'drawn_runs', 'tested_inputs', 'split_run', 'trainings_of', 'run_of', 'taken_runs',
-           'tested_trainings', 'run_settings', 'begins_with', 'load_preset', 'sampling_of', 'tested_conditions',
+           'shown_run', 'tested_inputs', 'split_run', 'trainings_of', 'run_of', 'taken_runs', 'tested_trainings',
+           'run_settings', 'begins_with', 'drawn_runs', 'load_preset', 'sampling_of', 'tested_conditions',
            'check_preset', 'stored_runs', 'with_stored', 'published_runs', 'with_published', 'Job', 'prepare_jobs',
            'train_jobs', 'evaluate_jobs', 'sample_jobs', 'with_sidecars', 'sampled_job', 'published_job', 'gather_jobs',
            'plan']
@@ -174,12 +174,6 @@ def draws_samples(config) -> bool: # whether a run's model draws samples
 def shown_run(rows, runs) -> str: # of the rows of a Table 1, the first run that draws samples; '' where there is none
     return next((run for run, _ in rows.values() if run in runs and draws_samples(runs[run])), "")
 
-def drawn_runs(preset) -> set: # of (task, run): those of which many samples are drawn
-    runs, figures = run_settings(preset), checked(Figures, preset.figures, "figures")
-    found = {(task, shown_run(rows, runs)) for task, rows in figures.sampled.items()}
-    p = checked(Published, figures.published, "figures.published") if figures.published else None
-    return found | {(p.task, p.steps)} if p and p.steps else found
-
 def tested_inputs(config, evaluation) -> list: # interpolations a run is tested on, its own first
     return [config.up] if draws_samples(config) else list(dict.fromkeys([config.up, *evaluation.inputs]))
 
@@ -231,6 +225,12 @@ def begins_with(
     if found and len(found) > 1 and same not in found:
         raise CTSRError(f"runs: '{training}' begins with '{config.init}', which is not trained with seed {config.seed}")
     return (same if same in found else found[0]) if found else ""
+
+def drawn_runs(preset) -> set: # of (task, run): those of which many samples are drawn
+    runs, figures = run_settings(preset), checked(Figures, preset.figures, "figures")
+    found = {(task, shown_run(rows, runs)) for task, rows in figures.sampled.items()}
+    p = checked(Published, figures.published, "figures.published") if figures.published else None
+    return found | {(p.task, p.steps)} if p and p.steps else found
 
 # %% ../nbs/11_presets.ipynb #bcceed90
 def load_preset(
