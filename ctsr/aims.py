@@ -173,4 +173,4 @@ def aims_text(
     digits = table.unit.map({"evaluations": 0, "grey levels": 3}).fillna(2).astype(int)
     reached = [f"{v:.{d}f}" + ("" if np.isnan(lo) else f" [{lo:.{d}f}, {hi:.{d}f}]") + f" {unit}"
                for v, lo, hi, unit, d in zip(table["value"], table.lo95, table.hi95, table.unit, digits)]
-    return pd.DataFrame({"aim": table.says, "bound": table.bound, "reached [95 %]": reached, "verdict": table.verdict, "remark": table.why})
+    return pd.DataFrame({"aim": table.says, "verdict": table.verdict, "reached [95 %]": reached, "bound": table.bound, "remark": table.why})
