@@ -651,7 +651,7 @@ def published_job(preset, root, evaluated) -> Job:
     shown = {task: {label: [f"{root}/evaluate/{folder(run, task)}--{task}/samples.safetensors", run, up] for label, (run, up) in rows.items()}
              for task, rows in p.pictures.items()}
     there = {job.parameters["out"] for job in evaluated}
-    drawn = all(str(Path(file).parent) in there for rows in shown.values() for file, *_ in rows.values())
+    lacking = [task for task, rows in shown.items() if any(str(Path(file).parent) not in there for file, *_ in rows.values())]
     sampled, need = f"sample/{p.steps}--{p.task}", next(j.parameters["prepared"] for j in evaluated if j.parameters["task"]["name"] == p.task)
     files = with_sidecars(PUBLISHED_FILES + STEP_FILES * bool(p.steps))
     for task in shown: files += with_sidecars(PICTURE_FILES, "" if task == p.task else f"-{task}")
@@ -660,7 +660,7 @@ def published_job(preset, root, evaluated) -> Job:
         dataclasses.asdict(p) | dict(
             preset=preset.name, out=f"{root}/figures", task=dataclasses.asdict(task_of(preset, p.task)), prepared=need, draws=f.draws,
             split=preset.evaluation.get("split", "test"), pictures=shown, steps=p.steps and f"{root}/{sampled}/steps.csv",
-            published_steps=f"figures/{preset.name}" if p.steps in taken else "", published_pictures="" if drawn else f"figures/{preset.name}"),
+            published_steps=f"figures/{preset.name}" if p.steps in taken else "", published_pictures=dict.fromkeys(lacking, f"figures/{preset.name}")),
         files, ["figures/all"] + [sampled] * bool(p.steps and p.steps not in taken))
 
 # %% ../nbs/11_presets.ipynb #5f4a487c

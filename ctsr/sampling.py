@@ -28,7 +28,7 @@ def draw_scores(
     run:str, # name of the run
     k:int=8, # samples of each image
     project:int=10, # rounds of back-projection of the projected sample; 0 leaves it out
-    protocols=("standard", "as_coded"), # metric protocols of PSNR and SSIM; not `channels`, which samples have no more
+    protocols=("standard", "as_coded"), # metric protocols of PSNR and SSIM; `channels` is left out, for those of a sample are averaged
     lpips=None, # an `LPIPS` module, or None to leave it out
     seed:int|None=None, # of the training run
     batch_size:int=4, # images at a time
