@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'psnr', 'ssim', 'ssim_map', 'mae', 'rms_contrast', 'psnr_fitted', 'chest_wall', 'region_mse',
-           'lr_consistency', 'texture', 'checkerboard', 'Protocol', 'measure']
+           'lr_consistency', 'texture', 'checkerboard', 'lattice', 'Protocol', 'measure']
 
 # %% ../nbs/02_metrics.ipynb #39738cf9
 from dataclasses import dataclass
@@ -241,6 +241,23 @@ def checkerboard(
 
     ours, reference = _spectrum(sr), _spectrum(hr)
     return torch.stack([stands_out(ours, period) - stands_out(reference, period) for period in periods]).amax(0)
+
+def lattice(
+    sr: Tensor,  # (B, C, H, W)
+    hr: Tensor,  # same shape, the reference
+    periods: tuple = (2, 4, 8),  # px
+) -> Tensor:  # (B,) root mean square, in the images' units, float64: 0 as in HR, negative for less; the worst of the periods
+    "Strength of the pattern that repeats every so many pixels, less (as powers) what repeats in HR."
+    def power(x, p):
+        h, w = (n - n % p for n in x.shape[-2:])
+        weight = torch.hann_window(h, dtype=torch.float64, device=x.device)[:, None] * torch.hann_window(w, dtype=torch.float64, device=x.device)
+        squares = lambda v: v.unflatten(-1, (-1, p)).unflatten(-3, (-1, p)).sum((-4, -2))  # (..., p, p)
+        pattern = squares(x[..., :h, :w].double() * weight) / squares(weight)
+        return (pattern - pattern.mean((-2, -1), keepdim=True)).square().mean((1, 2, 3))
+
+    sr, hr = _pair(sr, hr)
+    more = torch.stack([power(sr, p) - power(hr, p) for p in periods]).amax(0)
+    return more.sign() * more.abs().sqrt()
 
 # %% ../nbs/02_metrics.ipynb #ea842998
 @dataclass(frozen=True)
