@@ -24,7 +24,7 @@ from .restore import Interpolate, load_run
 COLUMNS = 'run model task up seed sampler steps k sample protocol image_id class subject group leaked metric value'.split()
 BETTER = dict(psnr=1, ssim=1, lr_consistency=-1, mae=-1, lpips=-1, rms_contrast=0, offset=0,
               mse_wall=-1, mse_inside=-1, contrast_change=0, psnr_fitted=1,
-              texture=0, checkerboard=0, lattice=0, bias=0)  # +1 higher is better, -1 lower, 0 neither
+              texture=0, checkerboard=0, lattice=0, bias=0, offset_middle=0)  # +1 higher is better, -1 lower, 0 neither
 
 def tidy(
     table:pd.DataFrame, # rows with the names of `COLUMNS`, in any order and of any type (a CSV file read back, several tables joined)
@@ -100,12 +100,14 @@ def _score(sr, hr, lr, task, protocols, lpips, regions=False):
     seen = lambda p: (colour, hr.expand_as(colour)) if PROTOCOLS[p].colour else (sr, hr)
     scores = {(p, m): v for p in protocols for m, v in measure(*seen(p), p).items() if m in ('psnr', 'ssim')}
     scores |= {('', 'lr_consistency'): lr_consistency(sr, lr, task), ('', 'mae'): mae(sr, hr), ('', 'rms_contrast'): rms_contrast(sr)}
-    scores['', 'offset'] = (sr - upsample(lr, tuple(hr.shape[-2:]), 'bicubic')).mean((1, 2, 3))
+    more, (h, w) = sr - upsample(lr, tuple(hr.shape[-2:]), 'bicubic'), hr.shape[-2:]
+    scores['', 'offset'] = more.mean((1, 2, 3))
     if lpips is not None: scores['', 'lpips'] = lpips(sr, hr)
     if regions:
         scores |= {('', f'mse_{name}'): region_mse(sr, hr, m) for name, m in zip(('wall', 'inside'), chest_wall(hr))}
         scores |= {('', 'contrast_change'): rms_contrast(sr) - rms_contrast(hr), ('', 'psnr_fitted'): psnr_fitted(sr, hr)}
-        scores |= {('', 'texture'): texture(sr, hr, hr.shape[-1] / lr.shape[-1]), ('', 'lattice'): lattice(sr, hr), ('', 'bias'): (sr - hr).mean((1, 2, 3))}
+        scores |= {('', 'texture'): texture(sr, hr, hr.shape[-1] / lr.shape[-1]), ('', 'lattice'): lattice(sr, hr), ('', 'bias'): (sr - hr).mean((1, 2, 3)),
+                   ('', 'offset_middle'): more[..., h//4:h - h//4, w//4:w - w//4].mean((1, 2, 3))}  # the body, away from couch and frame
         if min(hr.shape[-2:]) >= 64: scores['', 'checkerboard'] = checkerboard(sr, hr)
     return {k: v.double().cpu().numpy() for k, v in scores.items()}
 
@@ -122,7 +124,7 @@ def per_image(
     seed:int|None=None, # of the training run
     protocols=('standard', 'as_coded'), # metric protocols for PSNR and SSIM
     lpips=None, # an `LPIPS` module, or None to leave it out
-    regions:bool=False, # also the error in the chest wall and inside it, change of contrast, PSNR with brightness and contrast fitted, texture, checkerboard, lattice, bias
+    regions:bool=False, # also the error in the chest wall and inside it, change of contrast, PSNR with brightness and contrast fitted, texture, checkerboard, lattice, bias, offset in the middle
     batch_size:int=8, # images a batch
     sample:int|None=None, # number of the sample, where the restorer draws
     device='cpu', # where restoring and scoring happen

@@ -89,7 +89,8 @@ METRICS = dict(psnr=('PSNR', 'dB', 2), ssim=('SSIM', '', 3), lr_consistency=('LR
                mae=('Mean absolute error', 'of full range', 4), rms_contrast=('RMS contrast', 'of full range', 3),
                offset=('Mean offset from bicubic', 'of full range', 4), psnr_fitted=('Fitted PSNR', 'dB', 2),
                texture=('Texture against HR', 'dB', 2), checkerboard=('Checkerboard against HR', 'dB', 2),
-               lattice=('Lattice against HR', 'of full range', 4), bias=('Brightness against HR', 'of full range', 4))  # name, unit, decimals
+               lattice=('Lattice against HR', 'of full range', 4), bias=('Brightness against HR', 'of full range', 4),
+               offset_middle=('Mean offset in the middle', 'of full range', 4))  # name, unit, decimals
 
 def axis_label(
     metric:str, # a metric's name in the table

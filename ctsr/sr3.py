@@ -141,9 +141,9 @@ class UNet(nn.Module):
 # %% ../nbs/06_sr3.ipynb #c4c1ea4e
 BUILDS = {
     "ours": dict(in_channels=1, channels=48, multipliers=[1, 2, 3], blocks=1, attention=[False, False, True], patch=2, head_channels=32,
-                 film=True, groups=16, target="v", residual=True, schedule="cosine"),
+                 film=True, groups=16, level=True, target="v", residual=True, schedule="cosine"),
     "upstream": dict(in_channels=3, channels=64, multipliers=[1, 2, 4, 8, 16], blocks=1, attention=[False] * 5, patch=1, head_channels=0,
-                     film=False, groups=16, target="eps", residual=False, schedule="linear")}
+                     film=False, groups=16, level=True, target="eps", residual=False, schedule="linear")}
 
 def _settings(build, changes): # those of a build, changed; settings that make no network are refused
     if build not in BUILDS: raise CTSRError(f"sr3: 'build' must be one of {', '.join(BUILDS)}, got {build!r}")
@@ -176,12 +176,12 @@ class SR3(nn.Module):
         build:str="ours", # settings to begin with, see BUILDS; any of them can be named to be changed
         T:int=2000, # steps of the noise schedule
         start:float=0., # share of signal (alpha_bar) in the noisiest level that sampling visits; 0 is all of the schedule
-        **changes, # in_channels, channels, multipliers, blocks, attention, patch, head_channels, film, groups, target, residual, schedule
+        **changes, # in_channels, channels, multipliers, blocks, attention, patch, head_channels, film, groups, level, target, residual, schedule
     ):
         super().__init__()
         s = _settings(build, changes)
         if not 0 <= start < 1: raise CTSRError(f"sr3: 'start' must be at least 0 and below 1, got {start!r}")
-        self.in_channels, self.target, self.residual, self.start = s["in_channels"], s["target"], s["residual"], start
+        self.in_channels, self.level, self.target, self.residual, self.start = s["in_channels"], s["level"], s["target"], s["residual"], start
         keys = ("channels", "multipliers", "blocks", "attention", "patch", "head_channels", "film", "groups")
         self.net = UNet(2 * self.in_channels, self.in_channels, **{k: s[k] for k in keys})
         with torch.device("cpu"): alpha_bar = noise_schedule(s["schedule"], T)  # numbers even where the weights are only shapes
@@ -194,7 +194,8 @@ class SR3(nn.Module):
         gamma:torch.Tensor, # (B,) its noise level
     ) -> torch.Tensor: # (B,C,H,W) prediction of `target`
         h, w = y_t.shape[-2:]
-        return self.net(_filled(torch.cat([condition, y_t], 1), self.net.stride), gamma)[..., :h, :w]
+        told = gamma if self.level else torch.ones_like(gamma)  # a network that is not told sees the noise alone
+        return self.net(_filled(torch.cat([condition, y_t], 1), self.net.stride), told)[..., :h, :w]
 
     def measure(self,
         condition:torch.Tensor, # (B,C,H,W) up-sampled LR
