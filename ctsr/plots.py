@@ -495,12 +495,14 @@ def fig_by_class(
 # %% ../nbs/10_plots.ipynb #35792a1e
 CURVES = {'loss': 'Training loss', 'val_psnr': 'Validation\nPSNR (dB)', 'val_ssim': 'Validation SSIM'}
 
+def _along(history): return history.hours if 'hours' in history else history.images/1000
+
 def _curve(ax, name, history, column, **kwargs):
-    "One run's column against the images it has seen"
+    "One run's column against the hours it has taken, where the history has them, else the images it has seen"
     if missing := [c for c in ('images', column) if c not in history]:
         raise CTSRError(f"history of {name}: no column '{missing[0]}'; train it again")
-    seen = history[['images', column]].dropna()
-    ax.plot(seen.images/1000, seen[column], marker='o' if len(seen) < 25 else None, ms=2.5, **kwargs)
+    seen = history.dropna(subset=['images', column])
+    ax.plot(_along(seen), seen[column], marker='o' if len(seen) < 25 else None, ms=2.5, **kwargs)
 
 def _log_axis(axis, subs=(1, 2, 5), ticks='auto'):
     axis.set_major_locator(LogLocator(subs=subs, numticks=ticks)); axis.set_major_formatter('{x:g}'); axis.set_minor_formatter(NullFormatter())
@@ -513,7 +515,7 @@ def _curve_panels(ax, histories, colours, labels): # ax: column -> axes
     colour = palette(histories, _colours(histories, colours, None))
     for (c, a), (n, h) in itertools.product(ax.items(), histories.items()):
         if c in h: _curve(a, n, h, c, color=colour[n], label=(labels or {}).get(n, n))
-    ends = [h.images.max() for h in histories.values() if 'images' in h]
+    ends = [_along(h).max() for h in histories.values() if 'images' in h]
     for c, a in ax.items():
         a.grid(color='#E5E5E5', lw=.6)
         if not a.lines: a.set(xticks=[], yticks=[]); a.text(.5, .5, 'not watched', color='#777777', ha='center', transform=a.transAxes)
@@ -523,7 +525,7 @@ def _curve_panels(ax, histories, colours, labels): # ax: column -> axes
 
 @_themed
 def fig_curves(
-    histories:dict, # name -> DataFrame with step, images, loss, val_psnr, val_ssim, and learning_rate or val_lpips
+    histories:dict, # name -> DataFrame with step, images, loss, val_psnr, val_ssim, and learning_rate or val_lpips; hours, where they are to be the axis
     colours:dict|None=None, # name -> colour
     labels:dict|None=None, # name -> text to show
     panels:dict|None=None, # heading -> names shown together; None: by task, read off names like 'runet-x5'
@@ -543,6 +545,7 @@ def fig_curves(
             row[0].set_ylabel(textwrap.fill(heading, 10), fontweight='bold')
             row[-1].legend(*row[0].get_legend_handles_labels(), loc='center left', bbox_to_anchor=(1.02, .5), fontsize=6.5)
     for ax, text in zip(axes.flat, shown.values()): ax.set_title(text.replace('\n', ' '), fontsize=8) if k > 1 else ax.set_ylabel(text)
-    for ax in axes[-1]: ax.set_xlabel('Images seen (thousands)' if k > 1 else 'Training images or crops seen (thousands)')
+    timed = any('hours' in h for h in histories.values())
+    for ax in axes[-1]: ax.set_xlabel('Processor hours' if timed else 'Images seen (thousands)' if k > 1 else 'Training images or crops seen (thousands)')
     if k == 1: fig.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside lower center', ncols=min(4, len(histories)))
     return fig
