@@ -265,6 +265,6 @@ def tradeoff_points(
     for key in dict.fromkeys(t.run):
         method, _, order = key.partition("|")
         values = {f"{m}{end}": wide.loc[key, (c, m)] for m in ("psnr", "lpips") for c, end in (("mean", ""), ("lo95", "_lo"), ("hi95", "_hi"))}
-        out.append(dict(panel=f"samples averaged ({own.image_id.nunique()} images)", method=method, label=order or method,
+        out.append(dict(panel=f"{own.task.iloc[0]}, {own.image_id.nunique()} images; numbers: samples averaged", method=method, label=order or method,
                         order=float(order or "nan"), **values))
     return pd.DataFrame(out)
