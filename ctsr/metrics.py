@@ -242,6 +242,7 @@ def checkerboard(
     ours, reference = _spectrum(sr), _spectrum(hr)
     return torch.stack([stands_out(ours, period) - stands_out(reference, period) for period in periods]).amax(0)
 
+# %% ../nbs/02_metrics.ipynb #1a77ce00
 def lattice(
     sr: Tensor,  # (B, C, H, W)
     hr: Tensor,  # same shape, the reference
