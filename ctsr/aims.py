@@ -8,12 +8,10 @@ __all__ = ['AIMS', 'MET', 'OTHERS', 'PLAIN', 'aim', 'aims_table', 'runet_gain', 
            'texture_of_samples', 'texture_of_samples_x8', 'no_checkerboard', 'no_checkerboard_x8', 'aims_text']
 
 # %% ../nbs/10_aims.ipynb #303a017b
-import html
-
 import numpy as np
 import pandas as pd
 
-from .claims import Evidence, Value, beyond, both, gain, mean
+from .claims import Evidence, Value, _minus, beyond, both, gain, mean
 from .data import CTSRError
 from .evaluate import interval
 
@@ -154,12 +152,11 @@ def brightness(e): return _brightness(e, "sr3")
 def brightness_x8(e): return _brightness(e, "sr3_x8")
 
 def _texture(e, ours, theirs):
-    looks = {role: e.images(role, "texture") for role in (ours, theirs)}
-    drawn, said = looks.values()
-    closer = (said.value.abs() - drawn.value.reindex(said.index).abs()).dropna()
-    v = Value(closer.mean(), *interval(closer, said.group.reindex(closer.index), levels=(95,), draws=e.draws).values())
-    has = ", ".join(f"{name} {looks[role].value.mean():+.1f} dB" for role, name in ((ours, "a sample"), (theirs, "RUNet")))
-    return v, beyond(v, 0), f"Power at frequencies that LR cannot carry, against HR's: {has}. How much nearer to 0 a sample comes, image by image."
+    a, b = (e.images(role, "texture") for role in (ours, theirs))
+    closer = (b.value.abs() - a.value.reindex(b.index).abs()).dropna()
+    v = Value(closer.mean(), *interval(closer, b.group.reindex(closer.index), levels=(95,), draws=e.draws).values())
+    return v, beyond(v, 0), (f"Power at frequencies that LR cannot carry, against HR's: a sample {a.value.mean():+.1f} dB, RUNet {b.value.mean():+.1f} dB."
+                             " How much nearer to 0 a sample comes, image by image.")
 
 @aim("x5: samples hold the fine texture of HR better than RUNet does", "0", "dB")
 def texture_of_samples(e): return _texture(e, "sr3", "regression")
@@ -181,4 +178,5 @@ def aims_text(
     digits = table.unit.map({"evaluations": 0, "grey levels": 3}).fillna(2).astype(int)
     reached = [f"{v:.{d}f}" + ("" if np.isnan(lo) else f" [{lo:.{d}f}, {hi:.{d}f}]") + f" {unit}"
                for v, lo, hi, unit, d in zip(table["value"], table.lo95, table.hi95, table.unit, digits)]
-    return pd.DataFrame({"aim": table.says, "verdict": table.verdict, "reached [95 %]": reached, "bound": table.bound, "remark": table.why})
+    texts = pd.DataFrame({"aim": table.says, "verdict": table.verdict, "reached [95 %]": reached, "bound": table.bound, "remark": table.why})
+    return texts.astype(str).map(_minus)

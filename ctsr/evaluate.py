@@ -107,7 +107,7 @@ def _score(sr, hr, lr, task, protocols, lpips, regions=False):
         scores |= {('', f'mse_{name}'): region_mse(sr, hr, m) for name, m in zip(('wall', 'inside'), chest_wall(hr))}
         scores |= {('', 'contrast_change'): rms_contrast(sr) - rms_contrast(hr), ('', 'psnr_fitted'): psnr_fitted(sr, hr)}
         scores |= {('', 'texture'): texture(sr, hr, hr.shape[-1] / lr.shape[-1]), ('', 'lattice'): lattice(sr, hr), ('', 'bias'): (sr - hr).mean((1, 2, 3)),
-                   ('', 'offset_middle'): more[..., h//4:h - h//4, w//4:w - w//4].mean((1, 2, 3))}  # the body, away from couch and frame
+                   ('', 'offset_middle'): more[..., h//4:h - h//4, w//4:w - w//4].mean((1, 2, 3))}
         if min(hr.shape[-2:]) >= 64: scores['', 'checkerboard'] = checkerboard(sr, hr)
     return {k: v.double().cpu().numpy() for k, v in scores.items()}
 

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'DIGITS', 'SHOWN', 'LICENCE', 'notebook_parameters', 'check_parameters', 'run_notebook', 'git_state',
-           'machine', 'training_hours', 'sidecar', 'done_jobs', 'Keep', 'with_taken', 'check_same_images', 'recipes',
-           'headline', 'method_text', 'table_html', 'details', 'made_text', 'render_page', 'code_sha256',
-           'listing_sha256', 'stamp_path', 'read_stamp', 'stale', 'run_job', 'write_plan', 'snakemake', 'run_study',
-           'publish', 'redraw', 'pack_run', 'main']
+           'machine', 'processor_hours', 'training_hours', 'sidecar', 'done_jobs', 'Keep', 'with_taken',
+           'check_same_images', 'recipes', 'headline', 'method_text', 'table_html', 'details', 'made_text',
+           'render_page', 'code_sha256', 'listing_sha256', 'stamp_path', 'read_stamp', 'stale', 'run_job', 'write_plan',
+           'snakemake', 'run_study', 'publish', 'redraw', 'pack_run', 'main']
 
 # %% ../nbs/11_study.ipynb #852baa34
 import ast
@@ -117,14 +117,19 @@ def machine() -> dict:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{name} ({platform.machine()})"
     return dict(device=device, threads=torch.get_num_threads(), python=platform.python_version(), torch=str(torch.__version__))
 
+def processor_hours(
+    trainings, # DataFrame, a study's table_training.csv
+): # -> Series, a number a training
+    "Processor hours of each training; where only the clock was read, its hours."
+    return trainings.get("cpu_seconds", trainings.seconds).fillna(trainings.seconds) / 3600
+
 def training_hours(
     figures:str|Path, # folder with a study's table_training.csv
 ) -> float|None: # None where nothing was trained
-    "Processor hours that all trainings took; where only the clock was read, its hours."
+    "Processor hours that all trainings took."
     import pandas as pd
     if not (path := Path(figures)/"table_training.csv").exists(): return None
-    t = pd.read_csv(path)
-    return round(t.get("cpu_seconds", t.seconds).fillna(t.seconds).sum() / 3600, 2)
+    return round(processor_hours(pd.read_csv(path)).sum(), 2)
 
 def sidecar(
     path:str|Path, # figure or table just written
@@ -290,6 +295,7 @@ def method_text(
 ): # -> DataFrame, a row a method, texts
     "Table 1: mean and 95 % interval of every method, PSNR over the baseline's, image by image, and what a picture costs."
     import pandas as pd
+    from ctsr.review import gain_text
     t = pd.read_csv(table).fillna({"protocol": ""}).query("subset == @subset")
     coded = t.protocol.eq("as_coded") & t.metric.eq("ssim") & (protocol != "as_coded")
     t = t[t.protocol.isin([protocol, ""]) | coded].assign(metric=t.metric.where(~coded, "ssim_as_coded"))
@@ -297,7 +303,7 @@ def method_text(
     t.loc[t.metric.eq("lr_consistency"), ["mean", "lo95", "hi95"]] *= 1e5
     wide = t.assign(text=_with_interval(t, digits)).pivot(index="method", columns="metric", values="text").reindex(t.method.unique())
     spent, gain = t.drop_duplicates("method").set_index("method"), t[t.metric.eq("psnr")].set_index("method").reindex(wide.index)
-    over = [f"{d:+.2f}" + f" [{a:.2f}, {b:.2f}]" * bool(a == a) if d == d else "" for d, a, b in zip(gain.difference, gain.diff_lo95, gain.diff_hi95)]
+    over = ["" if d != d else gain_text(d, *ends) for d, *ends in zip(gain.difference, gain.diff_lo95, gain.diff_hi95)]
     wide = wide[[m for m in digits if m in wide]].assign(
         evaluations=spent.evaluations.astype(int).astype(str), seconds=spent.seconds.map("{:.2f}".format))
     names = SHOWN | dict(ssim_as_coded="SSIM as coded", lr_consistency="LR consistency (MSE x 10^5)", offset="offset from bicubic",
