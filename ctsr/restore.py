@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['GRID', 'SEAM', 'Interpolate', 'usable_device', 'NetRestorer', 'read_card', 'restorer_of', 'load_run', 'tile_starts',
-           'tile_shares', 'blend_tiles', 'SelfEnsemble', 'project_lr', 'SampleRestorer', 'Cascade']
+           'tile_shares', 'blend_tiles', 'SelfEnsemble', 'project_lr', 'match_level', 'SampleRestorer', 'Cascade']
 
 # %% ../nbs/08_restore.ipynb #6c7eac6c
 import json
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -194,6 +195,17 @@ def project_lr(
     for _ in range(iterations): sr = (sr + upsample(lr - degrade(sr, task), sr.shape[-2:], "bilinear")).clamp(0, 1)
     return sr
 
+def match_level(
+    sr:torch.Tensor, # (B,C,H,W)
+    up:torch.Tensor, # (B,1,H,W), up-sampled LR
+) -> torch.Tensor: # (B,C,H,W) float32
+    "Give even and odd rows and columns of an image the mean of those of its up-sampled LR (colour correction of Wang et al. 2023, of each phase)."
+    shift = torch.empty_like(sr, dtype=torch.float32).copy_(up - sr)
+    for rows, columns in product((slice(0, None, 2), slice(1, None, 2)), repeat=2):
+        phase = shift[..., rows, columns]
+        phase[:] = phase.mean((-2, -1), keepdim=True)
+    return sr + shift
+
 # %% ../nbs/08_restore.ipynb #13468d5b
 class SampleRestorer(NetRestorer):
     "A trained model that draws samples, as a restorer: one sample, or the mean of several."
@@ -209,12 +221,14 @@ class SampleRestorer(NetRestorer):
         steps:int=5, # network evaluations a sample
         k:int=1, # samples that are averaged
         seed:int=0, # of all samples
+        level:bool=True, # has a sample the level of its input, see `match_level`; only where the network draws the residual
         project:int=0, # rounds of back-projection of every sample; 0 is none
         **drawing, # further arguments of `ctsr.sr3.sample`: spacing, eta
     ):
         super().__init__(net, config, up, name, device)
         if k < 1: raise CTSRError(f"'k' must be at least 1 sample, got {k}")
-        self.sampler, self.steps, self.k, self.seed, self.project, self.drawing = sampler, steps, k, seed, project, drawing
+        self.sampler, self.steps, self.k, self.seed, self.drawing = sampler, steps, k, seed, drawing
+        self.level, self.project = level and net.residual, project
 
     @torch.inference_mode()
     def draw(self,
@@ -230,6 +244,7 @@ class SampleRestorer(NetRestorer):
             seeds = [image_seed(self.seed, i, number) for i in ids]
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.get("precision") == "bf16"):
                 sr = predict(self.net, up, self.grey, self.mix, seeds=seeds, steps=self.steps, sampler=self.sampler, **self.drawing)
+                if self.level: sr = match_level(sr, up)
                 sr = (sr.clamp(0, 1) if self.mix else sr).to(lr.device)
             samples.append(project_lr(sr, lr, task, self.project) if self.project else sr)
         return torch.stack(samples)
