@@ -78,10 +78,14 @@ def test_scores_of_samples_do_not_depend_on_the_batch_and_the_first_is_the_headl
     wide = [t.set_index(["run", "sample", "image_id", "protocol", "metric"]).value.sort_index() for t in tables]
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
     close(*wide)
-    headline = per_image(load_run(tmp_path/"run", steps=2), test, task, run="r", sample=0).set_index(["image_id", "protocol", "metric"]).value
+    headline = per_image(load_run(tmp_path/"run", steps=2), test, task, run="r", sample=0, regions=True).set_index(["image_id", "protocol", "metric"]).value
     first = wide[1].loc["r", 0]
     close(headline.reindex(first.index), first)
-    assert set(tables[0].run) == {"r", "r+mean2", "r+projected"}
+    assert set(tables[0].run) == {"r", "r+mean2", "r+projected", "r+drawn"}
+    undone = per_image(load_run(tmp_path/"run", steps=2, level=False), test, task, run="r", sample=0, regions=True).set_index(["image_id", "protocol", "metric"]).value
+    as_drawn = wide[1].loc["r+drawn", 0]
+    close(undone.reindex(as_drawn.index), as_drawn)
+    assert abs(first.xs("offset", level="metric")).max() < abs(as_drawn.xs("offset", level="metric")).min()
     projected, single = (wide[0].loc[run, 0].xs("lr_consistency", level="metric").mean() for run in ("r+projected", "r"))
     assert projected < single / 10
 
