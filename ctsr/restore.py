@@ -221,14 +221,14 @@ class SampleRestorer(NetRestorer):
         steps:int=5, # network evaluations a sample
         k:int=1, # samples that are averaged
         seed:int=0, # of all samples
-        level:bool=True, # has a sample the level of its input, see `match_level`; only where the network draws the residual
+        match:bool=True, # give a sample the level of its input, see `match_level`; only where the network draws the residual
         project:int=0, # rounds of back-projection of every sample; 0 is none
         **drawing, # further arguments of `ctsr.sr3.sample`: spacing, eta
     ):
         super().__init__(net, config, up, name, device)
         if k < 1: raise CTSRError(f"'k' must be at least 1 sample, got {k}")
         self.sampler, self.steps, self.k, self.seed, self.drawing = sampler, steps, k, seed, drawing
-        self.level, self.project = level and net.residual, project
+        self.match, self.project = match and net.residual, project
 
     @torch.inference_mode()
     def draw(self,
@@ -244,7 +244,7 @@ class SampleRestorer(NetRestorer):
             seeds = [image_seed(self.seed, i, number) for i in ids]
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.get("precision") == "bf16"):
                 sr = predict(self.net, up, self.grey, self.mix, seeds=seeds, steps=self.steps, sampler=self.sampler, **self.drawing)
-                if self.level: sr = match_level(sr, up)
+                if self.match: sr = match_level(sr, up)
                 sr = (sr.clamp(0, 1) if self.mix else sr).to(lr.device)
             samples.append(project_lr(sr, lr, task, self.project) if self.project else sr)
         return torch.stack(samples)

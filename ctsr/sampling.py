@@ -44,8 +44,8 @@ def draw_scores(
     ids, parts, kept = list(prepared.table.image_id), [], dict(hr=[], mean=[], std=[], std_a=[], std_b=[])
     means, protocols = [2**i for i in range(1, k.bit_length()) if 2**i < k] + [k], [p for p in protocols if p != "channels"]
     halves = (slice(k // 2), slice(k // 2, k)) if k > 3 else (slice(k), slice(k))
-    unlevelled = copy(restorer) if as_drawn and getattr(restorer, "level", False) else None
-    if unlevelled: unlevelled.level = False
+    unlevelled = copy(restorer) if as_drawn and getattr(restorer, "match", False) else None
+    if unlevelled: unlevelled.match = False
     for at in np.array_split(np.arange(len(ids)), -(-len(ids) // batch_size)):
         hr, lr = _batch(prepared, at, task, device)
         names = [ids[i] for i in at]

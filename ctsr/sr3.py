@@ -158,6 +158,8 @@ def _settings(build, changes): # those of a build, changed; settings that make n
     if not isinstance(s["attention"], (list, tuple)) or len(s["attention"]) != len(s["multipliers"]):
         raise CTSRError(f"sr3: 'attention' must say true or false for each of the {len(s['multipliers'])} resolutions, "
                         f"got {s['attention']!r}")
+    for key in ("film", "level", "residual"):
+        if not isinstance(s[key], bool): raise CTSRError(f"sr3: '{key}' must be true or false, got {s[key]!r}")
     for key in ("channels", "blocks", "patch", "groups"):
         if not whole(s[key]): raise CTSRError(f"sr3: '{key}' must be a whole number of at least 1, got {s[key]!r}")
     if s["channels"] % 2: raise CTSRError(f"sr3: 'channels' must be even, got {s['channels']}")

@@ -82,7 +82,7 @@ def test_scores_of_samples_do_not_depend_on_the_batch_and_the_first_is_the_headl
     first = wide[1].loc["r", 0]
     close(headline.reindex(first.index), first)
     assert set(tables[0].run) == {"r", "r+mean2", "r+projected", "r+drawn"}
-    undone = per_image(load_run(tmp_path/"run", steps=2, level=False), test, task, run="r", sample=0, regions=True).set_index(["image_id", "protocol", "metric"]).value
+    undone = per_image(load_run(tmp_path/"run", steps=2, match=False), test, task, run="r", sample=0, regions=True).set_index(["image_id", "protocol", "metric"]).value
     as_drawn = wide[1].loc["r+drawn", 0]
     close(undone.reindex(as_drawn.index), as_drawn)
     assert abs(first.xs("offset", level="metric")).max() < abs(as_drawn.xs("offset", level="metric")).min()

@@ -86,7 +86,7 @@ def test_noisy_pair_asks_for_what_the_model_predicts(kind, residual):
 
 @pytest.mark.parametrize("word, values", [
     ("build", ["theirs"]), ("target", ["noise"]), ("in_channels", [0, 2]), ("channels", [0, 15]), ("multipliers", [[], [1, 0], [1.5]]),
-    ("attention", [[True], [True] * 4]), ("groups", [0, 1.5]), ("start", [1., -.1]), ("depth", [3])])
+    ("attention", [[True], [True] * 4]), ("groups", [0, 1.5]), ("level", [0, "no"]), ("residual", ["yes"]), ("start", [1., -.1]), ("depth", [3])])
 def test_wrong_settings_are_named(word, values):
     for value in values:
         with pytest.raises(CTSRError, match=f"'{word}'"): SR3(**{word: value})
