@@ -238,15 +238,14 @@ class SampleRestorer(NetRestorer):
         k:int|None=None, # how many samples; default the restorer's
     ) -> torch.Tensor: # (k,B,1,H,W) in [0,1], on the device of `lr`
         "Several samples of each image."
-        up, ids = upsample(lr.to(self.device), task.hr_size(*lr.shape[-2:]), self.up), ids or [str(i) for i in range(len(lr))]
-        samples = []
+        up, samples = upsample(lr.to(self.device), task.hr_size(*lr.shape[-2:]), self.up), []
         for number in range(k or self.k):
-            seeds = [image_seed(self.seed, i, number) for i in ids]
+            seeds = [image_seed(self.seed, i, number) for i in ids or map(str, range(len(lr)))]
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.get("precision") == "bf16"):
                 sr = predict(self.net, up, self.grey, self.mix, seeds=seeds, steps=self.steps, sampler=self.sampler, **self.drawing)
                 if self.match: sr = match_level(sr, up)
-                sr = (sr.clamp(0, 1) if self.mix else sr).to(lr.device)
-            samples.append(project_lr(sr, lr, task, self.project) if self.project else sr)
+            sr = (sr.clamp(0, 1) if self.mix else sr).to(lr.device)
+            samples.append(project_lr(sr, lr, task, self.project))
         return torch.stack(samples)
 
     def __call__(self, lr, task, ids=None): return self.draw(lr, task, ids).mean(0)  # as `draw`; (B,1,H,W) in [0,1]
