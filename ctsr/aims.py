@@ -187,7 +187,7 @@ def aims_text(
 ) -> pd.DataFrame: # texts
     "The aims as a page shows them."
     digits = table.unit.map({"evaluations": 0, "grey levels": 3}).fillna(2).astype(int)
-    reached = [f"{v:.{d}f}" + ("" if np.isnan(lo) else f" [{lo:.{d}f}, {hi:.{d}f}]") + f" {unit}"
+    reached = [f"{v:z.{d}f}" + ("" if np.isnan(lo) else f" [{lo:z.{d}f}, {hi:z.{d}f}]") + f" {unit}"
                for v, lo, hi, unit, d in zip(table["value"], table.lo95, table.hi95, table.unit, digits)]
     texts = pd.DataFrame({"aim": table.says, "verdict": table.verdict, "reached [95 %]": reached, "bound": table.bound, "remark": table.why})
     return texts.astype(str).map(_minus)

@@ -268,7 +268,7 @@ DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3}
 SHOWN = {"up": "tested on", "psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS"}
 
 def _with_interval(t, digits) -> list: # 'mean [lo, hi]' of each row, or the mean alone
-    return [f"{m:.{digits[k]}f}" + (f" [{a:.{digits[k]}f}, {b:.{digits[k]}f}]" if a == a else "") for k, m, a, b in zip(t.metric, t["mean"], t.lo95, t.hi95)]
+    return [f"{m:z.{digits[k]}f}" + (f" [{a:z.{digits[k]}f}, {b:z.{digits[k]}f}]" if a == a else "") for k, m, a, b in zip(t.metric, t["mean"], t.lo95, t.hi95)]
 
 def headline(
     figures:str|Path, # folder with a study's table_summary.csv
@@ -299,14 +299,14 @@ def method_text(
     t = pd.read_csv(table).fillna({"protocol": ""}).query("subset == @subset")
     coded = t.protocol.eq("as_coded") & t.metric.eq("ssim") & (protocol != "as_coded")
     t = t[t.protocol.isin([protocol, ""]) | coded].assign(metric=t.metric.where(~coded, "ssim_as_coded"))
-    digits = {"psnr": 2, "ssim": 3, "ssim_as_coded": 3, "lpips": 3, "lr_consistency": 1, "offset": 4}
-    t.loc[t.metric.eq("lr_consistency"), ["mean", "lo95", "hi95"]] *= 1e5
+    digits = {"psnr": 2, "ssim": 3, "ssim_as_coded": 3, "lpips": 3, "lr_consistency": 1, "offset": 3}
+    for metric, unit in (("lr_consistency", 1e5), ("offset", 255)): t.loc[t.metric.eq(metric), ["mean", "lo95", "hi95"]] *= unit
     wide = t.assign(text=_with_interval(t, digits)).pivot(index="method", columns="metric", values="text").reindex(t.method.unique())
     spent, gain = t.drop_duplicates("method").set_index("method"), t[t.metric.eq("psnr")].set_index("method").reindex(wide.index)
     over = ["" if d != d else gain_text(d, *ends) for d, *ends in zip(gain.difference, gain.diff_lo95, gain.diff_hi95)]
     wide = wide[[m for m in digits if m in wide]].assign(
         evaluations=spent.evaluations.astype(int).astype(str), seconds=spent.seconds.map("{:.2f}".format))
-    names = SHOWN | dict(ssim_as_coded="SSIM as coded", lr_consistency="LR consistency (MSE x 10^5)", offset="offset from bicubic",
+    names = SHOWN | dict(ssim_as_coded="SSIM as coded", lr_consistency="LR consistency (MSE x 10^5)", offset="offset from bicubic, grey levels",
                          seconds="seconds an image")
     wide.insert(1, f"over {gain.index[gain.difference.isna()][0]}, dB", over)
     return wide.reset_index().rename_axis(columns=None).rename(columns=names)
