@@ -222,13 +222,12 @@ class SampleRestorer(NetRestorer):
         k:int=1, # samples that are averaged
         seed:int=0, # of all samples
         match:bool=True, # give a sample the level of its input, see `match_level`; only where the network draws the residual
-        project:int=0, # rounds of back-projection of every sample; 0 is none
+        project:int=0, # rounds of back-projection of every sample, once it has that level, which it may lose again; 0 is none
         **drawing, # further arguments of `ctsr.sr3.sample`: spacing, eta
     ):
         super().__init__(net, config, up, name, device)
         if k < 1: raise CTSRError(f"'k' must be at least 1 sample, got {k}")
-        self.sampler, self.steps, self.k, self.seed, self.drawing = sampler, steps, k, seed, drawing
-        self.match, self.project = match and net.residual, project
+        self.sampler, self.steps, self.k, self.seed, self.match, self.project, self.drawing = sampler, steps, k, seed, match and net.residual, project, drawing
 
     @torch.inference_mode()
     def draw(self,

@@ -19,9 +19,18 @@ from .degrade import Task
 from .evaluate import BETTER, FEW, _batch, _check_size, _score, choose_examples, interval, paired, per_image, select, summary, tidy
 from .restore import Interpolate, load_run, project_lr
 
-# %% ../nbs/09_sampling.ipynb #fef0e63b
-ASIDE = ("+projected", "+drawn")  # ends of the names of a sample that something more, or less, was done to
+# %% ../nbs/09_sampling.ipynb #480ae46d
+ASIDE = ("+projected", "+drawn")  # ends of the names of a sample to which more was done, or less
 
+def _aside(sample, restorer, lr, task, ids, project, as_drawn): # {end of its name: image (B,C,H,W)}
+    more = {"+projected": project_lr(sample, lr, task, project)} if project else {}
+    if as_drawn and getattr(restorer, "match", False):
+        plain = copy(restorer)
+        plain.match = False
+        more["+drawn"] = plain.draw(lr, task, ids, 1)[0]
+    return more
+
+# %% ../nbs/09_sampling.ipynb #fef0e63b
 @torch.inference_mode()
 def draw_scores(
     restorer, # with a `draw`, as `ctsr.restore.load_run` gives for SR3
@@ -44,8 +53,6 @@ def draw_scores(
     ids, parts, kept = list(prepared.table.image_id), [], dict(hr=[], mean=[], std=[], std_a=[], std_b=[])
     means, protocols = [2**i for i in range(1, k.bit_length()) if 2**i < k] + [k], [p for p in protocols if p != "channels"]
     halves = (slice(k // 2), slice(k // 2, k)) if k > 3 else (slice(k), slice(k))
-    unlevelled = copy(restorer) if as_drawn and getattr(restorer, "match", False) else None
-    if unlevelled: unlevelled.match = False
     for at in np.array_split(np.arange(len(ids)), -(-len(ids) // batch_size)):
         hr, lr = _batch(prepared, at, task, device)
         names = [ids[i] for i in at]
@@ -53,8 +60,7 @@ def draw_scores(
         if not drawn.isfinite().all():
             raise CTSRError(f"{run}: NaN or Inf in a sample; the network diverged: train with a lower learning rate")
         shown = {(run, 1, i): x for i, x in enumerate(drawn)} | {(f"{run}+mean{m}", m, 0): drawn[:m].mean(0) for m in means}
-        if project: shown[f"{run}+projected", 1, 0] = project_lr(drawn[0], lr, task, project)
-        if unlevelled: shown[f"{run}+drawn", 1, 0] = unlevelled.draw(lr, task, names, 1)[0]
+        shown |= {(run + end, 1, 0): x for end, x in _aside(drawn[0], restorer, lr, task, names, project, as_drawn).items()}
         images = prepared.table.iloc[at][["image_id", "class", "subject", "group", "leaked"]]
         for (name, m, i), sr in shown.items():
             for (protocol, metric), values in _score(sr, hr, lr, task, protocols, lpips, regions=name in (run, f"{run}+drawn") and i == 0).items():

@@ -308,6 +308,7 @@ def method_text(
         evaluations=spent.evaluations.astype(int).astype(str), seconds=spent.seconds.map("{:.2f}".format))
     names = SHOWN | dict(ssim_as_coded="SSIM as coded", lr_consistency="LR consistency (MSE x 10^5)", offset="offset from bicubic, grey levels",
                          seconds="seconds an image")
+    if "offset" in wide: wide["offset"] = wide["offset"].str.replace("-", "\N{MINUS SIGN}")
     wide.insert(1, f"over {gain.index[gain.difference.isna()][0]}, dB", over)
     return wide.reset_index().rename_axis(columns=None).rename(columns=names)
 

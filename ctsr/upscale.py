@@ -108,10 +108,11 @@ def made_with(
     "What makes a result, as far as its numbers depend on it."
     drawn = getattr(restorer, "draws", False)
     facts = [f"weights {restorer.weights}", f"factor {task.scale:.3g}"]
+    if getattr(restorer, "match", False): facts += ["level of the input"]
     if drawn: facts += [restorer.sampler, f"{restorer.steps} steps", f"mean of {samples} samples" if samples > 1 else "one sample", f"seed {restorer.seed}"]
     return f"{restorer.name} ({', '.join(facts + ([f'tiles of {tile} px'] if tile else []))})"
 
-SHORTER = ((r"weights \w+, ", ""), ("factor ", "x"), ("mean of ", ""), (r", tiles of \d+ px", ""))  # what can go, the first first
+SHORTER = ((r"weights \w+, ", ""), ("factor ", "x"), ("mean of ", ""), (r", tiles of \d+ px", ""), (", level of the input", ""))  # what can go, the first first
 
 def shortened(
     made:str, # see made_with

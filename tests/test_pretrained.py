@@ -71,9 +71,10 @@ def test_a_study_takes_stored_weights_in_place_of_training(root, tmp_path):
 
 def test_the_time_of_weights_that_others_begin_with_is_counted_once(tmp_path):
     "sr3-x2 and sr3-x8 begin as sr3-x5 does: on their own, each has the time that it took from there."
-    configs = run_settings(load_preset("full", stored=True))
+    preset = load_preset("full", stored=True)
+    configs, runs = run_settings(preset), {run["stored"]: name for name, run in preset.runs.items() if run and run.get("stored")}
     def hours(name):
-        unpack(name, configs[name], tmp_path/name)
+        unpack(name, configs[runs[name]], tmp_path/name)
         return read_card(tmp_path/name/"config.json")["cpu_seconds"] / 3600
     whole = {name: pretrained()[name]["trained"]["cpu_hours"] for name in ("sr3-x5", "sr3-x2", "sr3-x8")}
     assert hours("sr3-x5") == pytest.approx(whole["sr3-x5"])
