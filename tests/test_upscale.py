@@ -590,7 +590,7 @@ def test_a_result_says_how_its_samples_were_drawn(runs, tmp_path):
     png, nrrd, nifti, dicom = (f(str(row["out"])) for f, row in zip((Image.open, sitk.ReadImage, nibabel.load, pydicom.dcmread), rows))
     said = (png.text["ctsr"], nrrd.GetMetaData("ctsr"), nifti.header.extensions[-1].text, dicom.DerivationDescription, *(row["made"] for row in rows),
             Image.open(rows[0]["aside"]).text["ctsr"], sitk.ReadImage(rows[3]["aside"]).GetMetaData("ctsr"))
-    for text in said: assert "factor 2, dpm++, 2 steps, mean of 2 samples, seed 7)" in text, text
+    for text in said: assert "factor 2, level of the input, dpm++, 2 steps, mean of 2 samples, seed 7)" in text, text
     assert nifti.header["descrip"].item() == b"ctsr sr3 (x2, dpm++, 2 steps, mean of 2 samples, seed 7); not a medical device"
     longest = "sr3-x5 (weights 0123456789ab, factor 5.02, dpm++, 20 steps, mean of 16 samples, seed 0, tiles of 512 px)"
     assert shortened(longest, 52) == "sr3-x5 (x5.02, dpm++, 20 steps, 16 samples, seed 0)"
@@ -630,7 +630,7 @@ def test_stored_weights_that_draw_samples(runs, tmp_path):
     Image.fromarray((blobs(40, 36) * 255).astype(np.uint8)).save(tmp_path/"a.png"); as_nifti(tmp_path/"b.nii.gz", hu)
     given = tmp_path/"a.png", tmp_path/"b.nii.gz", "--model", tmp_path/"stored"/"sr3-small.safetensors"
     done = ctsr_upscale(*given, "-o", tmp_path/"out", "--samples", 3, "--uncertainty")
-    how = f"by sr3-small (weights {file_sha256(given[-1])[:12]}, factor 2, dpm++, 3 steps, mean of 3 samples, seed 0)"
+    how = f"by sr3-small (weights {file_sha256(given[-1])[:12]}, factor 2, level of the input, dpm++, 3 steps, mean of 3 samples, seed 0)"
     assert done.returncode == 0 and done.stdout.count(how) == 2 and done.stdout.count("uncertainty: ") == 2, done.stdout + done.stderr
     assert sorted(contents(tmp_path/"out")) == ["a.png", "a.uncertainty.png", "b.nii.gz", "b.uncertainty.nii.gz"]
     restorer, task = load_model("sr3-small", folder=tmp_path/"stored")
