@@ -112,7 +112,7 @@ def made_with(
     if drawn: facts += [restorer.sampler, f"{restorer.steps} steps", f"mean of {samples} samples" if samples > 1 else "one sample", f"seed {restorer.seed}"]
     return f"{restorer.name} ({', '.join(facts + ([f'tiles of {tile} px'] if tile else []))})"
 
-SHORTER = ((r"weights \w+, ", ""), ("factor ", "x"), ("mean of ", ""), (r", tiles of \d+ px", ""), (", level of the input", ""))  # what can go, the first first
+SHORTER = ((r"weights \w+, ", ""), ("level of the input, ", ""), ("factor ", "x"), ("mean of ", ""), (r", tiles of \d+ px", ""))  # what can go, the first first
 
 def shortened(
     made:str, # see made_with

@@ -592,7 +592,7 @@ def test_a_result_says_how_its_samples_were_drawn(runs, tmp_path):
             Image.open(rows[0]["aside"]).text["ctsr"], sitk.ReadImage(rows[3]["aside"]).GetMetaData("ctsr"))
     for text in said: assert "factor 2, level of the input, dpm++, 2 steps, mean of 2 samples, seed 7)" in text, text
     assert nifti.header["descrip"].item() == b"ctsr sr3 (x2, dpm++, 2 steps, mean of 2 samples, seed 7); not a medical device"
-    longest = "sr3-x5 (weights 0123456789ab, factor 5.02, dpm++, 20 steps, mean of 16 samples, seed 0, tiles of 512 px)"
+    longest = "sr3-x5 (weights 0123456789ab, factor 5.02, level of the input, dpm++, 20 steps, mean of 16 samples, seed 0, tiles of 512 px)"
     assert shortened(longest, 52) == "sr3-x5 (x5.02, dpm++, 20 steps, 16 samples, seed 0)"
     one(upscale(files[:1], tmp_path/"one.png", runs/"sr3", **drawing, tile=64))
     assert "dpm++, 2 steps, one sample, seed 7, tiles of 64 px)" in Image.open(tmp_path/"one.png").text["ctsr"]
