@@ -5,9 +5,12 @@
 # %% auto #0
 __all__ = ['AIMS', 'MET', 'OTHERS', 'PLAIN', 'aim', 'aims_table', 'runet_gain', 'runet_gain_clean', 'sample_above_bicubic',
            'sample_half_lpips', 'mean_near_runet', 'best_x8', 'few_evaluations', 'brightness', 'brightness_x8',
-           'texture_of_samples', 'texture_of_samples_x8', 'no_checkerboard', 'no_checkerboard_x8', 'aims_text']
+           'texture_of_samples', 'texture_of_samples_x8', 'no_checkerboard', 'no_checkerboard_x8', 'aims_text',
+           'aims_html']
 
 # %% ../nbs/10_aims.ipynb #303a017b
+import html
+
 import numpy as np
 import pandas as pd
 
@@ -186,9 +189,21 @@ def no_checkerboard_x8(e): return _checkerboard(e, "sr3_x8")
 def aims_text(
     table:pd.DataFrame, # from `aims_table`
 ) -> pd.DataFrame: # texts
-    "The aims as a page shows them."
+    "The aims as texts."
     digits = table.unit.map({"evaluations": 0, "grey levels": 3}).fillna(2).astype(int)
     reached = [f"{v:z.{d}f}" + ("" if np.isnan(lo) else f" [{lo:z.{d}f}, {hi:z.{d}f}]") + f" {unit}"
                for v, lo, hi, unit, d in zip(table["value"], table.lo95, table.hi95, table.unit, digits)]
     texts = pd.DataFrame({"aim": table.says, "verdict": table.verdict, "reached [95 %]": reached, "bound": table.bound, "remark": table.why})
     return texts.astype(str).map(_minus)
+
+def aims_html(
+    table:pd.DataFrame, # from `aims_table`
+): # -> IPython HTML
+    "The aims as a page shows them, each with its remark below it."
+    from IPython.display import HTML
+    rows = []
+    for aim, verdict, reached, bound, remark in aims_text(table).map(html.escape).itertuples(index=False):
+        rows.append(f"<tr><td><b>{aim}</b><br><small>{remark}</small></td><td data-is='reached'>{reached}</td><td data-is='bound'>{bound}</td>"
+                    f"<td class='verdict {dict(met='yes', missed='no').get(verdict, 'partly')}'>{verdict}</td></tr>")
+    head = "".join(f"<th>{h}</th>" for h in ("aim, and what else there is to it", "reached [95 %]", "bound", "verdict"))
+    return HTML(f"<div class='scroll'><table class='claims'><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>")
