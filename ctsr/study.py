@@ -295,6 +295,7 @@ def method_text(
 ): # -> DataFrame, a row a method, texts
     "Table 1: mean and 95 % interval of every method, PSNR over the baseline's, image by image, and what a picture costs."
     import pandas as pd
+    from ctsr.claims import _minus
     from ctsr.review import gain_text
     t = pd.read_csv(table).fillna({"protocol": ""}).query("subset == @subset")
     coded = t.protocol.eq("as_coded") & t.metric.eq("ssim") & (protocol != "as_coded")
@@ -308,7 +309,7 @@ def method_text(
         evaluations=spent.evaluations.astype(int).astype(str), seconds=spent.seconds.map("{:.2f}".format))
     names = SHOWN | dict(ssim_as_coded="SSIM as coded", lr_consistency="LR consistency (MSE x 10^5)", offset="offset from bicubic, grey levels",
                          seconds="seconds an image")
-    if "offset" in wide: wide["offset"] = wide["offset"].str.replace("-", "\N{MINUS SIGN}")
+    if "offset" in wide: wide["offset"] = wide["offset"].map(_minus)
     wide.insert(1, f"over {gain.index[gain.difference.isna()][0]}, dB", over)
     return wide.reset_index().rename_axis(columns=None).rename(columns=names)
 
