@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['WINDOWS', 'FITS', 'IMAGE', 'VOLUME', 'DICOM', 'NATIVE', 'LUNG_SHARE', 'SPLITS', 'MIN_SIDE', 'SAMPLE', 'KAGGLE',
            'NAMED', 'COLUMNS', 'MAX_SIDE', 'LEAK_COLORS', 'window_limits', 'window_from', 'apply_window', 'to_grey',
-           'center_crop', 'resize_crop', 'halved', 'read_volume', 'lung_share', 'Picture', 'place', 'unpacked',
-           'read_images', 'locate', 'check_whole', 'read_source', 'picture_table', 'split_units', 'split_by_fraction',
-           'split_along_axis', 'default_split', 'resampling_groups', 'believe_subjects', 'mark_and_split',
-           'source_name', 'prepared_name', 'save_prepared', 'prepare', 'Prepared', 'read_table', 'machine_memory',
-           'load_prepared', 'describe', 'contact_sheet', 'CTSRError', 'atomic_path', 'cache_dir', 'fetch_package',
-           'locked', 'file_sha256', 'save_csv', 'save_json', 'save_tensors']
+           'center_crop', 'crop_with_margin', 'resize_crop', 'halved', 'read_volume', 'lung_share', 'Picture', 'place',
+           'unpacked', 'read_images', 'locate', 'check_whole', 'read_source', 'picture_table', 'split_units',
+           'split_by_fraction', 'split_along_axis', 'default_split', 'resampling_groups', 'believe_subjects',
+           'mark_and_split', 'source_name', 'prepared_name', 'save_prepared', 'prepare', 'Prepared', 'read_table',
+           'machine_memory', 'load_prepared', 'describe', 'contact_sheet', 'CTSRError', 'atomic_path', 'cache_dir',
+           'fetch_package', 'locked', 'file_sha256', 'save_csv', 'save_json', 'save_tensors']
 
 # %% ../nbs/00_data.ipynb #806f7d02
 import gzip,hashlib,json,locale,math,os,re,struct,textwrap,tempfile,zipfile,zlib
@@ -75,6 +75,14 @@ def center_crop(
     a = np.pad(a, [(max(size - n, 0)//2, (max(size - n, 0) + 1)//2) for n in a.shape])
     top,left = (round((n - size)/2) for n in a.shape)
     return a[top:top+size, left:left+size]
+
+def crop_with_margin(
+    a:np.ndarray, # (H, W)
+    size:int, # pixels a side of the crop itself
+    margin:int, # pixels kept around it on every side
+)->np.ndarray: # (size + 2*margin, size + 2*margin), zero outside the picture; its middle is `center_crop(a, size)`
+    "The centre crop and what lies around it: whoever rotates a picture before cropping it needs the surroundings"
+    return center_crop(np.pad(a, margin), size + 2*margin)
 
 def resize_crop(
     a:np.ndarray, # (H, W) uint8
@@ -752,13 +760,15 @@ def _check_same_source(
     if other: raise CTSRError(f'{path} was prepared from another source of that name: choose another --out, or remove the set first')
 
 def _check_settings(
-    out_dir, hr, fit, split, seed, limit, split_by, lung_only, # as given to `prepare`
+    out_dir, hr, fit, split, seed, limit, split_by, lung_only, margin, # as given to `prepare`
 ):
     "Refuse a setting before anything is read"
     if not isinstance(out_dir, (str, os.PathLike)) or not str(out_dir).strip():
         raise CTSRError(f'out_dir is {out_dir!r}: give the path of a folder')
     check_whole('hr', hr, MIN_SIDE, MAX_SIDE), check_whole('seed', seed, 0), check_whole('limit', 1 if limit is None else limit, 1)
     if not isinstance(fit, str) or fit not in FITS: raise CTSRError(f"fit is {fit!r}: use one of {', '.join(FITS)}")
+    check_whole('margin', margin, 0, MAX_SIDE)
+    if margin and fit != 'crop': raise CTSRError(f"margin is {margin} but fit is {fit!r}: only fit='crop' leaves something around the picture")
     if split is not None and not (isinstance(split, str) and split == 'given'): _check_fractions(split)
     _check_split_by(split_by)
     if lung_only is not None and not isinstance(lung_only, bool): raise CTSRError(f'lung_only is {lung_only!r}: use True, False or None')
@@ -786,7 +796,7 @@ def _pixel_sha256(
 
 def save_prepared(
     path, # .safetensors file
-    images, # (N, hr, hr) uint8
+    images, # (N, hr, hr) uint8, or with the manifest's `margin` around each
     table:pd.DataFrame, # N rows of `COLUMNS`
     meta:dict, # manifest
 )->Path: # the same path
@@ -814,10 +824,11 @@ def prepare(
     phantom:dict|None=None, # for the phantom: subjects, slices, and options of `phantom_volume`
     split_by:str='subject', # what a drawn split keeps together: 'subject', 'group' or 'image'
     lung_only:bool|None=None, # of volumes, only slices with lung; None: for the sample yes, else no
+    margin:int=0, # pixels kept around the crop, for training that rotates before it crops; see `ctsr.degrade.rotation_margin`
 )->Path: # of the .safetensors file; the .csv and .json lie beside it
     "Read a source, bring it to one size, find copies, split, and write it as a prepared set"
-    _check_settings(out_dir, hr, fit, split, seed, limit, split_by, lung_only)
-    source, settings = str(source), dict(fit=fit, window=window, seed=seed, limit=limit, phantom=phantom)
+    _check_settings(out_dir, hr, fit, split, seed, limit, split_by, lung_only, margin)
+    source, settings = str(source), dict(fit=fit, window=window, seed=seed, limit=limit, phantom=phantom, margin=margin)
     path, root = Path(out_dir)/f'{prepared_name(source, hr, fit)}.safetensors', locate(source, data)
     _check_out(path, root)
     _check_same_source(path, origin := _fingerprint(source, root))
@@ -825,11 +836,11 @@ def prepare(
                                     lung_only=lung_only)
     counts = dict(read=len(pictures), skipped=skipped)
     if limit and limit < len(pictures): pictures = [pictures[i] for i in np.linspace(0, len(pictures) - 1, limit).round().astype(int)]
-    if (need := 2*len(pictures)*hr**2) > machine_memory():
+    if (need := 2*len(pictures)*(hr + 2*margin)**2) > machine_memory():
         raise CTSRError(f'{len(pictures)} images of hr {hr} take {need/1e9:.0f} GB, too much here; choose a smaller hr or limit')
     table, how = mark_and_split(picture_table(pictures), [p.pixels for p in pictures], split, split_by, seed)
     kept, skipped[len(skipped):] = _in_splits(table, how)
-    images = np.stack([FITS[fit](pictures[i].pixels, hr) for i in kept.index])
+    images = np.stack([crop_with_margin(pictures[i].pixels, hr, margin) if margin else FITS[fit](pictures[i].pixels, hr) for i in kept.index])
     meta = _manifest(kept, hr=hr, source=source_name(source), split=how, input=origin, **settings, **counts)
     return save_prepared(path, images, kept, meta)
 
@@ -840,6 +851,7 @@ class Prepared:
     images:torch.Tensor # (N, hr, hr) uint8
     table:pd.DataFrame # N rows of `COLUMNS`
     meta:dict # manifest
+    wide:torch.Tensor|None = None # (N, hr + 2*margin, hr + 2*margin) uint8: the images and what lies around them; None without a margin
 
     def __len__(self): return len(self.table)
 
@@ -853,8 +865,9 @@ class Prepared:
             raise CTSRError(f"{self.meta.get('source', 'the prepared set')} has no images of split {name!r} (it has {has}): "
                             'prepare it with split=(train, valid, test) shares, or add that folder')
         together = rows[-1] - rows[0] + 1 == len(rows)
-        images = self.images[rows[0]:rows[-1] + 1] if together else self.images[torch.from_numpy(rows)]
-        return Prepared(images, self.table.iloc[rows].reset_index(drop=True), self.meta)
+        index = slice(rows[0], rows[-1] + 1) if together else torch.from_numpy(rows)
+        wide = None if self.wide is None else self.wide[index]
+        return Prepared(self.images[index], self.table.iloc[rows].reset_index(drop=True), self.meta, wide)
 
 def read_table(
     path, # .csv of a prepared set
@@ -904,7 +917,9 @@ def load_prepared(
     if seals['images_sha256'] not in (None, _pixel_sha256(images)):
         raise CTSRError(f'{path} has changed since it was written: prepare again')
     if len(table) != len(images): raise CTSRError(f'{path} holds {len(images)} images but its table {len(table)} rows: prepare again')
-    return Prepared(images, table, json.loads(manifest.read_text(encoding='utf-8')))
+    meta = json.loads(manifest.read_text(encoding='utf-8'))
+    if not (m := meta.get('margin', 0)): return Prepared(images, table, meta)
+    return Prepared(images[:, m:-m, m:-m], table, meta, wide=images)
 
 # %% ../nbs/00_data.ipynb #d3e5da20
 def describe(

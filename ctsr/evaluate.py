@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'BETTER', 'FEW', 'UNITS', 'tidy', 'load_tables', 'condition_rows', 'select', 'per_image', 'choose_examples',
-           'sample_images', 'save_samples', 'load_samples', 'bootstrap_means', 'interval', 'summary', 'wilcoxon',
-           'holm', 'paired', 'unit_note', 'breakdown', 'rank_images', 'evaluate', 'main']
+           'sample_images', 'save_samples', 'load_samples', 'follow', 'bootstrap_means', 'interval', 'summary',
+           'wilcoxon', 'holm', 'paired', 'unit_note', 'breakdown', 'rank_images', 'evaluate', 'main']
 
 # %% ../nbs/09_evaluate.ipynb #46f1590a
 import argparse,json,sys
@@ -18,7 +18,7 @@ from .data import CTSRError, Prepared, load_prepared, save_csv, save_tensors
 from .degrade import MODES, Task, degrade, task_from, upsample
 from .metrics import PROTOCOLS, checkerboard, chest_wall, lattice, lr_consistency, mae, measure, psnr_fitted, region_mse, rms_contrast, texture
 from .perceptual import LPIPS
-from .restore import Interpolate, load_run
+from .restore import Interpolate, NetRestorer, load_run
 
 # %% ../nbs/09_evaluate.ipynb #311f69bd
 COLUMNS = 'run model task up seed sampler steps k sample protocol image_id class subject group leaked metric value'.split()
@@ -101,12 +101,12 @@ def _score(sr, hr, lr, task, protocols, lpips, regions=False):
     scores = {(p, m): v for p in protocols for m, v in measure(*seen(p), p).items() if m in ('psnr', 'ssim')}
     scores |= {('', 'lr_consistency'): lr_consistency(sr, lr, task), ('', 'mae'): mae(sr, hr), ('', 'rms_contrast'): rms_contrast(sr)}
     more, (h, w) = sr - upsample(lr, tuple(hr.shape[-2:]), 'bicubic'), hr.shape[-2:]
-    scores['', 'offset'] = more.mean((1, 2, 3))
+    scores |= {('', 'offset'): more.mean((1, 2, 3)), ('', 'bias'): (sr - hr).mean((1, 2, 3)), ('', 'psnr_fitted'): psnr_fitted(sr, hr)}
     if lpips is not None: scores['', 'lpips'] = lpips(sr, hr)
     if regions:
         scores |= {('', f'mse_{name}'): region_mse(sr, hr, m) for name, m in zip(('wall', 'inside'), chest_wall(hr))}
-        scores |= {('', 'contrast_change'): rms_contrast(sr) - rms_contrast(hr), ('', 'psnr_fitted'): psnr_fitted(sr, hr)}
-        scores |= {('', 'texture'): texture(sr, hr, hr.shape[-1] / lr.shape[-1]), ('', 'lattice'): lattice(sr, hr), ('', 'bias'): (sr - hr).mean((1, 2, 3)),
+        scores |= {('', 'contrast_change'): rms_contrast(sr) - rms_contrast(hr),
+                   ('', 'texture'): texture(sr, hr, hr.shape[-1] / lr.shape[-1]), ('', 'lattice'): lattice(sr, hr),
                    ('', 'offset_middle'): more[..., h//4:h - h//4, w//4:w - w//4].mean((1, 2, 3))}
         if min(hr.shape[-2:]) >= 64: scores['', 'checkerboard'] = checkerboard(sr, hr)
     return {k: v.double().cpu().numpy() for k, v in scores.items()}
@@ -124,7 +124,7 @@ def per_image(
     seed:int|None=None, # of the training run
     protocols=('standard', 'as_coded'), # metric protocols for PSNR and SSIM
     lpips=None, # an `LPIPS` module, or None to leave it out
-    regions:bool=False, # also the error in the chest wall and inside it, change of contrast, PSNR with brightness and contrast fitted, texture, checkerboard, lattice, bias, offset in the middle
+    regions:bool=False, # also the error in the chest wall and inside it, change of contrast, texture, checkerboard, lattice, offset in the middle
     batch_size:int=8, # images a batch
     sample:int|None=None, # number of the sample, where the restorer draws
     device='cpu', # where restoring and scoring happen
@@ -198,6 +198,33 @@ def load_samples(
         with safe_open(path, 'pt') as f: header, tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
         return tensors | header | dict(image_ids=json.loads(header['image_ids']))
     except Exception as e: raise CTSRError(f'{path}: not a file of example pictures ({type(e).__name__}); evaluate the run again') from e
+
+# %% ../nbs/09_evaluate.ipynb #4e8de485
+def follow(
+    config, # the TrainConfig of the run
+    prepared:Prepared, # images with the split `config.validate_on`
+    out:str|Path, # folder of the run
+    run:str, # what the table calls it
+    inputs=(), # interpolations to score it on; none: keep no scores
+    snapshots=(), # steps after which the weights are kept as weights-<step>.safetensors
+    protocols=('standard', 'as_coded'), # of PSNR and SSIM
+): # -> callable (network, step), for `on_validation` of `ctsr.train.train`
+    "Score every image after each validation (`epochs.csv.gz`, tidy scores with a column `training_step`), and keep weights on the way"
+    images, task, path = prepared.split(config.validate_on), task_from(config.task), Path(out)/'epochs.csv.gz'
+    settings = dict(model=config.model, up=config.up, mean=config.mean, std=config.std, precision=config.precision)
+    def scored(network, up):
+        restorer = NetRestorer(network, settings, up, run)
+        restorer.mix = False  # a colour network's channels as they are, for protocols that ask for them
+        return per_image(restorer, images, task, run=run, up=up, seed=config.seed, protocols=protocols)
+    def after_validation(network, step):
+        if step in snapshots:
+            weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+            save_tensors(Path(out)/f'weights-{step}.safetensors', weights, {'format': 'pt'})
+        if not inputs: return
+        now = pd.concat([scored(network, up) for up in inputs]).assign(training_step=step)
+        earlier = pd.read_csv(path) if path.exists() else now[:0]
+        save_csv(path, pd.concat([earlier[earlier.training_step < step], now], ignore_index=True))
+    return after_validation
 
 # %% ../nbs/09_evaluate.ipynb #ae766b39
 @lru_cache(maxsize=2)

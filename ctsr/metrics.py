@@ -272,7 +272,7 @@ class Protocol:
     colour: bool = False  # score the channels that a network gives as they are, instead of their mean
 
 
-PROTOCOLS = {p.name: p for p in (Protocol("as_coded", "uniform", 2.0), Protocol("standard"), Protocol("channels", colour=True))}  # every named protocol
+PROTOCOLS = {p.name: p for p in (Protocol("as_coded", "uniform", 2.0, colour=True), Protocol("standard"), Protocol("channels", colour=True))}  # every named protocol
 
 # %% ../nbs/02_metrics.ipynb #3ef466bb
 def measure(

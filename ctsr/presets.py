@@ -22,7 +22,7 @@ from pathlib import Path
 import yaml
 
 from .data import WINDOWS, CTSRError, prepared_name
-from .degrade import MODES, task_from
+from .degrade import MODES, rotation_margin, task_from
 from .diffusion import SAMPLERS
 from .metrics import PROTOCOLS
 from .train import TrainConfig, build_model, check_loss, checked
@@ -61,6 +61,8 @@ class Run:
     "What a run has in a preset beside the fields of TrainConfig."
     seeds: list = field(default_factory=list) # train it once with each of them; empty: once, with its `seed`
     tested: bool = True # on the test split; a run that only helps to choose settings is not
+    follow: list = field(default_factory=list) # score every image after each validation, on each of these inputs
+    snapshots: list = field(default_factory=list) # keep the weights after these steps as well
     ensemble: bool = False # also tested, under its name and '+', as the mean over the eight symmetries of a picture
     stored: str = "" # weights that come with the package, taken in place of training; `load_preset(stored=True)` finds them
     published: bool = False # its scores are taken from figures/<preset>; `load_preset(published=True)` finds those
@@ -518,14 +520,15 @@ class Job:
 
 # %% ../nbs/11_presets.ipynb #94970e66
 def prepare_jobs(preset, root) -> dict: # task name -> Job
-    "One prepared set per image size and fit; tasks share them."
+    "One prepared set per image size and fit; tasks share them. Where a run rotates before it crops, the set has the margin for that."
     source, jobs = checked(Source, preset.source, "source"), {}
+    wide = {(t.hr, t.fit) for t in (task_from(c.task) for c in run_settings(preset).values() if c.adjusted == "as_coded")}
     for task in preset.tasks:
         t = task_of(preset, task)
         stem = prepared_name(source.name, t.hr, t.fit)
         jobs[task] = Job(
             f"prepare/{stem}", "prepare", f"prepare/{stem}.ipynb",
-            dict(source=source.name, hr=t.hr, fit=t.fit, out=f"{root}/prepare",
+            dict(source=source.name, hr=t.hr, fit=t.fit, margin=rotation_margin(t.hr) if (t.hr, t.fit) in wide else 0, out=f"{root}/prepare",
                  **{k: v for k, v in dataclasses.asdict(source).items() if k != "name"}),
             [f"prepare/{stem}{end}" for end in (".csv", ".json", ".safetensors")],
             watch=source.data or ("" if source.name in ("phantom", "sample", "kaggle") else source.name))
@@ -544,8 +547,9 @@ def train_jobs(preset, root, prepared) -> dict: # run name -> Job
         jobs[name] = Job(
             f"train/{name}", "train", f"train/{name}/train.ipynb",
             dict(run=name, prepared=f"{root}/{need.outputs[-1]}", out=f"{root}/train/{name}",
-                 stored=own.stored, ensemble=own.ensemble, checkpoint_seconds=float(preset.checkpoint_seconds), **dataclasses.asdict(config)),
-            [f"train/{name}/{file}" for file in ("history.csv", "config.json", "weights.safetensors", "validation.csv")],
+                 stored=own.stored, ensemble=own.ensemble, follow_inputs=own.follow, snapshots=own.snapshots, checkpoint_seconds=float(preset.checkpoint_seconds), **dataclasses.asdict(config)),
+            [f"train/{name}/{file}" for file in ("history.csv", "config.json", "weights.safetensors", "validation.csv",
+                                                 *["epochs.csv.gz"] * bool(own.follow), *(f"weights-{s}.safetensors" for s in own.snapshots))],
             [need.name] + [f"train/{first}"] * bool(first))
     return jobs
 

@@ -19,7 +19,7 @@ from .data import CTSRError
 from .degrade import MODES, Task, degrade, task_from, upsample
 from .diffusion import image_seed
 from .sr3 import SR3
-from .train import build_model, load_weights, predict
+from .train import build_model, load_weights, predict, usable_precision
 
 # %% ../nbs/08_restore.ipynb #9acc5ba4
 class Interpolate:
@@ -58,6 +58,7 @@ class NetRestorer:
         tile:int=0, # px; pictures larger than this are restored in tiles (see below); 0 never
     ):
         self.tile, self.device = tile, usable_device(device)
+        self.bf16 = usable_precision(config.get("precision", "fp32"), self.device) == "bf16"
         self.net = net.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
         self.config, self.up, self.name, self.model = config, up or config["up"], name, config["model"]["name"]
         self.grey = SimpleNamespace(mean=config.get("mean", 0.), std=config.get("std", 1.))
@@ -69,7 +70,7 @@ class NetRestorer:
         task:Task, # says how much larger SR is
     ) -> torch.Tensor: # (B,1,H,W) in [0,1], on the device of `lr`
         up = upsample(lr.to(self.device), task.hr_size(*lr.shape[-2:]), self.up)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.get("precision") == "bf16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             run = lambda x: predict(self.net, x, self.grey, self.mix)
             sr = blend_tiles(run, up, self.tile, self.tile // 32 * 16) if self.tile and max(up.shape[-2:]) > self.tile else run(up)
         return (sr.clamp(0, 1) if self.mix else sr).to(lr.device)
@@ -240,7 +241,7 @@ class SampleRestorer(NetRestorer):
         up, samples = upsample(lr.to(self.device), task.hr_size(*lr.shape[-2:]), self.up), []
         for number in range(k or self.k):
             seeds = [image_seed(self.seed, i, number) for i in ids or map(str, range(len(lr)))]
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.get("precision") == "bf16"):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 sr = predict(self.net, up, self.grey, self.mix, seeds=seeds, steps=self.steps, sampler=self.sampler, **self.drawing)
                 if self.match: sr = match_level(sr, up)
             sr = (sr.clamp(0, 1) if self.mix else sr).to(lr.device)

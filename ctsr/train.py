@@ -6,8 +6,9 @@
 __all__ = ['MODELS', 'LOSSES', 'checked', 'TrainConfig', 'build_model', 'normalise', 'denormalise', 'training_pair', 'predict',
            'l1', 'l2', 'charbonnier', 'check_loss', 'WeightedLoss', 'step_generator', 'batch_indices', 'train_batch',
            'rate_factor', 'Plateau', 'ema_update', 'validate', 'read_safetensors', 'weights_file', 'stored_weights',
-           'load_weights', 'training_images', 'measured', 'check_fit', 'keep_memory', 'place', 'Trainer', 'train_step',
-           'broadcast', 'judge', 'save_checkpoint', 'final_weights', 'load_checkpoint', 'train', 'main']
+           'load_weights', 'training_images', 'measured', 'check_fit', 'keep_memory', 'usable_precision', 'place',
+           'Trainer', 'train_step', 'broadcast', 'judge', 'save_checkpoint', 'final_weights', 'load_checkpoint',
+           'train', 'main']
 
 # %% ../nbs/07_train.ipynb #046b309b
 import contextlib
@@ -32,7 +33,19 @@ from torch import nn
 from tqdm import tqdm
 
 from .data import CTSRError, Prepared, load_prepared, locked, save_csv, save_json, save_tensors
-from .degrade import adjusted_baseline, augment_lr, degrade, degrade_pair, flip_quarter, random_crop_pair, task_from, upsample
+from ctsr.degrade import (
+    ADJUSTED,
+    adjusted_baseline,
+    augment_lr,
+    center,
+    degrade,
+    degrade_pair,
+    flip_quarter,
+    random_crop_pair,
+    rotation_margin,
+    task_from,
+    upsample,
+)
 from .metrics import psnr, ssim
 from .perceptual import LPIPS, VGGLoss
 from .runet import RUNet
@@ -68,7 +81,7 @@ def checked(
 
 # %% ../nbs/07_train.ipynb #547546b3
 def _check_config(config): # refuse a value that no run can have
-    choices = dict(up=("bilinear", "nearest", "bicubic"), adjusted=("none", "random", "fixed"), keep=("best", "last"),
+    choices = dict(up=("bilinear", "nearest", "bicubic"), adjusted=ADJUSTED, keep=("best", "last"),
                    schedule=("cosine", "plateau", "constant"), precision=("bf16", "fp32"), validate_on=("valid", "test"),
                    validate_lpips=("none", "alexnet", "vgg16"), validate_up=("", "bilinear", "nearest", "bicubic"),
                    exclude=("none", "exact", "near"))
@@ -78,7 +91,7 @@ def _check_config(config): # refuse a value that no run can have
     for key in ("steps", "batch_size", "validate_every", "validate_steps", "learning_rate", "std"):
         if (value := getattr(config, key)) is not None and not value > 0:
             raise CTSRError(f"'{key}' must be greater than 0, got {value}")
-    for key in ("crop", "warmup", "clip", "weight_decay", "ema", "seed", "patience", "validate_images"):
+    for key in ("crop", "warmup", "clip", "weight_decay", "ema", "seed", "patience", "train_images", "validate_images"):
         if getattr(config, key) < 0: raise CTSRError(f"'{key}' must not be negative, got {getattr(config, key)}")
     if len(config.augment) != 2 or not all(_fits(v, float) and v >= 0 for v in config.augment):
         raise CTSRError(f"'augment' must be two numbers of at least 0, blur and noise, got {config.augment!r}")
@@ -95,11 +108,12 @@ class TrainConfig:
     up: str = "bilinear" # interpolation that brings LR to HR size: bilinear, nearest, bicubic
     init: str = "" # weights to begin with: folder of a finished run, .safetensors file, or a public SR3 checkpoint (.pth); '' is fresh ones
     loss: dict = field(default_factory=lambda: {"l1": 1.}) # name in LOSSES -> weight
-    adjusted: str = "none" # Adjusted Baseline: none, random (copies within +-20 degrees, as coded), fixed (20 degrees, as written)
+    adjusted: str = "none" # Adjusted Baseline, copies of the images: none; as_coded (the whole picture turned within +-20 degrees, then cropped); random (cropped, then turned within +-20 degrees); fixed (cropped, then turned by 20 degrees, as written)
     crop: int = 0 # side of random training crops, px; 0 trains on whole images
     flips: bool = False # random flips and quarter turns
     augment: list = field(default_factory=lambda: [0., 0.]) # LR images blurred (px of theirs, largest sigma) and noisy (largest deviation)
     exclude: str = "none" # leave out training images with a copy in the test split: none, exact, near
+    train_images: int = 0 # train on so many of the images, drawn by the seed; 0 is all
     mean: float | None = 0. # grey level subtracted from the input; None measures it on the training images
     std: float | None = 1. # and divided by; None likewise
     steps: int = 1000 # optimiser steps
@@ -118,7 +132,7 @@ class TrainConfig:
     validate_images: int = 0 # so many images of it, evenly spaced; 0 is all
     validate_steps: int = 4 # network evaluations of a validation sample, where the model draws samples
     validate_lpips: str = "none" # also watch LPIPS, with this network: alexnet or vgg16
-    precision: str = "bf16" # bf16 autocast or fp32
+    precision: str = "bf16" # bf16 autocast, where the device computes in it (see `usable_precision`), or fp32
     channels_last: bool = True # memory format of weights and activations
     compile: bool = False # torch.compile
     seed: int = 0 # initial weights, order, augmentation
@@ -230,22 +244,25 @@ def batch_indices(
 
 # %% ../nbs/07_train.ipynb #e950087b
 def train_batch(
-    images:torch.Tensor, # (N,H,W) uint8
+    images:torch.Tensor, # (N,H,W) uint8, perhaps with a margin around the task's square
     config:TrainConfig,
     step:int, # counted from 0
     rank:int=0, # of this process
     world:int=1, # processes
 ) -> tuple[torch.Tensor, torch.Tensor]: # up, hr: (B,1,h,w) in [0,1]
     "The pairs of one step, made on the images' device; processes take equal shares, a short batch begins anew to fill the last."
-    n, device = len(images), images.device
+    n, device, task = len(images), images.device, task_from(config.task)
     index = batch_indices(n * (1 if config.adjusted == "none" else 2), config.batch_size, step, config.seed)
     index = index.repeat(2)[:-(-len(index) // world) * world][rank::world] if world > 1 else index
     generator = step_generator(config.seed, "augment", step, rank, device)
-    hr = images[(index % n).to(device)].unsqueeze(1).float() / 255
+    pictures = images[(index % n).to(device)].unsqueeze(1).float() / 255
     turned = index >= n
-    if turned.any(): hr[turned] = adjusted_baseline(hr[turned], config.adjusted, generator).chunk(2)[1]  # its rotated half
-    if config.flips: hr = flip_quarter(hr, generator)
-    lr = degrade(hr, task_from(config.task))
+    if turned.any():
+        pictures[turned] = adjusted_baseline(pictures[turned], config.adjusted, generator).chunk(2)[1]  # its rotated half
+    hr = center(pictures, task.hr)
+    if config.flips:
+        hr = flip_quarter(hr, generator)
+    lr = degrade(hr, task)
     if any(config.augment): lr = augment_lr(lr, *config.augment, generator)
     up = upsample(lr, tuple(hr.shape[-2:]), config.up)
     return tuple(random_crop_pair((up, hr), config.crop, generator)) if config.crop else (up, hr)
@@ -275,7 +292,8 @@ class Plateau:
         loss:float, # watched loss of one validation
         patience:int, # validations to wait
     ):
-        "Take note of one validation."
+        "Take note of one validation; the loss counts to four digits, as the authors rounded it."
+        loss = round(loss, 4)
         if loss < self.best * (1 - 1e-4): self.best, self.waited = loss, 0
         else: self.waited += 1
         if self.waited > patience: self.halvings, self.waited = self.halvings + 1, 0
@@ -382,14 +400,20 @@ def load_weights(
 def training_images(
     prepared:Prepared,
     config:TrainConfig,
-) -> torch.Tensor: # (N,H,W) uint8
-    "The training split; without the images that have a copy in the test split, where `config.exclude` says so."
+) -> torch.Tensor: # (N,H,W) uint8, with their margin where `config.adjusted` is as_coded
+    "The training split; without the images that have a copy in the test split, and as few as `config.train_images`, where these say so."
     train = prepared.split("train")
-    if config.exclude == "none": return train.images
-    group = f"{config.exclude}_group"
-    copied = train.table[group].isin(prepared.table[group][prepared.table.split == "test"]).to_numpy()
-    if copied.all(): raise CTSRError(f"'exclude: {config.exclude}' leaves no training image: all have a copy in the test split")
-    return train.images[torch.from_numpy(~copied)]
+    images = train.wide if config.adjusted == "as_coded" else train.images
+    if config.exclude != "none":
+        group = f"{config.exclude}_group"
+        copied = train.table[group].isin(prepared.table[group][prepared.table.split == "test"]).to_numpy()
+        if copied.all():
+            raise CTSRError(f"'exclude: {config.exclude}' leaves no training image: all have a copy in the test split")
+        images = images[torch.from_numpy(~copied)]
+    if 0 < config.train_images < len(images):
+        drawn = torch.randperm(len(images), generator=step_generator(config.seed, "images", 0))[:config.train_images]
+        images = images[drawn.sort().values]
+    return images
 
 def measured(
     config:TrainConfig,
@@ -411,6 +435,10 @@ def check_fit(
     side, task = prepared.images.shape[-1], task_from(config.task)
     if task.hr != side:
         raise CTSRError(f"task '{task.name}' is for {task.hr} px but the prepared images have {side}: prepare them at that size")
+    wide, needed = 0 if prepared.wide is None else prepared.wide.shape[-1], side + 2 * rotation_margin(side)
+    if config.adjusted == "as_coded" and wide < needed:
+        raise CTSRError(f"'adjusted: as_coded' rotates pictures before they are cropped and needs {needed} px of each, but the prepared"
+                        f" images have {max(wide, side)}: prepare them with margin={rotation_margin(side)}")
     if config.crop > side: raise CTSRError(f"'crop' is {config.crop} px but the images have {side}: make it smaller, or 0 for whole images")
 
 def keep_memory():
@@ -418,6 +446,14 @@ def keep_memory():
     import ctypes
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(-4, 0); ctypes.CDLL(None).mallopt(-1, -1)  # M_MMAP_MAX: none; M_TRIM_THRESHOLD: never
+
+def usable_precision(
+    precision:str, # of the settings: bf16 or fp32
+    device:str|torch.device, # where it is to be computed
+) -> str: # bf16 or fp32
+    "The precision to compute in: a processor without bf16 instructions emulates them, ten times slower than fp32, so there bf16 means fp32."
+    slow = torch.device(device).type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "fp32" if slow else precision
 
 def place(
     config:TrainConfig,
@@ -428,7 +464,9 @@ def place(
         from accelerate import Accelerator
     from accelerate.state import AcceleratorState
     AcceleratorState._reset_state()  # a notebook may train in fp32 after bf16
-    accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no", cpu=not torch.cuda.is_available())
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = usable_precision(config.precision, device)
+    accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no", cpu=device == "cpu")
     if config.batch_size % accelerator.num_processes:
         raise CTSRError(f"'batch_size' {config.batch_size} must be a multiple of the {accelerator.num_processes} processes")
     return accelerator
@@ -445,6 +483,7 @@ class Trainer:
         images, valid = training_images(prepared, config), prepared.split(config.validate_on).images
         self.config, self.out, self.acc = measured(config, images), Path(out), place(config)
         self.rank, self.world, self.device = self.acc.process_index, self.acc.num_processes, self.acc.device
+        self.precision = usable_precision(config.precision, self.device)
         if 0 < config.validate_images < len(valid):
             valid = valid[torch.linspace(0, len(valid) - 1, config.validate_images).round().long()]
         begun = weights_file(config.init).read_bytes() if config.init else b""
@@ -534,7 +573,8 @@ def save_checkpoint(
         tensors["running"] = t.running
     meta = dict(config=dataclasses.asdict(t.config), step=t.step, history=t.history, plateau=dataclasses.asdict(t.plateau),
                 best_psnr=t.best_psnr, counted=t.counted, seconds=t.seconds, cpu_seconds=t.cpu_seconds, done=done,
-                threads=torch.get_num_threads(), device=t.device.type, world=t.world, data_sha256=t.data_sha256, card=t.card)
+                threads=torch.get_num_threads(), device=t.device.type, world=t.world, precision=t.precision,
+                data_sha256=t.data_sha256, card=t.card)
     save_tensors(_state_path(t.out), {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {"state": json.dumps(meta)})
 
 def final_weights(
@@ -558,9 +598,10 @@ def load_checkpoint(
     if changed := [k for k in settings if old.get(k, defaults[k]) != settings[k]] + ["images"] * (state.get("data_sha256") != t.data_sha256):
         if t.rank == 0: print(f"{t.out.name}: starting anew, the checkpoint there is of other {', '.join(changed)}")
         return False
-    if not state["done"] and (state["threads"], state["world"]) != (torch.get_num_threads(), t.world):
-        print(f"{t.out.name}: going on with {torch.get_num_threads()} threads and {t.world} processes after {state['threads']}"
-              f" and {state['world']}: the weights will differ in the last digits from an uninterrupted run")
+    before = f"{state['threads']} threads, {state['world']} processes and {state.get('precision', t.config.precision)}"
+    now = f"{torch.get_num_threads()} threads, {t.world} processes and {t.precision}"
+    if not state["done"] and before != now:
+        print(f"{t.out.name}: going on with {now} after {before}: the weights will differ in the last digits from an uninterrupted run")
     part = lambda name: {k.removeprefix(name + "."): v.to(t.device) for k, v in tensors.items() if k.startswith(name + ".")}
     t.step, t.history, t.plateau = state["step"], state["history"], Plateau(**state["plateau"])
     t.best_psnr, t.counted, t.seconds = state["best_psnr"], state["counted"], state["seconds"]
@@ -581,6 +622,7 @@ def train(
     checkpoint_seconds:float=60., # time between checkpoints
     progress:bool=True, # show loss, images/s and time left
     stop_at:int|None=None, # stop after this step, resumable
+    on_validation=None, # called with (averaged network, step) after each validation, for example to score or keep it
 ) -> pd.DataFrame: # the history: step, images, loss, val_psnr, val_ssim, val_loss, learning_rate, seconds
     "Train a run, or go on with it; the same weights come out however often it was interrupted. Two processes cannot train one run."
     prepared = prepared if isinstance(prepared, Prepared) else load_prepared(prepared)
@@ -590,13 +632,13 @@ def train(
         trainer = Trainer(config, prepared, out)
         resumed = load_checkpoint(trainer)
         if resumed and progress and main: print(f"{trainer.out.name}: going on from step {trainer.step}")
-        _loop(trainer, checkpoint_seconds, progress and main, min(stop_at or config.steps, config.steps))
+        _loop(trainer, checkpoint_seconds, progress and main, min(stop_at or config.steps, config.steps), on_validation)
         if trainer.step >= config.steps and main: _finish(trainer)
         trainer.acc.wait_for_everyone()
     return pd.DataFrame(trainer.history)
 
 # %% ../nbs/07_train.ipynb #9472207e
-def _loop(t, checkpoint_seconds, progress, until):
+def _loop(t, checkpoint_seconds, progress, until, on_validation=None):
     "Step, validate and checkpoint up to step `until`."
     start, saved, before = time.time(), time.time(), t.seconds
     cpu_start, cpu_before = time.process_time(), t.cpu_seconds
@@ -608,7 +650,10 @@ def _loop(t, checkpoint_seconds, progress, until):
         if bar.update(size): bar.set_postfix_str(_seen(t), refresh=False)
         t.seconds, t.cpu_seconds = before + time.time() - start, cpu_before + time.process_time() - cpu_start
         due = t.step % t.config.validate_every == 0 or t.step == t.config.steps
-        if due: judge(t)
+        if due:
+            judge(t)
+            if on_validation and t.rank == 0:
+                on_validation(t.average, t.step)
         if t.rank == 0 and (time.time() - saved > checkpoint_seconds or t.step == until < t.config.steps):
             save_checkpoint(t); saved = time.time()
     bar.close()
@@ -623,7 +668,7 @@ def _describe(t) -> dict:
     device = torch.cuda.get_device_name() if t.device.type == "cuda" else "cpu"
     return dataclasses.asdict(t.config) | dict(
         parameters=sum(p.numel() for p in t.bare.parameters()), device=device, threads=torch.get_num_threads(), processes=t.world,
-        torch=str(torch.__version__), seconds=round(t.seconds, 1), cpu_seconds=round(t.cpu_seconds, 1), train_images=len(t.images), valid_images=len(t.valid), source=t.source,
+        computed_in=t.precision, torch=str(torch.__version__), seconds=round(t.seconds, 1), cpu_seconds=round(t.cpu_seconds, 1), train_images=len(t.images), valid_images=len(t.valid), source=t.source,
         data_sha256=t.data_sha256, best_val_psnr=t.best_psnr)
 
 def _finish(t):
