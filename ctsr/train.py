@@ -48,7 +48,7 @@ from ctsr.degrade import (
 )
 from .metrics import psnr, ssim
 from .perceptual import LPIPS, VGGLoss
-from .runet import RUNet
+from .runet import SRCNN, RUNet
 from .sr3 import SR3, from_public, noisy_pair, sample
 
 # %% ../nbs/07_train.ipynb #b2d3e723
@@ -140,7 +140,7 @@ class TrainConfig:
     def __post_init__(self): _check_config(self)
 
 # %% ../nbs/07_train.ipynb #51d334b3
-MODELS = {"runet": RUNet, "sr3": SR3}
+MODELS = {"runet": RUNet, "srcnn": SRCNN, "sr3": SR3}
 
 def build_model(
     settings:dict, # {'name': one of MODELS, ...its arguments}
