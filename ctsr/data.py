@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['WINDOWS', 'FITS', 'IMAGE', 'VOLUME', 'DICOM', 'NATIVE', 'LUNG_SHARE', 'SPLITS', 'MIN_SIDE', 'SAMPLE', 'KAGGLE',
-           'NAMED', 'COLUMNS', 'MAX_SIDE', 'LEAK_COLORS', 'window_limits', 'window_from', 'apply_window', 'to_grey',
-           'center_crop', 'crop_with_margin', 'resize_crop', 'halved', 'read_volume', 'lung_share', 'Picture', 'place',
-           'unpacked', 'read_images', 'locate', 'check_whole', 'read_source', 'picture_table', 'split_units',
-           'split_by_fraction', 'split_along_axis', 'default_split', 'resampling_groups', 'believe_subjects',
-           'mark_and_split', 'source_name', 'prepared_name', 'save_prepared', 'prepare', 'Prepared', 'read_table',
-           'machine_memory', 'load_prepared', 'describe', 'contact_sheet', 'CTSRError', 'atomic_path', 'cache_dir',
-           'fetch_package', 'locked', 'file_sha256', 'save_csv', 'save_json', 'save_tensors']
+           'NAMED', 'PHOTOS', 'COLUMNS', 'MAX_SIDE', 'LEAK_COLORS', 'window_limits', 'window_from', 'apply_window',
+           'to_grey', 'center_crop', 'crop_with_margin', 'resize_crop', 'halved', 'read_volume', 'lung_share',
+           'Picture', 'place', 'unpacked', 'read_images', 'locate', 'check_whole', 'read_source', 'picture_table',
+           'split_units', 'split_by_fraction', 'split_along_axis', 'default_split', 'resampling_groups',
+           'believe_subjects', 'mark_and_split', 'source_name', 'prepared_name', 'save_prepared', 'prepare', 'Prepared',
+           'read_table', 'machine_memory', 'load_prepared', 'describe', 'contact_sheet', 'CTSRError', 'atomic_path',
+           'cache_dir', 'fetch_package', 'locked', 'file_sha256', 'save_csv', 'save_json', 'save_tensors']
 
 # %% ../nbs/00_data.ipynb #806f7d02
 import gzip,hashlib,json,locale,math,os,re,struct,textwrap,tempfile,zipfile,zlib
@@ -472,7 +472,24 @@ SAMPLE = dict(requirement='pyradiomics==3.0.1', sdist_no_build=True,
     'data/lung1_image.nrrd': '379fa48bf34cfa961e6f5ec19c0c38757a30b9aa884212ef28dc29b5061c64ed',
     'data/lung2_image.nrrd': 'aa2b94eec79127ed786798ac8dc3c013010e1692d5787bebfae1a1e9685a4651'})
 KAGGLE = 'mohamedhanyyy/chest-ctscan-images'
-NAMED = ('phantom', 'sample', 'kaggle')
+NAMED = ('phantom', 'sample', 'kaggle', 'photos')
+PHOTOS = ('astronaut', 'brick', 'camera', 'chelsea', 'clock_motion', 'coffee', 'coins', 'grass', 'gravel', 'hubble_deep_field', 'moon',
+          'motorcycle_left', 'motorcycle_right', 'page', 'rocket', 'text')  # what comes with scikit-image and is not medical
+
+def _photo_folder()->Path:
+    "Where scikit-image keeps the pictures that come with it"
+    import skimage
+    folder = Path(skimage.__file__).parent/'data'
+    if missing := [n for n in PHOTOS if not list(folder.glob(f'{n}.*'))]:
+        raise CTSRError(f"source photos needs {missing[0]} in {folder}: reinstall scikit-image, version 0.25 or later, from a wheel")
+    return folder
+
+def _photo_pictures()->list: # of Picture
+    "scikit-image's photographs, in grey, each a subject of its own"
+    from PIL import Image
+    files = [next(_photo_folder().glob(f'{name}.*')) for name in PHOTOS]
+    subjects = [name.removesuffix('_left').removesuffix('_right') for name in PHOTOS]
+    return [Picture(to_grey(Image.open(f)), None, '', s, f'photos/{f.stem}', None) for f,s in zip(files, subjects)]
 
 def _fetch_kaggle()->Path: # folder
     "The paper's data by kagglehub, or the line that says how to get them"
@@ -484,7 +501,7 @@ def _fetch_kaggle()->Path: # folder
     except Exception as e: raise CTSRError(f'kagglehub could not fetch {KAGGLE} ({_why(e)}): {how}') from None
 
 def locate(
-    source:str, # 'phantom', 'sample', 'kaggle', or a path
+    source:str, # 'phantom', 'sample', 'kaggle', 'photos', or a path
     data=None, # for kaggle: the folder or zip that is already there
 )->Path|None: # where the source's files are; None for the phantom, which has none
     "Bring a source's files to this machine, unless they are here"
@@ -495,6 +512,7 @@ def locate(
         raise CTSRError(f"data={str(data)!r} goes with source 'kaggle', not {source!r}: give the path of your own images as the source")
     if source == 'phantom': return None
     if source == 'sample': return next(iter(fetch_package(**SAMPLE).values())).parent
+    if source == 'photos': return _photo_folder()
     path = Path(data or _fetch_kaggle()).expanduser() if source == 'kaggle' else Path(source).expanduser()
     if path.exists(): return path
     raise CTSRError(f"{path} does not exist: give the path of the images, or one of {', '.join(NAMED)}")
@@ -533,7 +551,7 @@ def _phantom_pictures(
 
 # %% ../nbs/00_data.ipynb #ef88279f
 def read_source(
-    source:str, # 'phantom', 'sample', 'kaggle', or a path
+    source:str, # 'phantom', 'sample', 'kaggle', 'photos', or a path
     *,
     window='lung', # for volumes: a name of `WINDOWS`, or (centre, width) in HU
     hr:int=256, # size at which the phantom is drawn, pixels
@@ -549,6 +567,7 @@ def read_source(
     if phantom and path is not None: raise CTSRError(f"phantom={phantom!r} goes with source 'phantom', not {source!r}")
     window_limits(window)
     if path is None: return _phantom_pictures(window, hr, seed, {} if phantom is None else phantom), []
+    if source == 'photos': return _photo_pictures(), []
     return read_images(path, window, on_error, source == 'sample' if lung_only is None else lung_only)
 
 # %% ../nbs/00_data.ipynb #88ab9f73
@@ -811,7 +830,7 @@ def save_prepared(
 
 # %% ../nbs/00_data.ipynb #c7de2662
 def prepare(
-    source, # 'phantom', 'sample', 'kaggle', or the path of a folder, file or zip
+    source, # 'phantom', 'sample', 'kaggle', 'photos', or the path of a folder, file or zip
     out_dir, # where the prepared set goes
     hr:int=256, # pixels a side
     fit:str='crop', # 'crop' (native pixels, padded), 'resize' (short side to `hr`, then crop), or 'halved' (to twice that, then shrunk)

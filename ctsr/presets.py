@@ -21,7 +21,7 @@ from pathlib import Path
 
 import yaml
 
-from .data import WINDOWS, CTSRError, prepared_name
+from .data import NAMED, WINDOWS, CTSRError, prepared_name
 from .degrade import MODES, rotation_margin, task_from
 from .diffusion import SAMPLERS
 from .metrics import PROTOCOLS
@@ -60,6 +60,8 @@ class Source:
 class Run:
     "What a run has in a preset beside the fields of TrainConfig."
     seeds: list = field(default_factory=list) # train it once with each of them; empty: once, with its `seed`
+    source: str = "" # images to train on, where they are not the study's: phantom, sample, kaggle, photos, or a path; such a run is not tested
+    skip: bool = False # leave the run, and all that shows it, out of the study: for trainings that take days
     tested: bool = True # on the test split; a run that only helps to choose settings is not
     follow: list = field(default_factory=list) # score every image after each validation, on each of these inputs
     snapshots: list = field(default_factory=list) # keep the weights after these steps as well
@@ -188,6 +190,8 @@ def split_run(
     run = checked(Run, {f.name: settings.pop(f.name) for f in dataclasses.fields(Run) if f.name in settings}, where)
     if settings.get("task") not in preset.tasks:
         raise CTSRError(f"{where}: 'task' must be one of {', '.join(preset.tasks)}, got {settings.get('task')!r}")
+    if run.source and run.tested:
+        raise CTSRError(f"{where}: 'source' is for runs that are not tested with the others: set 'tested: false'")
     if len(set(run.seeds)) < len(run.seeds) or not all(type(s) is int and s >= 0 for s in run.seeds):
         raise CTSRError(f"{where}: 'seeds' must list different whole numbers of at least 0, got {run.seeds!r}")
     return run, settings | dict(task=dataclasses.asdict(task_of(preset, settings["task"])))
@@ -519,19 +523,22 @@ class Job:
     def key(self) -> str: return self.name.replace("/", "--") # as a file name
 
 # %% ../nbs/11_presets.ipynb #94970e66
-def prepare_jobs(preset, root) -> dict: # task name -> Job
+def prepare_jobs(preset, root) -> dict: # task name -> Job; for runs with a source of their own, (source, task name) -> Job; (source, task name) -> Job for runs with a source of their own
     "One prepared set per image size and fit; tasks share them. Where a run rotates before it crops, the set has the margin for that."
     source, jobs = checked(Source, preset.source, "source"), {}
+    others = {(own, task): dataclasses.replace(source, name=own, split=None, data=None, phantom={}) for own, task in
+              ((split_run(preset, name)[0].source, (preset.training | (settings or {})).get("task")) for name, settings in preset.runs.items()) if own}
     wide = {(t.hr, t.fit) for t in (task_from(c.task) for c in run_settings(preset).values() if c.adjusted == "as_coded")}
-    for task in preset.tasks:
-        t = task_of(preset, task)
+    for key, source in [*((task, source) for task in preset.tasks), *others.items()]:
+        t = task_of(preset, key if isinstance(key, str) else key[1])
         stem = prepared_name(source.name, t.hr, t.fit)
-        jobs[task] = Job(
+        margin = rotation_margin(t.hr) if (t.hr, t.fit) in wide else 0
+        jobs[key] = Job(
             f"prepare/{stem}", "prepare", f"prepare/{stem}.ipynb",
-            dict(source=source.name, hr=t.hr, fit=t.fit, margin=rotation_margin(t.hr) if (t.hr, t.fit) in wide else 0, out=f"{root}/prepare",
+            dict(source=source.name, hr=t.hr, fit=t.fit, margin=margin, out=f"{root}/prepare",
                  **{k: v for k, v in dataclasses.asdict(source).items() if k != "name"}),
             [f"prepare/{stem}{end}" for end in (".csv", ".json", ".safetensors")],
-            watch=source.data or ("" if source.name in ("phantom", "sample", "kaggle") else source.name))
+            watch=source.data or ("" if source.name in NAMED else source.name))
     return jobs
 
 def train_jobs(preset, root, prepared) -> dict: # run name -> Job
@@ -541,9 +548,9 @@ def train_jobs(preset, root, prepared) -> dict: # run name -> Job
     needed = {stage for t in asked for stage in _stages(preset, t, runs)}
     for name, config in runs.items():
         if name not in needed: continue
-        need, first = prepared[config.task["name"]], begins_with(preset, name, config)
+        own, task, first = split_run(preset, of[name])[0], config.task["name"], begins_with(preset, name, config)
+        need = prepared[(own.source, task) if own.source else task]
         if first: config = dataclasses.replace(config, init=f"{root}/train/{first}")
-        own = split_run(preset, of[name])[0]
         jobs[name] = Job(
             f"train/{name}", "train", f"train/{name}/train.ipynb",
             dict(run=name, prepared=f"{root}/{need.outputs[-1]}", out=f"{root}/train/{name}",

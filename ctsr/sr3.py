@@ -253,6 +253,7 @@ def sample(
     limits:tuple|None=None, # least and largest value that an image can have; None for none
     spacing:str="trailing", # which levels of the schedule are visited, see `ctsr.diffusion.respace`
     eta:float|None=None, # of ddim: share of fresh noise
+    alpha_bar:torch.Tensor|None=None, # (T+1,) schedule to sample by; None is the one that the network was trained with
     callback=None, # (i, gamma, y_t, y0) at each step
 ) -> torch.Tensor: # (B,C,H,W) float32, normalised
     "Draw one high-resolution image for each condition (Saharia et al. 2021, Algorithm 2, with a sampler of choice)."
@@ -262,7 +263,8 @@ def sample(
     noise = ImageNoise(seeds, condition.shape[1:], condition.device)
     def denoise(y_t, gamma): return y0_from(model.target, model(condition, y_t, gamma), y_t, gamma)
     def constrain(y0): return model.to_target(model.to_image(y0, condition).clamp(*limits), condition)
-    levels = model.alpha_bar[model.alpha_bar >= model.start]
+    trained = model.alpha_bar if alpha_bar is None else alpha_bar.to(model.alpha_bar)
+    levels = trained[trained >= model.start]
     y0 = SAMPLERS[sampler](denoise, noise(), steps, alpha_bar=levels, noise=noise, eta=eta, spacing=spacing,
                            constrain=constrain if limits else None, callback=callback)
     return model.to_image(y0, condition)[..., :h, :w]
