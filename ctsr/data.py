@@ -883,6 +883,15 @@ class Prepared:
             has = ', '.join(f'{n} {s}' for s,n in self.table.split.value_counts().items())
             raise CTSRError(f"{self.meta.get('source', 'the prepared set')} has no images of split {name!r} (it has {has}): "
                             'prepare it with split=(train, valid, test) shares, or add that folder')
+        return self.only(rows)
+
+    def only(self,
+        rows, # numbers of rows, in rising order, or a mask of them
+    ): # Prepared
+        "Some of the images; a view where they lie together"
+        rows = np.asarray(rows)
+        rows = np.flatnonzero(rows) if rows.dtype == bool else rows
+        if not len(rows): raise CTSRError(f"{self.meta.get('source', 'the prepared set')} has none of the images that were asked for")
         together = rows[-1] - rows[0] + 1 == len(rows)
         index = slice(rows[0], rows[-1] + 1) if together else torch.from_numpy(rows)
         wide = None if self.wide is None else self.wide[index]

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'BETTER', 'FEW', 'UNITS', 'tidy', 'load_tables', 'condition_rows', 'select', 'per_image', 'choose_examples',
-           'sample_images', 'save_samples', 'load_samples', 'follow', 'bootstrap_means', 'interval', 'summary',
-           'wilcoxon', 'holm', 'paired', 'unit_note', 'breakdown', 'rank_images', 'evaluate', 'main']
+           'sample_images', 'save_samples', 'load_samples', 'follow', 'epoch_table', 'snapshot_rows', 'bootstrap_means',
+           'interval', 'summary', 'wilcoxon', 'holm', 'paired', 'unit_note', 'breakdown', 'rank_images', 'evaluate',
+           'main']
 
 # %% ../nbs/09_evaluate.ipynb #46f1590a
 import argparse,json,sys
@@ -225,6 +226,27 @@ def follow(
         earlier = pd.read_csv(path) if path.exists() else now[:0]
         save_csv(path, pd.concat([earlier[earlier.training_step < step], now], ignore_index=True))
     return after_validation
+
+# %% ../nbs/09_evaluate.ipynb #3550488d
+def epoch_table(
+    followed:pd.DataFrame, # tidy scores with `training_step`, from `follow`
+    steps_per_epoch:int, # optimiser steps
+)->pd.DataFrame: # run, up, step, epoch, subset, protocol, metric, mean, sd (over images), n
+    "Mean scores after every epoch"
+    parts = {'all': followed, 'leak-free': followed[followed.leaked.eq('none')]}
+    by = ['run', 'up', 'training_step', 'protocol', 'metric']
+    table = pd.concat([part.fillna({'protocol': ''}).groupby(by, sort=False).value.agg(['mean', 'std', 'size']).reset_index().assign(subset=subset)
+                       for subset, part in parts.items() if len(part)], ignore_index=True)
+    table = table.rename(columns={'training_step': 'step', 'std': 'sd', 'size': 'n'}).assign(epoch=lambda t: t.step/steps_per_epoch)
+    return table[['run', 'up', 'step', 'epoch', 'subset', 'protocol', 'metric', 'mean', 'sd', 'n']]
+
+def snapshot_rows(
+    followed:pd.DataFrame, # tidy scores with `training_step`, from `follow`
+    steps, # training steps at which weights were kept
+)->pd.DataFrame: # tidy scores of runs called `<run>@<step>`
+    "The scores of every image at chosen steps, as those of runs of their own"
+    chosen = followed[followed.training_step.isin(list(steps))]
+    return tidy(chosen.assign(run=chosen.run + '@' + chosen.training_step.astype(str)))
 
 # %% ../nbs/09_evaluate.ipynb #ae766b39
 @lru_cache(maxsize=2)

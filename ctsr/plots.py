@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RC', 'KNOWN', 'FREE', 'METRICS', 'CURVES', 'theme', 'palette', 'axis_label', 'conditions', 'save_figure',
-           'fig_design', 'zoom_box', 'fig_examples', 'fig_bars', 'fig_paired', 'fig_by_class', 'fig_curves']
+           'fig_design', 'zoom_box', 'fig_examples', 'fig_bars', 'fig_paired', 'fig_by_class', 'fig_curves',
+           'fig_epochs']
 
 # %% ../nbs/10_plots.ipynb #3c5e901d
 import functools,itertools,re,textwrap,zlib
@@ -548,4 +549,27 @@ def fig_curves(
     timed = any('hours' in h for h in histories.values())
     for ax in axes[-1]: ax.set_xlabel('Processor hours' if timed else 'Images seen (thousands)' if k > 1 else 'Training images or crops seen (thousands)')
     if k == 1: fig.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside lower center', ncols=min(4, len(histories)))
+    return fig
+
+# %% ../nbs/10_plots.ipynb #d2ebccce
+@_themed
+def fig_epochs(
+    epochs:pd.DataFrame, # from `ctsr.evaluate.epoch_table`
+    shown:dict, # label -> [run, input]
+    printed:dict, # metric -> label -> the paper's mean
+    protocol:str='as_coded', # of PSNR and SSIM
+)->Figure:
+    "PSNR and SSIM of all test images after every epoch, with the printed value as a dashed line of the same colour"
+    metrics, colour = ('psnr', 'ssim'), palette(list(shown))
+    fig, axes = plt.subplots(1, 2, figsize=(7.2, 3), layout='constrained')
+    for ax, metric in zip(axes, metrics):
+        t = epochs[epochs.metric.eq(metric) & epochs.protocol.eq(protocol) & epochs.subset.eq('all')]
+        for label, (run, up) in shown.items():
+            curve = t[t.run.eq(run) & t.up.eq(up)].sort_values('epoch')
+            if len(curve): ax.plot(curve.epoch, curve['mean'], marker='o', ms=3, color=colour[label], label=label)
+            if (value := printed.get(metric, {}).get(label)) is not None: ax.axhline(value, ls='--', lw=1, color=colour[label])
+        ax.set(xlabel='Epoch', ylabel=axis_label(metric)); ax.grid(color='#E5E5E5', lw=.6)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    handles, names = axes[0].get_legend_handles_labels()
+    fig.legend([*handles, plt.Line2D([], [], ls='--', lw=1, color='#555555')], [*names, 'printed in the paper'], loc='outside lower center', ncols=3)
     return fig

@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['CHOSEN', 'DRAWN', 'FIGURE_FILES', 'TRAINING_FILES', 'SAMPLED_FILES', 'REVIEW_FILES', 'LEAK_FILES', 'PUBLISHED_FILES',
-           'STEP_FILES', 'PICTURE_FILES', 'CHOICE_FILES', 'AIM_FILES', 'checkout', 'as_shown', 'Source', 'Run',
-           'Evaluation', 'Sampling', 'Figures', 'Review', 'Published', 'Preset', 'override', 'task_of', 'draws_samples',
-           'shown_run', 'tested_inputs', 'split_run', 'trainings_of', 'run_of', 'taken_runs', 'tested_trainings',
-           'run_settings', 'begins_with', 'drawn_runs', 'load_preset', 'sampling_of', 'tested_conditions',
-           'check_preset', 'stored_runs', 'with_stored', 'published_runs', 'with_published', 'Job', 'prepare_jobs',
-           'train_jobs', 'evaluate_jobs', 'sample_jobs', 'with_sidecars', 'sampled_job', 'published_job', 'gather_jobs',
-           'plan']
+           'STEP_FILES', 'PICTURE_FILES', 'CHOICE_FILES', 'EPOCH_FILES', 'CONTROL_FILES', 'MECHANISM_FILES',
+           'AIM_FILES', 'checkout', 'as_shown', 'Source', 'Run', 'Evaluation', 'Sampling', 'Figures', 'Review',
+           'Published', 'Mechanism', 'Preset', 'override', 'task_of', 'draws_samples', 'shown_run', 'tested_inputs',
+           'split_run', 'trainings_of', 'run_of', 'taken_runs', 'tested_trainings', 'run_settings', 'begins_with',
+           'drawn_runs', 'without_skipped', 'load_preset', 'sampling_of', 'tested_conditions', 'check_preset',
+           'stored_runs', 'with_stored', 'published_runs', 'with_published', 'Job', 'prepare_jobs', 'train_jobs',
+           'evaluate_jobs', 'sample_jobs', 'with_sidecars', 'sampled_job', 'published_job', 'control_job',
+           'mechanism_job', 'gather_jobs', 'plan']
 
 # %% ../nbs/11_presets.ipynb #d33be1d0
 import dataclasses
 import json
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,6 +116,8 @@ class Figures:
     sampled: dict = field(default_factory=dict) # task -> label -> [run, input], the rows of Table 1: see `shown_run` for Figure 5
     top: int = 3 # images a group in Figure 5
     published: dict = field(default_factory=dict) # see Published
+    mechanism: dict = field(default_factory=dict) # see Mechanism
+    controls: bool = False # compare the baseline's scores with those inside the body and with photographs
 
 @dataclass(frozen=True)
 class Review:
@@ -136,8 +140,20 @@ class Published:
     steps: str = "" # run whose numbers of steps are compared, as its sampling says
     pictures: dict = field(default_factory=dict) # task -> label -> [run, input], shown side by side
     images: int = 32 # test images to damage; 0 is all
+    classes: list = field(default_factory=list) # damage only images of these classes; empty for all
     noises: list = field(default_factory=lambda: [0, 10, 20, 30, 45]) # in grey levels of 255
     offsets: list = field(default_factory=lambda: [0, 15, 30, 45, 60]) # in grey levels of 255
+
+@dataclass(frozen=True)
+class Mechanism:
+    "A network that never saw the study's images, sampled by its own schedule and by one that was rebuilt."
+    task: str # that it was trained for
+    network: str # run, of a model that draws samples
+    tuned: str = "" # run that goes on from it on the study's images
+    classes: list = field(default_factory=list) # test images of these classes; empty for all
+    images: int = 12 # so many of them; 0 is all
+    steps: int = 50 # network evaluations of a sample
+    rebuilt: int = 1000 # steps of the rebuilt schedule
 
 @dataclass(frozen=True)
 class Preset:
@@ -238,6 +254,32 @@ def drawn_runs(preset) -> set: # of (task, run): those of which many samples are
     p = checked(Published, figures.published, "figures.published") if figures.published else None
     return found | {(p.task, p.steps)} if p and p.steps else found
 
+# %% ../nbs/11_presets.ipynb #29ac9961
+def _without(part, gone): # conditions [run, ...] whose run is gone are left out, wherever they stand
+    if isinstance(part, dict): return {k: v for k, v in ((k, _without(v, gone)) for k, v in part.items()) if v is not None}
+    if isinstance(part, list) and part and isinstance(part[0], str) and re.split(r"[+@]", part[0])[0] in gone: return None
+    return part
+
+def without_skipped(
+    settings:dict, # of a preset, as read
+) -> dict: # without the runs that say `skip: true`, and without what shows them
+    "Leave out what a preset only writes down."
+    runs = settings.get("runs") or {}
+    gone = {name for name, run in runs.items() if isinstance(run, dict) and run.get("skip")}
+    if not gone or not isinstance(settings.get("figures"), dict): return settings
+    figures = dict(settings["figures"])
+    bars = _without(figures.get("bars", {}), gone)
+    lost = set(figures.get("bars", {})) - set(bars)
+    figures |= dict(bars=bars, columns=[label for label in figures.get("columns", []) if label not in lost],
+                    contrasts=[pair for pair in figures.get("contrasts", []) if not lost.intersection(pair)],
+                    names={run: text for run, text in figures.get("names", {}).items() if run.split("@")[0] not in gone},
+                    curves={heading: kept for heading, names in figures.get("curves", {}).items() if (kept := [n for n in names if n not in gone])})
+    for key in ("sampled", "published", "review"):
+        if key in figures: figures[key] = _without(figures[key], gone)
+    if figures.get("published", {}).get("steps") in gone: figures["published"] = figures["published"] | dict(steps="")
+    if {figures.get("mechanism", {}).get(k) for k in ("network", "tuned")} & gone: figures.pop("mechanism")
+    return settings | dict(runs={name: run for name, run in runs.items() if name not in gone}, figures=figures)
+
 # %% ../nbs/11_presets.ipynb #bcceed90
 def load_preset(
     name:str, # of a file in nbs/study/presets, or the path of one
@@ -260,9 +302,9 @@ def load_preset(
         source, place = dict(settings.get("source") or {}), str(Path(data).resolve())
         source.pop("phantom", None)  # options of another source
         settings["source"] = source | ({"data": place} if source.get("name") == "kaggle" else {"name": place})
-    preset = check_preset(settings, str(path))
-    if stored or published: preset = with_stored(preset)
-    return with_published(preset) if published else preset
+    whole = check_preset(without_skipped(settings), str(path))
+    preset = with_stored(whole) if stored or published else whole
+    return with_published(preset, whole.runs) if published else preset
 
 # %% ../nbs/11_presets.ipynb #ba244434
 def _among(where, key, values, allowed):
@@ -341,7 +383,9 @@ def tested_conditions(preset, evaluation) -> dict: # run, as tables call it -> i
     runs, known = run_settings(preset), {b: (None, [b]) for b in evaluation.baselines}
     for name, training in tested_trainings(preset):
         known[name] = runs[training].task["name"], tested_inputs(runs[training], evaluation)
-        if split_run(preset, name)[0].ensemble: known[f"{name}+"] = known[name][0], [runs[training].up]
+        run = split_run(preset, name)[0]
+        if run.ensemble: known[f"{name}+"] = known[name][0], [runs[training].up]
+        known |= {f"{name}@{step}": (known[name][0], run.follow) for step in run.snapshots}
     return known | {name: (c["task"], [runs[c["stages"][0]].up]) for name, c in preset.cascades.items()}
 
 def _check_condition(where, pair, task, known):
@@ -364,6 +408,8 @@ def _check_sampled(f, known, runs, tasks):
 def _check_published(p, known, runs, tasks):
     "Conditions are tested, and the map of damage has an extent."
     _among("figures.published", "task", p.task, list(tasks))
+    for cls in p.classes:
+        if not isinstance(cls, str): raise CTSRError(f"figures.published: 'classes' must list names of classes, got {cls!r}")
     for label, pair in p.methods.items(): _check_condition(f"figures.published.methods: '{label}'", pair, p.task, known)
     if p.steps: _among("figures.published", "steps", p.steps, [n for n in runs if n in known and draws_samples(runs[n]) and runs[n].task["name"] == p.task])
     for task, rows in p.pictures.items():
@@ -376,6 +422,15 @@ def _check_published(p, known, runs, tasks):
             raise CTSRError(f"figures.published: '{key}' must list two or more rising grey levels of 0 to 255, got {levels!r}")
 
 # %% ../nbs/11_presets.ipynb #6f0e2b93
+def _check_mechanism(m, runs, tasks):
+    "Its network is a run of the task that draws samples, and so is what goes on from it."
+    _among("figures.mechanism", "task", m.task, list(tasks))
+    fitting = [n for n in runs if draws_samples(runs[n]) and runs[n].task["name"] == m.task]
+    _among("figures.mechanism", "network", m.network, fitting)
+    if m.tuned: _among("figures.mechanism", "tuned", m.tuned, fitting)
+    for key, least in dict(images=0, steps=1, rebuilt=2).items():
+        if getattr(m, key) < least: raise CTSRError(f"figures.mechanism: '{key}' must be at least {least}, got {getattr(m, key)}")
+
 def _check_figures(f, known):
     "Every bar leads to a tested run, or a baseline, of the figures' task; columns and contrasts name bars."
     if not f.bars: raise CTSRError("figures: 'bars' must name at least one condition, the baseline")
@@ -430,6 +485,7 @@ def check_preset(
     _check_figures(figures, known)
     _check_sampled(figures, known, runs, preset.tasks)
     if figures.published: _check_published(checked(Published, figures.published, "figures.published"), known, runs, preset.tasks)
+    if figures.mechanism: _check_mechanism(checked(Mechanism, figures.mechanism, "figures.mechanism"), runs, preset.tasks)
     for heading, shown in figures.curves.items(): _among("figures.curves", heading, shown, list(runs))
     if figures.review: _check_review(checked(Review, figures.review, "figures.review"), known, preset)
     if bad := [r for r in (*runs, *preset.cascades, preset.name) if not r.replace("-", "").replace("_", "").replace(".", "").isalnum()]:
@@ -487,9 +543,6 @@ def published_runs(
     tested = lambda p: (p.source["name"], dataclasses.replace(checked(Evaluation, p.evaluation, "evaluation"), sampling={}, baselines=[], batch_size=1))
     if tested(preset) != tested(before): return []
     found = {n for n in (*preset.runs, *preset.cascades) if n in before.runs | before.cascades and _recipe(preset, n) == _recipe(before, n)}
-    f = checked(Figures, preset.figures, "figures")
-    shown = {f.bars[label][0] for label in f.columns or list(f.bars)[:3]} & {*preset.runs}
-    if shown - found: found -= {n for n in shown if split_run(preset, n)[0].stored}
     side_by_side = lambda p: {task: {run for run, _ in rows.values()} for task, rows in p.figures.get("published", {}).get("pictures", {}).items()}
     for task, runs in side_by_side(preset).items():
         if runs - found - {*MODES} or runs != side_by_side(before).get(task): found -= runs
@@ -498,11 +551,15 @@ def published_runs(
 
 def with_published(
     preset:Preset,
+    known, # names of all runs that the preset writes down
 ) -> Preset: # whose runs say that their scores are taken
     "A study that runs only what is not published."
     path = checkout()/"figures"/preset.name/"preset.json"
     if not path.exists(): raise CTSRError(f"{as_shown(path)} is not there: run the study without --published, then ctsr figures {preset.name}")
-    found = published_runs(preset, with_stored(check_preset(json.loads(path.read_text()), as_shown(path))))
+    before = json.loads(path.read_text())
+    dropped = {name: (run or {}) | dict(skip=True) for name, run in before["runs"].items() if name not in known}  # no longer written down
+    before = check_preset(without_skipped(before | dict(runs=before["runs"] | dropped)), as_shown(path))
+    found = published_runs(preset, with_stored(before))
     of = lambda part: {name: (own or {}) | (dict(published=True) if name in found else {}) for name, own in part.items()}
     return dataclasses.replace(preset, runs=of(preset.runs), cascades=of(preset.cascades))
 
@@ -633,6 +690,9 @@ LEAK_FILES = ["fig_leak.png", "table_leak.csv", "table_leak_worth.csv"]
 PUBLISHED_FILES = ["fig_published.png", "table_published.csv", "table_damage.csv"]
 STEP_FILES, PICTURE_FILES = ["table_published_steps.csv"], ["fig_published_pictures.png"]
 CHOICE_FILES = ["fig_choices.png", "table_choices.csv"]
+EPOCH_FILES = ["table_epochs.csv", "fig_epochs.png"]
+CONTROL_FILES = ["table_controls.csv"]
+MECHANISM_FILES = ["table_mechanism.csv", "fig_mechanism.png", "per_image-mechanism.csv.gz"]
 AIM_FILES = ["aims.csv"]
 
 def with_sidecars(files, suffix="") -> list: # in the study's folder; the suffix goes before the end of each name
@@ -674,12 +734,37 @@ def published_job(preset, root, evaluated) -> Job:
             published_steps=f"figures/{preset.name}" if p.steps in taken else "", published_pictures=dict.fromkeys(lacking, f"figures/{preset.name}")),
         files, ["figures/all"] + [sampled] * bool(p.steps and p.steps not in taken))
 
+# %% ../nbs/11_presets.ipynb #ce060efc
+def control_job(preset, root, evaluated) -> Job:
+    "What the baseline scores inside the body, and on photographs."
+    f = checked(Figures, preset.figures, "figures")
+    need = next(j.parameters["prepared"] for j in evaluated if j.parameters["task"]["name"] == f.task)
+    return Job("figures/controls", "controls", "figures/controls.ipynb",
+               dict(preset=preset.name, out=f"{root}/figures", task=dataclasses.asdict(task_of(preset, f.task)), prepared=need, draws=f.draws,
+                    split=preset.evaluation.get("split", "test")),
+               with_sidecars(CONTROL_FILES), ["figures/all"])
+
+def mechanism_job(preset, root, evaluated, trained) -> Job:
+    "The experiment on what a network of other pictures and a rebuilt schedule do."
+    f = checked(Figures, preset.figures, "figures")
+    m = checked(Mechanism, f.mechanism, "figures.mechanism")
+    need = next(j.parameters["prepared"] for j in evaluated if j.parameters["task"]["name"] == m.task)
+    runs = {k: f"{root}/train/{getattr(m, k)}" for k in ("network", "tuned") if getattr(m, k)}
+    options = {k: v for k, v in dataclasses.asdict(m).items() if k not in ("task", "network", "tuned")}
+    return Job("figures/mechanism", "mechanism", "figures/mechanism.ipynb",
+               dict(preset=preset.name, out=f"{root}/figures", task=dataclasses.asdict(task_of(preset, m.task)), prepared=need,
+                    split=preset.evaluation.get("split", "test"), draws=f.draws, **runs, **options),
+               with_sidecars(MECHANISM_FILES), ["figures/all", *(trained[getattr(m, k)].name for k in runs if getattr(m, k) in trained)])
+
+
 # %% ../nbs/11_presets.ipynb #5f4a487c
 def gather_jobs(preset, root, trained, evaluated, sampled) -> list: # of Job
     "The figures and the report."
     evaluations = {job.name.split("/")[1]: f"{root}/{job.name}" for job in evaluated}
     taken = taken_runs(preset)
-    files = with_sidecars(FIGURE_FILES + (TRAINING_FILES if trained or taken else []))
+    followed = any(split_run(preset, name)[0].follow for name in preset.runs)
+    weights = {run: split_run(preset, run)[0].stored for run in taken if run in preset.runs and split_run(preset, run)[0].stored}
+    files = with_sidecars(FIGURE_FILES + (TRAINING_FILES if trained or taken else []) + EPOCH_FILES * followed)
     prepared = sorted({job.parameters["prepared"] for job in evaluated})
     f, trainings = checked(Figures, preset.figures, "figures"), trainings_of(preset)
     shared = dict(preset=preset.name, out=f"{root}/figures", task=dataclasses.asdict(task_of(preset, f.task)))
@@ -687,17 +772,20 @@ def gather_jobs(preset, root, trained, evaluated, sampled) -> list: # of Job
     jobs = [Job(
         "figures/all", "figures", "figures/figures.ipynb",
         dict(evaluations=evaluations, trainings={t: [run, f"{root}/train/{t}"] for t, run in run_of(preset).items() if t in trained and run not in taken},
-             published=f"figures/{preset.name}" if taken else "", taken=taken, prepared=prepared, root=str(root), **shared, **own),
+             followed={t: split_run(preset, run)[0].snapshots for t, run in run_of(preset).items() if split_run(preset, run)[0].follow},
+             published=f"figures/{preset.name}" if taken else "", taken=taken, weights=weights, prepared=prepared, root=str(root), **shared, **own),
         [*files, "figures/manifest.json"], [j.name for j in (*trained.values(), *evaluated)])]
     jobs += [sampled_job(preset, root, task) for task in f.sampled]
     if f.published: jobs.append(published_job(preset, root, evaluated))
+    if f.controls: jobs.append(control_job(preset, root, evaluated))
+    if f.mechanism: jobs.append(mechanism_job(preset, root, evaluated, trained))
     if f.review:
         r = checked(Review, f.review, "figures.review")
         files = REVIEW_FILES + (LEAK_FILES if r.leak else []) + (CHOICE_FILES if r.choices else []) + (AIM_FILES if r.aims else [])
         chosen = lambda run: [t + "+" * run.endswith("+") for t in trainings[run.rstrip("+")]]
         jobs.append(Job(
             "figures/review", "review", "figures/review.ipynb",
-            dict(preset=preset.name, out=f"{root}/figures", draws=f.draws,
+            dict(preset=preset.name, out=f"{root}/figures", draws=f.draws, claims="nbs/study/claims.yaml",
                  choices={title: {k: chosen(v) for k, v in runs.items()} for title, runs in r.choices.items()},
                  **{k: getattr(r, k) for k in ("roles", "factors", "gains", "leak", "aims")}),
             with_sidecars(files), [job.name for job in jobs]))

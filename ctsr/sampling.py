@@ -183,8 +183,7 @@ def few(
 ) -> Prepared:
     "A few images, one a group as far as that goes, chosen without looking at any score."
     if not 0 < n < len(prepared): return prepared
-    at = sorted(choose_examples(prepared, n))
-    return Prepared(prepared.images[at], prepared.table.iloc[at].reset_index(drop=True), prepared.meta)
+    return prepared.only(sorted(choose_examples(prepared, n)))
 
 def choose(
     folder, # of a finished run of a model that draws samples
