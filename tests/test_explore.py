@@ -46,7 +46,7 @@ def stored(here, tmp_path_factory):
     from ctsr.pretrained import pack
     folder = tmp_path_factory.mktemp("stored")
     for name in ("runet-x5", "runet-x5-as-coded"):
-        for ending in ("json", "safetensors"): shutil.copy(FOLDER/f"{name}.{ending}", folder)
+        for ending in ("json", "safetensors"): shutil.copy(FOLDER/f"runet-x5.{ending}", folder/f"{name}.{ending}")
     pack(here/"runs"/"toy"/"train"/"sr3-x5", "sr3-x5", {}, "none", folder, sampling=dict(sampler="ddim", steps=3, k=3, project=2))
     card = json.loads((folder/"sr3-x5.json").read_text())
     (folder/"sr3-x5.json").write_text(json.dumps(card | dict(task=card["task"] | dict(hr=256, lr=51))))

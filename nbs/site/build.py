@@ -43,7 +43,7 @@ STUDIES = {  # published, in the order of reading: what each is
     "quick": "what `make study` leaves in a quarter of an hour, on two freely fetched CT volumes: to see what your own run should look like",
     "baseline": "a check of a minute, without training: interpolation alone, on the paper's test images"}
 BARS = dict(wide=(6.2, 2.45), narrow=(3.2, 3.9))  # inches of the front page's chart: beside the claims, and on a phone
-FIRST = ("test-images-unseen", "baseline-psnr", "beats-input", "nearest-below")  # claims of the front page; more are folded
+FIRST = ("test-images-unseen", "baseline-scores", "beats-input", "sr3-restores")  # claims of the front page; more are folded
 INLINE = "module://matplotlib_inline.backend_inline"  # pictures into notebooks, whatever the caller has set
 LIBRARY = ("Each page is a notebook, executed when this site was built; the library is exported from them. None needs one that stands below "
            "it.")
@@ -274,8 +274,8 @@ def front(folder) -> str: # Markdown
     claims = pd.read_csv(folder/"claims.csv", keep_default_na=False)
     shown = front_claims(claims)
     first = shown[shown.claim.isin(FIRST)] if set(FIRST) <= set(shown.claim) else shown.head(len(FIRST))
-    rest, counts = shown.drop(first.index), f"Of {len(claims)} claims of the paper and contradictions in it: {verdict_counts(claims)}"
-    table = lambda rows: claims_html(rows, headings=False, brief=True).data
+    rest, counts = shown.drop(first.index), f"Of {claims.list.ne('criticism').sum()} claims of the paper and contradictions in it: {verdict_counts(claims)}"
+    table = lambda rows: claims_html(rows, headings=False).data
     more = f"<details><summary>{len(rest)} more of them</summary>{table(rest)}</details>"
     return "\n".join([gain, "", ":::::{div} front", tiles(folder), "::::{div} found", html_block(table(first)), html_block(more), "::::", "", chart(folder, scores),
                       "::::{div} counts", f"{counts} ([all](study/{folder.name}.ipynb)).", "::::", ":::::", ""])
