@@ -543,10 +543,12 @@ def published_runs(
     tested = lambda p: (p.source["name"], dataclasses.replace(checked(Evaluation, p.evaluation, "evaluation"), sampling={}, baselines=[], batch_size=1))
     if tested(preset) != tested(before): return []
     found = {n for n in (*preset.runs, *preset.cascades) if n in before.runs | before.cascades and _recipe(preset, n) == _recipe(before, n)}
+    f = checked(Figures, preset.figures, "figures")
     side_by_side = lambda p: {task: {run for run, _ in rows.values()} for task, rows in p.figures.get("published", {}).get("pictures", {}).items()}
     for task, runs in side_by_side(preset).items():
         if runs - found - {*MODES} or runs != side_by_side(before).get(task): found -= runs
     found -= {run for _, run in drawn_runs(preset) - drawn_runs(before)}  # samples of it were not kept
+    if f.mechanism != before.figures.get("mechanism", {}): found -= {f.mechanism.get("network"), f.mechanism.get("tuned")}
     return [n for n in (*preset.runs, *preset.cascades) if n in found]
 
 def with_published(
@@ -751,6 +753,7 @@ def mechanism_job(preset, root, evaluated, trained) -> Job:
     need = next(j.parameters["prepared"] for j in evaluated if j.parameters["task"]["name"] == m.task)
     runs = {k: f"{root}/train/{getattr(m, k)}" for k in ("network", "tuned") if getattr(m, k)}
     options = {k: v for k, v in dataclasses.asdict(m).items() if k not in ("task", "network", "tuned")}
+    if {m.network, m.tuned} & set(taken_runs(preset)): options["stored"] = f"figures/{preset.name}"  # their weights are not here
     return Job("figures/mechanism", "mechanism", "figures/mechanism.ipynb",
                dict(preset=preset.name, out=f"{root}/figures", task=dataclasses.asdict(task_of(preset, m.task)), prepared=need,
                     split=preset.evaluation.get("split", "test"), draws=f.draws, **runs, **options),

@@ -202,7 +202,7 @@ def with_taken(
     from ctsr.evaluate import load_tables
     if not Path(published).exists(): raise CTSRError(f"{published} is not there: run the study without --published")
     before = (load_tables if "per_image" in Path(published).name else pd.read_csv)(published)
-    return pd.concat([before[before[column].str.extract(r"([^/]*?)(?:--[^/]*)?\+?$")[0].isin(list(names))], table], ignore_index=True)
+    return pd.concat([before[before[column].str.extract(r"([^/]*?)(?:--[^/]*)?(?:\+|@\d+)?$")[0].isin(list(names))], table], ignore_index=True)
 
 def check_same_images(
     manifest:dict, # of the prepared sets: name -> what `prepare` wrote of it

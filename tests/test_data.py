@@ -656,6 +656,23 @@ def test_the_copies_are_copies_in_the_files(paper, kaggle):
     assert sum(pixels[o] in train for o in t[t["class"].eq("normal") & t.split.eq("test")].origin) == 46
 
 
+def test_rotating_first_fills_the_corners(kaggle):
+    "A large picture of the paper: rotated whole and then cropped, as coded, against cropped and then rotated, as written; and against PIL's rotation of the whole."
+    from ctsr.data import center_crop, crop_with_margin
+    from ctsr.degrade import center, rotate, rotation_margin
+    files = sorted((kaggle/"Data"/"train").rglob("*.png"))
+    picture = next(a for a in (np.asarray(Image.open(f).convert("L")) for f in files) if min(a.shape) > 420 and not any(s % 2 for s in a.shape))
+    wide = torch.from_numpy(crop_with_margin(picture, 256, rotation_margin(256)))[None, None].float()
+    for degrees in (20, -13.5):
+        as_coded = center(rotate(wide, degrees), 256)[0, 0].numpy()
+        as_written = rotate(center(wide, 256), degrees)[0, 0].numpy()
+        corner = np.s_[:12, :12]
+        assert (as_written[corner] == 0).mean() > 0.9 and (as_coded[corner] == 0).mean() < 0.5
+        assert (as_coded[64:192, 64:192] == as_written[64:192, 64:192]).mean() > 0.98, "in the middle the order makes no difference"
+        whole = center_crop(np.asarray(Image.fromarray(picture).rotate(degrees, Image.NEAREST)), 256)
+        assert (as_coded == whole).mean() > 0.9 and np.abs(as_coded - whole).mean() < 2, "as PIL rotates the whole picture"
+
+
 def test_the_papers_baseline(paper):
     "26.2346 dB and .8483, as the authors printed them."
     scores = per_image(Interpolate("bilinear"), load_prepared(paper[0]).split("test"), TASKS["x5"], run="bilinear", protocols=("as_coded",))

@@ -76,6 +76,29 @@ def test_the_table_is_tidy_and_complete(smoke):
     assert counts.groupby("task").nunique().eq(1).all(), "every condition is tested on the same images"
 
 
+def test_a_training_is_followed_epoch_by_epoch(smoke):
+    "Scores after every validation, on each input; those at a snapshot count as a run of their own."
+    epochs = pd.read_csv(smoke[0]/"figures"/"table_epochs.csv", keep_default_na=False)
+    assert set(epochs.run) == {"nn-runet-x5"} and set(epochs.up) == {"bilinear", "nearest"} and {"psnr", "ssim", "bias", "psnr_fitted"} <= set(epochs.metric)
+    table = pd.read_csv(smoke[0]/"figures"/"per_image.csv.gz", keep_default_na=False).set_index(["up", "protocol", "metric", "image_id"])
+    last, kept = (table[table.run.eq(run) & table.task.eq("x5")].value for run in ("nn-runet-x5", "nn-runet-x5@10"))
+    assert len(kept) and (last.reindex(kept.index) - kept).abs().max() < 1e-4, "the last step is the snapshot"
+    assert (smoke[0]/"train"/"nn-runet-x5"/"weights-10.safetensors").exists()
+
+
+def test_the_mechanism_and_the_controls_have_their_rows(smoke):
+    mechanism, controls = (pd.read_csv(smoke[0]/"figures"/f"table_{name}.csv") for name in ("mechanism", "controls"))
+    assert list(mechanism.condition) == ["bicubic", "schedule as trained", "schedule rebuilt"] and mechanism.psnr.notna().all()
+    assert mechanism.psnr[1] != mechanism.psnr[2] and (mechanism.fitted >= mechanism.psnr).all()
+    assert set(controls.what) == {"CT", "CT inside the body", "photographs", "CT less photographs"} and controls.value.notna().all()
+
+
+def test_a_run_that_is_skipped_comes_back():
+    names = {job.name for job in plan(load_preset("full"), "runs/full")}
+    again = {job.name for job in plan(load_preset("full", ["runs.coded-nearest.skip=false"]), "runs/full")}
+    assert {"train/coded-nearest", "evaluate/coded-nearest--x5"} <= again - names and "train/coded-bilinear" not in again
+
+
 def test_report_stands_alone(smoke):
     page = (smoke[0]/"report.html").read_text()
     assert not re.findall(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=[\"'](?!data:|#)[^\"']+", page)
@@ -130,8 +153,8 @@ def test_what_only_follows_stays_where_its_inputs_come_out_as_they_were(root, co
 
 def test_a_changed_setting_reruns_what_follows_and_nothing_else(root, copy):
     jobs = plan(load_preset("smoke", ["runs.nn-runet-x5.steps=11"]), copy)
-    assert set(stale(jobs, copy)) == {"train/nn-runet-x5", "evaluate/nn-runet-x5--x5", "figures/all", "figures/sampled", "figures/published", "figures/review",
-                                       "report/page"}
+    assert set(stale(jobs, copy)) == {"train/nn-runet-x5", "evaluate/nn-runet-x5--x5", "figures/all", "figures/sampled", "figures/published", "figures/controls",
+                                       "figures/mechanism", "figures/review", "report/page"}
     before = read_stamp(copy, "train/runet-x5")
     done = ctsr(*STUDY, "--out", copy, "--set", "runs.nn-runet-x5.steps=11", cwd=root)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -282,7 +305,7 @@ def test_a_study_takes_published_scores_of_all_that_did_not_change(root, smoke, 
     assert [p.name for p in (again/"train").iterdir()] == ["nn-runet-x5"]
     before, after = (pd.read_csv(f/"per_image.csv.gz").set_index(["run", "task", "up", "protocol", "metric", "image_id"]).value.sort_index()
                      for f in (published, again/"figures"))
-    other = before.index.get_level_values("run") == "nn-runet-x5"
+    other = before.index.get_level_values("run").str.startswith("nn-runet-x5")  # also its snapshot
     assert before.index.equals(after.index) and before[~other].equals(after[~other]) and not before[other].equals(after[other])
     assert {p.name for p in published.iterdir()} - {p.name for p in (again/"figures").iterdir()} == {"preset.json"}
     for table, column in {"table_training": "training", "training_history": "training", "table_validation": "training", "table_cost": "run"}.items():
