@@ -8,9 +8,9 @@ __all__ = ['CHOSEN', 'DRAWN', 'FIGURE_FILES', 'TRAINING_FILES', 'SAMPLED_FILES',
            'AIM_FILES', 'checkout', 'as_shown', 'Source', 'Run', 'Evaluation', 'Sampling', 'Figures', 'Review',
            'Published', 'Mechanism', 'Preset', 'override', 'task_of', 'draws_samples', 'shown_run', 'tested_inputs',
            'split_run', 'trainings_of', 'run_of', 'taken_runs', 'tested_trainings', 'run_settings', 'begins_with',
-           'drawn_runs', 'without_skipped', 'load_preset', 'sampling_of', 'tested_conditions', 'check_preset',
-           'stored_runs', 'with_stored', 'published_runs', 'with_published', 'Job', 'prepare_jobs', 'train_jobs',
-           'evaluate_jobs', 'sample_jobs', 'with_sidecars', 'sampled_job', 'published_job', 'control_job',
+           'drawn_runs', 'without_skipped', 'load_preset', 'sampling_of', 'scored_snapshots', 'tested_conditions',
+           'check_preset', 'stored_runs', 'with_stored', 'published_runs', 'with_published', 'Job', 'prepare_jobs',
+           'train_jobs', 'evaluate_jobs', 'sample_jobs', 'with_sidecars', 'sampled_job', 'published_job', 'control_job',
            'mechanism_job', 'gather_jobs', 'plan']
 
 # %% ../nbs/11_presets.ipynb #d33be1d0
@@ -168,6 +168,7 @@ class Preset:
     cascades: dict = field(default_factory=dict) # name -> {task, stages: [run, run]}: two runs one after the other; published as in Run
     evaluation: dict = field(default_factory=dict) # see Evaluation
     checkpoint_seconds: float = 60. # how often a training saves its state
+    taken: list = field(default_factory=list) # interpolations whose scores are taken from figures/<preset>; `load_preset(published=True)` finds those
 
 # %% ../nbs/11_presets.ipynb #7acc0a53
 def override(
@@ -218,8 +219,8 @@ def trainings_of(preset) -> dict: # run name -> the names of its trainings: itse
 def run_of(preset) -> dict: # name of a training -> the run that it is of
     return {t: name for name, trainings in trainings_of(preset).items() for t in trainings}
 
-def taken_runs(preset) -> list: # runs and cascades whose scores are taken from figures/<preset>
-    return [name for name in preset.runs if split_run(preset, name)[0].published] + [name for name, c in preset.cascades.items() if c.get("published")]
+def taken_runs(preset) -> list: # interpolations, runs and cascades whose scores are taken from figures/<preset>
+    return preset.taken + [name for name in preset.runs if split_run(preset, name)[0].published] + [name for name, c in preset.cascades.items() if c.get("published")]
 
 def tested_trainings(preset) -> list: # of (run, training)
     return [(name, t) for name, trainings in trainings_of(preset).items() if split_run(preset, name)[0].tested for t in trainings]
@@ -379,13 +380,16 @@ def _check_cascades(preset, runs):
             raise CTSRError(f"{where}: {whole.name} and its first stage must shrink alike (down, antialias), and all three fit alike (the first also 'halved')")
 
 # %% ../nbs/11_presets.ipynb #5ca1ab02
+def scored_snapshots(run, config, evaluation) -> list: # steps at which a followed training was scored on the split that is tested
+    return run.snapshots if run.follow and config.validate_on == evaluation.split else []
+
 def tested_conditions(preset, evaluation) -> dict: # run, as tables call it -> its task (None for any), and the inputs it is tested on
     runs, known = run_settings(preset), {b: (None, [b]) for b in evaluation.baselines}
     for name, training in tested_trainings(preset):
         known[name] = runs[training].task["name"], tested_inputs(runs[training], evaluation)
         run = split_run(preset, name)[0]
         if run.ensemble: known[f"{name}+"] = known[name][0], [runs[training].up]
-        known |= {f"{name}@{step}": (known[name][0], run.follow) for step in run.snapshots}
+        known |= {f"{name}@{step}": (known[name][0], run.follow) for step in scored_snapshots(run, runs[training], evaluation)}
     return known | {name: (c["task"], [runs[c["stages"][0]].up]) for name, c in preset.cascades.items()}
 
 def _check_condition(where, pair, task, known):
@@ -563,7 +567,9 @@ def with_published(
     before = check_preset(without_skipped(before | dict(runs=before["runs"] | dropped)), as_shown(path))
     found = published_runs(preset, with_stored(before))
     of = lambda part: {name: (own or {}) | (dict(published=True) if name in found else {}) for name, own in part.items()}
-    return dataclasses.replace(preset, runs=of(preset.runs), cascades=of(preset.cascades))
+    now, then = (checked(Evaluation, p.evaluation, "evaluation").baselines for p in (preset, before))
+    same = found and preset.tasks == before.tasks  # at least one run is tested as it was
+    return dataclasses.replace(preset, runs=of(preset.runs), cascades=of(preset.cascades), taken=[mode for mode in now if same and mode in then])
 
 # %% ../nbs/11_presets.ipynb #9e124ebf
 @dataclass(frozen=True)
@@ -638,9 +644,10 @@ def evaluate_jobs(preset, root, prepared, trained) -> list: # of Job
                  **own, **common),
             [f"{folder}/{file}" for file in files], [prepared[task].name, *need])
     runs, of, taken, tested = run_settings(preset), run_of(preset), taken_runs(preset), [t for _, t in tested_trainings(preset)]
+    plain = [mode for mode in e.baselines if mode not in preset.taken]
     between = {c.task["name"] for c in runs.values()} - {runs[t].task["name"] for t in tested} - {c["task"] for c in preset.cascades.values()}
     for task in preset.tasks:  # but for those that only stages of a cascade have
-        if task not in between: jobs.append(job("interpolation", task, [], run_folder="", restorers=e.baselines))
+        if task not in between and plain: jobs.append(job("interpolation", task, [], run_folder="", restorers=plain))
     for name, training in tested_trainings(preset):
         config, drawing = runs[training], {}
         if name in taken: continue
@@ -716,7 +723,7 @@ def sampled_job(preset, root, task) -> Job:
         with_sidecars(files, suffix), ["figures/all", *needs])
 
 # %% ../nbs/11_presets.ipynb #d19209e5
-def published_job(preset, root, evaluated) -> Job:
+def published_job(preset, root, prepared, evaluated) -> Job:
     "What the printed scores of SR3 would take."
     f, taken = checked(Figures, preset.figures, "figures"), taken_runs(preset)
     p = checked(Published, f.published, "figures.published")
@@ -725,7 +732,7 @@ def published_job(preset, root, evaluated) -> Job:
              for task, rows in p.pictures.items()}
     there = {job.parameters["out"] for job in evaluated}
     lacking = [task for task, rows in shown.items() if any(str(Path(file).parent) not in there for file, *_ in rows.values())]
-    sampled, need = f"sample/{p.steps}--{p.task}", next(j.parameters["prepared"] for j in evaluated if j.parameters["task"]["name"] == p.task)
+    sampled, need = f"sample/{p.steps}--{p.task}", f"{root}/{prepared[p.task].outputs[-1]}"
     files = with_sidecars(PUBLISHED_FILES + STEP_FILES * bool(p.steps))
     for task in shown: files += with_sidecars(PICTURE_FILES, "" if task == p.task else f"-{task}")
     return Job(
@@ -737,51 +744,54 @@ def published_job(preset, root, evaluated) -> Job:
         files, ["figures/all"] + [sampled] * bool(p.steps and p.steps not in taken))
 
 # %% ../nbs/11_presets.ipynb #ce060efc
-def control_job(preset, root, evaluated) -> Job:
+def control_job(preset, root, prepared) -> Job:
     "What the baseline scores inside the body, and on photographs."
     f = checked(Figures, preset.figures, "figures")
-    need = next(j.parameters["prepared"] for j in evaluated if j.parameters["task"]["name"] == f.task)
+    need = f"{root}/{prepared[f.task].outputs[-1]}"
     return Job("figures/controls", "controls", "figures/controls.ipynb",
                dict(preset=preset.name, out=f"{root}/figures", task=dataclasses.asdict(task_of(preset, f.task)), prepared=need, draws=f.draws,
                     split=preset.evaluation.get("split", "test")),
-               with_sidecars(CONTROL_FILES), ["figures/all"])
+               with_sidecars(CONTROL_FILES), ["figures/all", prepared[f.task].name])
 
-def mechanism_job(preset, root, evaluated, trained) -> Job:
+def mechanism_job(preset, root, prepared, trained) -> Job:
     "The experiment on what a network of other pictures and a rebuilt schedule do."
     f = checked(Figures, preset.figures, "figures")
     m = checked(Mechanism, f.mechanism, "figures.mechanism")
-    need = next(j.parameters["prepared"] for j in evaluated if j.parameters["task"]["name"] == m.task)
+    need = f"{root}/{prepared[m.task].outputs[-1]}"
     runs = {k: f"{root}/train/{getattr(m, k)}" for k in ("network", "tuned") if getattr(m, k)}
     options = {k: v for k, v in dataclasses.asdict(m).items() if k not in ("task", "network", "tuned")}
     if {m.network, m.tuned} & set(taken_runs(preset)): options["stored"] = f"figures/{preset.name}"  # their weights are not here
     return Job("figures/mechanism", "mechanism", "figures/mechanism.ipynb",
                dict(preset=preset.name, out=f"{root}/figures", task=dataclasses.asdict(task_of(preset, m.task)), prepared=need,
                     split=preset.evaluation.get("split", "test"), draws=f.draws, **runs, **options),
-               with_sidecars(MECHANISM_FILES), ["figures/all", *(trained[getattr(m, k)].name for k in runs if getattr(m, k) in trained)])
+               with_sidecars(MECHANISM_FILES), ["figures/all", prepared[m.task].name, *(trained[getattr(m, k)].name for k in runs if getattr(m, k) in trained)])
 
 
 # %% ../nbs/11_presets.ipynb #5f4a487c
-def gather_jobs(preset, root, trained, evaluated, sampled) -> list: # of Job
+def gather_jobs(preset, root, prepared, trained, evaluated, sampled) -> list: # of Job
     "The figures and the report."
     evaluations = {job.name.split("/")[1]: f"{root}/{job.name}" for job in evaluated}
     taken = taken_runs(preset)
-    followed = any(split_run(preset, name)[0].follow for name in preset.runs)
+    followed, runs = any(split_run(preset, name)[0].follow for name in preset.runs), run_settings(preset)
+    evaluation = checked(Evaluation, preset.evaluation, "evaluation")
     weights = {run: split_run(preset, run)[0].stored for run in taken if run in preset.runs and split_run(preset, run)[0].stored}
     files = with_sidecars(FIGURE_FILES + (TRAINING_FILES if trained or taken else []) + EPOCH_FILES * followed)
-    prepared = sorted({job.parameters["prepared"] for job in evaluated})
+    sets = sorted({f"{root}/{job.outputs[-1]}" for task, job in prepared.items() if task in preset.tasks})
     f, trainings = checked(Figures, preset.figures, "figures"), trainings_of(preset)
     shared = dict(preset=preset.name, out=f"{root}/figures", task=dataclasses.asdict(task_of(preset, f.task)))
     own = {k: getattr(f, k) for k in ("bars", "names", "examples", "draws", "contrasts", "columns", "curves", "paper", "note")}
     jobs = [Job(
         "figures/all", "figures", "figures/figures.ipynb",
         dict(evaluations=evaluations, trainings={t: [run, f"{root}/train/{t}"] for t, run in run_of(preset).items() if t in trained and run not in taken},
-             followed={t: split_run(preset, run)[0].snapshots for t, run in run_of(preset).items() if split_run(preset, run)[0].follow},
-             published=f"figures/{preset.name}" if taken else "", taken=taken, weights=weights, prepared=prepared, root=str(root), **shared, **own),
-        [*files, "figures/manifest.json"], [j.name for j in (*trained.values(), *evaluated)])]
+             followed={t: scored_snapshots(split_run(preset, run)[0], runs[t], evaluation) for t, run in run_of(preset).items()
+                       if split_run(preset, run)[0].follow},
+             published=f"figures/{preset.name}" if taken else "", taken=taken, weights=weights, prepared=sets, root=str(root), **shared, **own),
+        [*files, "figures/manifest.json"], [j.name for j in ({job.name: job for task, job in prepared.items() if task in preset.tasks} | trained).values()]
+        + [j.name for j in evaluated])]
     jobs += [sampled_job(preset, root, task) for task in f.sampled]
-    if f.published: jobs.append(published_job(preset, root, evaluated))
-    if f.controls: jobs.append(control_job(preset, root, evaluated))
-    if f.mechanism: jobs.append(mechanism_job(preset, root, evaluated, trained))
+    if f.published: jobs.append(published_job(preset, root, prepared, evaluated))
+    if f.controls: jobs.append(control_job(preset, root, prepared))
+    if f.mechanism: jobs.append(mechanism_job(preset, root, prepared, trained))
     if f.review:
         r = checked(Review, f.review, "figures.review")
         files = REVIEW_FILES + (LEAK_FILES if r.leak else []) + (CHOICE_FILES if r.choices else []) + (AIM_FILES if r.aims else [])
@@ -806,4 +816,4 @@ def plan(
     trained = train_jobs(preset, root, prepared)
     evaluated = evaluate_jobs(preset, root, prepared, trained)
     sampled, unique = sample_jobs(preset, root, prepared, trained), {job.name: job for job in prepared.values()}
-    return [*unique.values(), *trained.values(), *evaluated, *sampled, *gather_jobs(preset, root, trained, evaluated, sampled)]
+    return [*unique.values(), *trained.values(), *evaluated, *sampled, *gather_jobs(preset, root, prepared, trained, evaluated, sampled)]

@@ -301,7 +301,7 @@ def test_a_study_takes_published_scores_of_all_that_did_not_change(root, smoke, 
         published = publish("smoke", smoke[0])
     done, again = ctsr(*STUDY, "--published", *changed, cwd=clone), clone/"runs"/"smoke"
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert "scores from figures/smoke: runet-x5, sr3-x5, clean-x5" in done.stdout
+    assert "scores from figures/smoke: bilinear, nearest, bicubic, runet-x5, sr3-x5, clean-x5" in done.stdout
     assert [p.name for p in (again/"train").iterdir()] == ["nn-runet-x5"]
     before, after = (pd.read_csv(f/"per_image.csv.gz").set_index(["run", "task", "up", "protocol", "metric", "image_id"]).value.sort_index()
                      for f in (published, again/"figures"))
