@@ -569,6 +569,7 @@ def fig_epochs(
             if len(curve): ax.plot(curve.epoch, curve['mean'], marker='o', ms=3, color=colour[label], label=label)
             if (value := printed.get(metric, {}).get(label)) is not None: ax.axhline(value, ls='--', lw=1, color=colour[label])
         ax.set(xlabel='Epoch', ylabel=axis_label(metric)); ax.grid(color='#E5E5E5', lw=.6)
+        ax.set_xlim(0, max(5, epochs.epoch.max() + 1))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles, names = axes[0].get_legend_handles_labels()
     fig.legend([*handles, plt.Line2D([], [], ls='--', lw=1, color='#555555')], [*names, 'printed in the paper'], loc='outside lower center', ncols=3)

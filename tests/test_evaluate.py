@@ -41,8 +41,8 @@ def test_table_has_exactly_the_documented_columns(scores):
     assert list(scores.columns) == COLUMNS
     kinds = set(zip(scores.protocol, scores.metric))
     with_protocol = {(p, m) for p in ("standard", "as_coded") for m in ("psnr", "ssim")}
-    assert kinds == with_protocol | {("", m) for m in ("lr_consistency", "mae", "rms_contrast", "offset")}
-    assert len(scores) == 3 * 12 * 8 and np.isfinite(scores.value).all()
+    assert kinds == with_protocol | {("", m) for m in ("lr_consistency", "mae", "rms_contrast", "offset", "bias", "psnr_fitted")}
+    assert len(scores) == 3 * 12 * 10 and np.isfinite(scores.value).all()
 
 
 def test_scores_equal_scikit_image(prepared, scores):
@@ -138,7 +138,7 @@ def test_paired_numbers(scores):
     wide = scores[(scores.metric == "psnr") & (scores.protocol == "standard")].pivot(index="image_id", columns="run", values="value")
     d = wide.nearest - wide.bilinear
     assert r.difference == pytest.approx(d.mean()) and r.improved == (d > 0).mean()
-    assert (r.n, r.groups, r.subjects, r.pairs, r.comparisons) == (12, 4, 2, 4, 16)
+    assert (r.n, r.groups, r.subjects, r.pairs, r.comparisons) == (12, 4, 2, 4, 20)
     blocks = d.groupby(np.arange(12) // 3).mean()
     assert r.p == pytest.approx(stats.wilcoxon(blocks).pvalue)
 
