@@ -52,7 +52,7 @@ def _near(path:Path) -> str: # shorter where it lies below the current folder
 # %% ../nbs/12_cli.ipynb #151fcce3
 @app.command()
 def data(
-    name: Annotated[str, typer.Argument(help="phantom, sample, kaggle, or the path of a folder, file or zip.")],
+    name: Annotated[str, typer.Argument(help="phantom, sample, kaggle, photos, or the path of a folder, file or zip.")],
     data: Annotated[Optional[str], typer.Option(
         help="Where the source's files lie already, for example an unpacked kaggle download.")] = None,
     hr: Annotated[int, typer.Option(help="Side of the prepared images, px.")] = 256,
