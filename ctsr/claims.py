@@ -11,6 +11,7 @@ __all__ = ['PROTOCOL', 'RECIPE', 'COMPARISON', 'MEANING', 'CANCER', 'AUTHORS', '
 # %% ../nbs/10_claims.ipynb #aa4588da
 import html
 import re
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -322,7 +323,9 @@ def _correlation(e, role, x, y, absolute=False):
     b = b.reindex(a.index)
     rng = np.random.default_rng(0)
     taken = rng.integers(len(a), size=(min(e.draws, 2000), len(a)))
-    drawn = [spearmanr(a.to_numpy()[i], b.to_numpy()[i]).statistic for i in taken]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a resample of few groups may hold one of them only, and has no correlation
+        drawn = [spearmanr(a.to_numpy()[i], b.to_numpy()[i]).statistic for i in taken]
     return Value(spearmanr(a, b).statistic, *np.nanpercentile(drawn, [2.5, 97.5]))
 
 

@@ -50,14 +50,12 @@ def test_notebooks_and_library_are_in_step(root, tmp_path):
 def notebooks(root): return sorted(p for p in (root/"nbs").rglob("*.ipynb") if not any(part.startswith(".") for part in p.parts))
 
 
-def test_notebooks_are_clean_and_of_readable_size(root):
+def test_notebooks_are_clean(root):
     for path in notebooks(root):
         nb = nbformat.read(path, as_version=4)
-        assert len(nb.cells) <= 60, f"{path.name}: {len(nb.cells)} cells"
         for number, cell in enumerate(nb.cells):
             if cell.cell_type != "code": continue
             assert not cell.outputs and cell.execution_count is None, f"{path.name} cell {number}: run nbdev_clean"
-            assert len([l for l in cell.source.splitlines() if l.strip()]) <= 40, f"{path.name} cell {number} is too long"
         if path.parent.name == "study":
             assert sum("parameters" in c.metadata.get("tags", []) for c in nb.cells) == 1, f"{path.name}: no cell tagged parameters"
 
