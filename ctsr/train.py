@@ -451,7 +451,7 @@ def usable_precision(
     precision:str, # of the settings: bf16 or fp32
     device:str|torch.device, # where it is to be computed
 ) -> str: # bf16 or fp32
-    "The precision to compute in: a processor without bf16 instructions emulates them, ten times slower than fp32, so there bf16 means fp32."
+    "The precision to compute in: a processor without bf16 instructions emulates them, many times slower than fp32, so there bf16 means fp32."
     slow = torch.device(device).type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return "fp32" if slow else precision
 
