@@ -1,4 +1,5 @@
 "Build the package from settings.ini, the only place where its name, version and requirements are written."
+
 from configparser import ConfigParser
 from pathlib import Path
 

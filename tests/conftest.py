@@ -1,4 +1,5 @@
 "What the tests share: the checkout, one prepared phantom, and where the paper's data lies if it is here."
+
 import os
 import shutil
 from pathlib import Path
@@ -7,7 +8,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("MPLBACKEND", "agg")
-if "PYTEST_XDIST_WORKER" in os.environ: os.environ.setdefault("OMP_NUM_THREADS", "1")  # workers share the cores
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # workers share the cores
 
 
 def pytest_collection_modifyitems(items):
@@ -17,21 +19,28 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def root(): return ROOT
+def root():
+    return ROOT
 
 
 @pytest.fixture(scope="session")
 def phantom(tmp_path_factory):
     "A prepared phantom: 10 subjects of 2 slices at 64 px."
-    from ctsr.data import prepare
-    return prepare("phantom", tmp_path_factory.mktemp("phantom"), hr=64, phantom=dict(subjects=10, slices=2))
+    from ctsr.data.prepare import prepare
+
+    return prepare(
+        "phantom", tmp_path_factory.mktemp("phantom"), hr=64, phantom=dict(subjects=10, slices=2)
+    )
 
 
 @pytest.fixture(scope="session")
 def kaggle():
     "The paper's images, where $CTSR_KAGGLE names their folder."
     folder = os.environ.get("CTSR_KAGGLE", "")
-    if not Path(folder, "Data").is_dir(): pytest.skip("the paper's data is not here: set CTSR_KAGGLE to its folder (the one that holds Data/)")
+    if not Path(folder, "Data").is_dir():
+        pytest.skip(
+            "the paper's data is not here: set CTSR_KAGGLE to its folder (the one that holds Data/)"
+        )
     return Path(folder)
 
 
@@ -39,8 +48,14 @@ def kaggle():
 def browser():
     "Chromium without a window."
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not path: pytest.skip("no browser: install chromium, or name one in $CHROMIUM")
+    path = (
+        os.environ.get("CHROMIUM")
+        or shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
+    if not path:
+        pytest.skip("no browser: install chromium, or name one in $CHROMIUM")
     with sync_api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield chromium

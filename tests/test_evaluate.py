@@ -1,16 +1,45 @@
 "The statistics against scipy and hand calculation, the table's form, and figures that are the same file twice."
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from scipy import stats
 
-from ctsr.data import CTSRError, Prepared, load_prepared, prepare, save_csv
-from ctsr.degrade import Task, upsample
-from ctsr.evaluate import (COLUMNS, bootstrap_means, breakdown, choose_examples, evaluate, holm, interval, load_samples, load_tables, main,
-                           paired, per_image, rank_images, sample_images, summary, tidy, unit_note, wilcoxon)
-from ctsr.plots import fig_bars, fig_by_class, fig_curves, fig_design, fig_examples, fig_paired, palette, save_figure
-from ctsr.restore import Interpolate
+from ctsr.core.files import CTSRError, save_csv
+from ctsr.data.degrade import Task, upsample
+from ctsr.data.prepare import Prepared, load_prepared, prepare
+from ctsr.evaluation.restore import Interpolate
+from ctsr.evaluation.scores import (
+    COLUMNS,
+    bootstrap_means,
+    breakdown,
+    choose_examples,
+    evaluate,
+    holm,
+    interval,
+    load_samples,
+    load_tables,
+    main,
+    paired,
+    per_image,
+    rank_images,
+    sample_images,
+    summary,
+    tidy,
+    unit_note,
+    wilcoxon,
+)
+from ctsr.figures.conditions import (
+    fig_bars,
+    fig_by_class,
+    fig_curves,
+    fig_design,
+    fig_examples,
+    fig_paired,
+    palette,
+    save_figure,
+)
 
 TASK = Task(name="x4", hr=64, lr=16)
 
@@ -20,15 +49,33 @@ def prepared():
     "Twelve smooth random pictures of two subjects, three slices a block."
     noise = torch.rand(12, 1, 12, 12, generator=torch.Generator().manual_seed(0))
     x = torch.nn.functional.interpolate(noise, size=(64, 64), mode="bicubic")
-    table = pd.DataFrame({"image_id": [f"s{i // 6}/{i:02d}" for i in range(12)], "split": "test", "class": ["a", "b"] * 6, "origin": "",
-                          "subject": [f"s{i // 6}" for i in range(12)], "position": range(12), "exact_group": range(12),
-                          "group": [f"s{i // 6}#{i // 3}" for i in range(12)], "leaked": "none", "width": 64, "height": 64})
+    table = pd.DataFrame(
+        {
+            "image_id": [f"s{i // 6}/{i:02d}" for i in range(12)],
+            "split": "test",
+            "class": ["a", "b"] * 6,
+            "origin": "",
+            "subject": [f"s{i // 6}" for i in range(12)],
+            "position": range(12),
+            "exact_group": range(12),
+            "group": [f"s{i // 6}#{i // 3}" for i in range(12)],
+            "leaked": "none",
+            "width": 64,
+            "height": 64,
+        }
+    )
     return Prepared((x[:, 0].clamp(0, 1) * 255).round().to(torch.uint8), table, {})
 
 
 @pytest.fixture(scope="module")
 def scores(prepared):
-    return pd.concat([per_image(Interpolate(m), prepared, TASK, run=m) for m in ("bilinear", "nearest", "bicubic")], ignore_index=True)
+    return pd.concat(
+        [
+            per_image(Interpolate(m), prepared, TASK, run=m)
+            for m in ("bilinear", "nearest", "bicubic")
+        ],
+        ignore_index=True,
+    )
 
 
 def with_value(scores, run, seed=None, **change):
@@ -41,21 +88,33 @@ def test_table_has_exactly_the_documented_columns(scores):
     assert list(scores.columns) == COLUMNS
     kinds = set(zip(scores.protocol, scores.metric))
     with_protocol = {(p, m) for p in ("standard", "as_coded") for m in ("psnr", "ssim")}
-    assert kinds == with_protocol | {("", m) for m in ("lr_consistency", "mae", "rms_contrast", "offset", "bias", "psnr_fitted")}
+    assert kinds == with_protocol | {
+        ("", m) for m in ("lr_consistency", "mae", "rms_contrast", "offset", "bias", "psnr_fitted")
+    }
     assert len(scores) == 3 * 12 * 10 and np.isfinite(scores.value).all()
 
 
 def test_scores_equal_scikit_image(prepared, scores):
     from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-    from ctsr.degrade import degrade_pair
+    from ctsr.data.degrade import degrade_pair
+
     hr = prepared.images[:, None].float() / 255
     up = degrade_pair(hr, TASK, "bilinear")[1]
     for i in (0, 7):
-        x, y = hr[i, 0].double().numpy(), up[i, 0].double().numpy()
-        rows = scores[(scores.run == "bilinear") & (scores.image_id == prepared.table.image_id[i])].set_index(["protocol", "metric"]).value
-        assert rows["standard", "psnr"] == pytest.approx(peak_signal_noise_ratio(x, y, data_range=1), abs=1e-5)
-        assert rows["as_coded", "ssim"] == pytest.approx(structural_similarity(x, y, data_range=2), abs=1e-5)
+        x = hr[i, 0].double().numpy()
+        y = up[i, 0].double().numpy()
+        rows = (
+            scores[(scores.run == "bilinear") & (scores.image_id == prepared.table.image_id[i])]
+            .set_index(["protocol", "metric"])
+            .value
+        )
+        assert rows["standard", "psnr"] == pytest.approx(
+            peak_signal_noise_ratio(x, y, data_range=1), abs=1e-5
+        )
+        assert rows["as_coded", "ssim"] == pytest.approx(
+            structural_similarity(x, y, data_range=2), abs=1e-5
+        )
         assert rows["", "mae"] == pytest.approx(np.abs(x - y).mean(), abs=1e-6)
 
 
@@ -66,28 +125,46 @@ def test_batch_size_does_not_change_scores(prepared, scores):
 
 def test_table_survives_its_file(tmp_path, scores):
     save_csv(tmp_path / "a.csv", scores.assign(group="007", steps=5))
-    pd.testing.assert_frame_equal(load_tables(tmp_path / "a.csv"), tidy(scores.assign(group="007", steps=5)))
+    pd.testing.assert_frame_equal(
+        load_tables(tmp_path / "a.csv"), tidy(scores.assign(group="007", steps=5))
+    )
 
 
 def test_bad_input_ends_in_one_line(prepared, scores, tmp_path):
     nan = Interpolate("bilinear")
-    broken = lambda lr, task: nan(lr, task) * float("nan")
-    with pytest.raises(CTSRError, match="NaN.*s0/00"): per_image(broken, prepared, TASK, run="broken")
-    with pytest.raises(CTSRError, match="64-pixel|128"): per_image(nan, prepared, Task(name="x4", hr=128, lr=32), run="bilinear")
-    with pytest.raises(CTSRError, match="batch_size"): per_image(nan, prepared, TASK, run="bilinear", batch_size=0)
+
+    def broken(lr, task):
+        return nan(lr, task) * float("nan")
+
+    with pytest.raises(CTSRError, match="NaN.*s0/00"):
+        per_image(broken, prepared, TASK, run="broken")
+    with pytest.raises(CTSRError, match="64-pixel|128"):
+        per_image(nan, prepared, Task(name="x4", hr=128, lr=32), run="bilinear")
+    with pytest.raises(CTSRError, match="batch_size"):
+        per_image(nan, prepared, TASK, run="bilinear", batch_size=0)
     (tmp_path / "no.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(CTSRError, match="no.csv"): load_tables(tmp_path / "no.csv")
-    with pytest.raises(CTSRError, match="absent.csv"): load_tables(tmp_path / "absent.csv")
+    with pytest.raises(CTSRError, match="no.csv"):
+        load_tables(tmp_path / "no.csv")
+    with pytest.raises(CTSRError, match="absent.csv"):
+        load_tables(tmp_path / "absent.csv")
 
 
 def test_bootstrap_agrees_with_scipy_without_groups():
-    x = np.random.default_rng(3).gamma(2., 2., 200)
+    x = np.random.default_rng(3).gamma(2.0, 2.0, 200)
     for level in (68, 95):
         ours = interval(x, levels=(level,))
-        ci = stats.bootstrap((x,), np.mean, confidence_level=level / 100, method="percentile", n_resamples=10_000,
-                             rng=np.random.default_rng(1)).confidence_interval
-        tolerance = .05 * x.std() / len(x)**.5 * 2
-        assert ours[f"lo{level}"] == pytest.approx(ci.low, abs=tolerance) and ours[f"hi{level}"] == pytest.approx(ci.high, abs=tolerance)
+        ci = stats.bootstrap(
+            (x,),
+            np.mean,
+            confidence_level=level / 100,
+            method="percentile",
+            n_resamples=10_000,
+            rng=np.random.default_rng(1),
+        ).confidence_interval
+        tolerance = 0.05 * x.std() / len(x) ** 0.5 * 2
+        assert ours[f"lo{level}"] == pytest.approx(ci.low, abs=tolerance) and ours[
+            f"hi{level}"
+        ] == pytest.approx(ci.high, abs=tolerance)
 
 
 def test_cluster_bootstrap_equals_drawing_groups_one_by_one():
@@ -100,7 +177,8 @@ def test_cluster_bootstrap_equals_drawing_groups_one_by_one():
 
 
 def test_bootstrap_is_deterministic_and_blind_to_row_order():
-    x, g = np.random.default_rng(0).normal(size=60), np.repeat(np.arange(20), 3)
+    x = np.random.default_rng(0).normal(size=60)
+    g = np.repeat(np.arange(20), 3)
     order = np.random.default_rng(1).permutation(60)
     assert interval(x, g) == interval(x, g)
     assert interval(x, g) == pytest.approx(interval(x[order], g[order]))
@@ -108,34 +186,37 @@ def test_bootstrap_is_deterministic_and_blind_to_row_order():
 
 
 def test_one_group_gives_no_interval():
-    assert all(np.isnan(v) for v in interval([1., 2., 3.], ["a"] * 3).values())
+    assert all(np.isnan(v) for v in interval([1.0, 2.0, 3.0], ["a"] * 3).values())
 
 
 def test_copies_of_an_image_do_not_narrow_the_interval():
     x = np.random.default_rng(0).normal(size=40)
-    once, copied = interval(x), interval(np.repeat(x, 5), np.repeat(np.arange(40), 5))
+    once = interval(x)
+    copied = interval(np.repeat(x, 5), np.repeat(np.arange(40), 5))
     assert copied == pytest.approx(once)
     assert interval(np.repeat(x, 5))["hi95"] < once["hi95"]
 
 
 def test_wilcoxon_is_scipy_s():
-    d = np.random.default_rng(0).normal(.2, 1, 45)
+    d = np.random.default_rng(0).normal(0.2, 1, 45)
     assert wilcoxon(d) == (stats.wilcoxon(d).pvalue, 45)
     g = np.repeat(np.arange(15), 3)
     assert wilcoxon(d, g) == (pytest.approx(stats.wilcoxon(d.reshape(15, 3).mean(1)).pvalue), 15)
-    assert wilcoxon(np.zeros(9)) == (1., 9)
+    assert wilcoxon(np.zeros(9)) == (1.0, 9)
 
 
 def test_holm_by_hand():
     # sorted .005 .01 .03 .04, times 4 3 2 1: .02 .03 .06 .04, the last lifted to .06
-    np.testing.assert_allclose(holm([.01, .04, .03, .005]), [.03, .06, .06, .02])
-    np.testing.assert_allclose(holm([.5, .9]), [1, 1])
+    np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(holm([0.5, 0.9]), [1, 1])
 
 
 def test_paired_numbers(scores):
     t = paired(scores, "bilinear", draws=500)
     r = t[(t.run == "nearest") & (t.metric == "psnr") & (t.protocol == "standard")].iloc[0]
-    wide = scores[(scores.metric == "psnr") & (scores.protocol == "standard")].pivot(index="image_id", columns="run", values="value")
+    wide = scores[(scores.metric == "psnr") & (scores.protocol == "standard")].pivot(
+        index="image_id", columns="run", values="value"
+    )
     d = wide.nearest - wide.bilinear
     assert r.difference == pytest.approx(d.mean()) and r.improved == (d > 0).mean()
     assert (r.n, r.groups, r.subjects, r.pairs, r.comparisons) == (12, 4, 2, 4, 20)
@@ -144,13 +225,23 @@ def test_paired_numbers(scores):
 
 
 def test_lower_is_better_where_it_is(scores):
-    better = with_value(scores, "better", value=scores[scores.run == "bilinear"].value - .001)
-    t = paired(pd.concat([scores[scores.run == "bilinear"], better]), "bilinear", draws=50).set_index(["protocol", "metric"])
-    assert t.improved["", "mae"] == 1 and t.improved["standard", "psnr"] == 0 and np.isnan(t.improved["", "rms_contrast"])
+    better = with_value(scores, "better", value=scores[scores.run == "bilinear"].value - 0.001)
+    t = paired(
+        pd.concat([scores[scores.run == "bilinear"], better]), "bilinear", draws=50
+    ).set_index(["protocol", "metric"])
+    assert (
+        t.improved["", "mae"] == 1
+        and t.improved["standard", "psnr"] == 0
+        and np.isnan(t.improved["", "rms_contrast"])
+    )
 
 
 def test_identical_runs_differ_by_nothing(scores):
-    t = paired(pd.concat([scores[scores.run == "bilinear"], with_value(scores, "copy")]), "bilinear", draws=50)
+    t = paired(
+        pd.concat([scores[scores.run == "bilinear"], with_value(scores, "copy")]),
+        "bilinear",
+        draws=50,
+    )
     assert (t.difference == 0).all() and (t.p_holm == 1).all() and (t.lo95 == 0).all()
 
 
@@ -167,23 +258,30 @@ def test_seeds_are_averaged_and_other_repetitions_refused(scores):
     t = paired(pd.concat([base, *seeds]), "bilinear", draws=50)
     np.testing.assert_allclose(t.difference, 1, atol=1e-9)
     mixed = pd.concat([base, seeds[0].assign(steps=5), seeds[0].assign(steps=20)])
-    with pytest.raises(CTSRError, match="'steps'"): paired(mixed, "bilinear")
+    with pytest.raises(CTSRError, match="'steps'"):
+        paired(mixed, "bilinear")
     by_steps = paired(mixed, "bilinear", of=("run", "steps"), draws=50)
     assert set(by_steps.steps) == {5, 20}
-    with pytest.raises(CTSRError, match="twice"): paired(pd.concat([base, seeds[0], seeds[0]]), "bilinear")
+    with pytest.raises(CTSRError, match="twice"):
+        paired(pd.concat([base, seeds[0], seeds[0]]), "bilinear")
 
 
 def test_different_images_are_refused(scores):
-    with pytest.raises(CTSRError, match="s0/03"): paired(scores[~((scores.run == "nearest") & (scores.image_id == "s0/03"))], "bilinear")
-    with pytest.raises(CTSRError, match="not among"): paired(scores, "runet")
+    with pytest.raises(CTSRError, match="s0/03"):
+        paired(scores[~((scores.run == "nearest") & (scores.image_id == "s0/03"))], "bilinear")
+    with pytest.raises(CTSRError, match="not among"):
+        paired(scores, "runet")
 
 
 def test_summary_by_group_image_and_subject(scores):
     one = scores[scores.run == "bilinear"]
     widths = {u: summary(one, unit=u, draws=500) for u in ("group", "image", "subject")}
-    assert [int(w.groups[0]) for w in widths.values()] == [4, 12, 2] and (widths["group"].n == 12).all()
+    assert [int(w.groups[0]) for w in widths.values()] == [4, 12, 2] and (
+        widths["group"].n == 12
+    ).all()
     np.testing.assert_allclose(widths["group"]["mean"], widths["image"]["mean"])
-    with pytest.raises(CTSRError, match="subject"): summary(one.assign(subject=""), unit="subject")
+    with pytest.raises(CTSRError, match="subject"):
+        summary(one.assign(subject=""), unit="subject")
 
 
 def test_breakdown(scores):
@@ -195,7 +293,9 @@ def test_breakdown(scores):
 def test_unit_note(scores):
     assert "2 test subjects" in unit_note(scores) and "not patients" in unit_note(scores)
     lung2 = unit_note(scores.assign(subject="lung2"))
-    assert lung2.startswith("One test subject (lung2): intervals describe slices of this subject (4 blocks of adjacent slices")
+    assert lung2.startswith(
+        "One test subject (lung2): intervals describe slices of this subject (4 blocks of adjacent slices"
+    )
     assert lung2.endswith("not patients.")
     assert "patients unknown" in unit_note(scores.assign(subject=""))
     assert "resampled whole" in unit_note(scores.assign(group=scores.subject))
@@ -204,44 +304,82 @@ def test_unit_note(scores):
 
 def test_rank_images(scores):
     t = rank_images(scores[scores.run == "bilinear"], "mae", k=2)
-    assert list(t.place) == ["top", "top", "median", "worst", "worst"] and list(t["rank"]) == [1, 2, 6, 10, 12]  # rank 11 is of the group of rank 12
+    assert list(t.place) == ["top", "top", "median", "worst", "worst"] and list(t["rank"]) == [
+        1,
+        2,
+        6,
+        10,
+        12,
+    ]  # rank 11 is of the group of rank 12
     assert t.mae.is_monotonic_increasing
-    with pytest.raises(CTSRError, match="'run'"): rank_images(scores)
+    with pytest.raises(CTSRError, match="'run'"):
+        rank_images(scores)
 
 
 def test_evaluate_writes_table_and_samples(tmp_path, prepared):
-    scores = evaluate(Interpolate("nearest"), prepared, TASK, tmp_path / "out", run="nearest", examples=3)
+    scores = evaluate(
+        Interpolate("nearest"), prepared, TASK, tmp_path / "out", run="nearest", examples=3
+    )
     pd.testing.assert_frame_equal(load_tables(tmp_path / "out/per_image.csv"), scores)
     samples = load_samples(tmp_path / "out/samples.safetensors")
-    assert samples["lr"].shape == (3, 16, 16) and samples["sr"].shape == (3, 64, 64) and samples["sr"].dtype == torch.uint8
-    assert samples["image_ids"] == [prepared.table.image_id[i] for i in choose_examples(prepared, 3)] and samples["run"] == "nearest"
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["per_image.csv", "samples.safetensors"]
+    assert (
+        samples["lr"].shape == (3, 16, 16)
+        and samples["sr"].shape == (3, 64, 64)
+        and samples["sr"].dtype == torch.uint8
+    )
+    assert (
+        samples["image_ids"] == [prepared.table.image_id[i] for i in choose_examples(prepared, 3)]
+        and samples["run"] == "nearest"
+    )
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "per_image.csv",
+        "samples.safetensors",
+    ]
     (tmp_path / "bad.safetensors").write_bytes(b"no")
-    with pytest.raises(CTSRError, match="bad.safetensors"): load_samples(tmp_path / "bad.safetensors")
+    with pytest.raises(CTSRError, match="bad.safetensors"):
+        load_samples(tmp_path / "bad.safetensors")
 
 
 def test_examples_are_spread_over_classes_and_groups(prepared):
     rows = choose_examples(prepared, 4)
     chosen = prepared.table.loc[rows]
-    assert len(set(rows)) == 4 and set(chosen["class"]) == {"a", "b"} and chosen.group.nunique() == 4
+    assert (
+        len(set(rows)) == 4 and set(chosen["class"]) == {"a", "b"} and chosen.group.nunique() == 4
+    )
     assert len(choose_examples(prepared, 100)) == 12
 
 
 def test_figures_are_the_same_file_twice(tmp_path, prepared, scores):
     hr = prepared.images[:2]
-    history = pd.DataFrame(dict(step=[1, 2], images=[8, 16], loss=[.2, .1], val_psnr=[20., 21.], val_ssim=[.5, .6], learning_rate=[.1, .1]))
-    makers = dict(design=fig_design, bars=lambda: fig_bars(scores, "ssim", baseline="bilinear"),
-                  group=lambda: fig_bars(scores, "psnr", unit="group"), paired=lambda: fig_paired(paired(scores, "bilinear", draws=50)),
-                  by_class=lambda: fig_by_class(breakdown(scores, draws=50)),
-                  examples=lambda: fig_examples({"LR": 255 - hr}, hr), curves=lambda: fig_curves({"run": history}))
+    history = pd.DataFrame(
+        dict(
+            step=[1, 2],
+            images=[8, 16],
+            loss=[0.2, 0.1],
+            val_psnr=[20.0, 21.0],
+            val_ssim=[0.5, 0.6],
+            learning_rate=[0.1, 0.1],
+        )
+    )
+    makers = dict(
+        design=fig_design,
+        bars=lambda: fig_bars(scores, "ssim", baseline="bilinear"),
+        group=lambda: fig_bars(scores, "psnr", unit="group"),
+        paired=lambda: fig_paired(paired(scores, "bilinear", draws=50)),
+        by_class=lambda: fig_by_class(breakdown(scores, draws=50)),
+        examples=lambda: fig_examples({"LR": 255 - hr}, hr),
+        curves=lambda: fig_curves({"run": history}),
+    )
     for name, make in makers.items():
         one, two = (save_figure(make(), tmp_path / f"{name}{i}.png").read_bytes() for i in "ab")
         assert one == two, name
-    with pytest.raises(CTSRError, match="suffix"): save_figure(fig_design(), tmp_path / "x.bmp")
+    with pytest.raises(CTSRError, match="suffix"):
+        save_figure(fig_design(), tmp_path / "x.bmp")
 
 
 def test_figures_ignore_a_user_s_style(tmp_path, scores):
     import matplotlib.pyplot as plt
+
     plain = save_figure(fig_bars(scores, "psnr"), tmp_path / "a.png").read_bytes()
     with plt.rc_context({"font.size": 30, "axes.facecolor": "red", "savefig.dpi": 20}):
         assert save_figure(fig_bars(scores, "psnr"), tmp_path / "b.png").read_bytes() == plain
@@ -251,18 +389,27 @@ def test_figures_ignore_a_user_s_style(tmp_path, scores):
 
 def test_no_text_is_clipped_or_overlaps(scores):
     "Tick labels of a crowded bar plot: inside the figure, and apart."
-    names = ["RUNet tested on nearest", "NN+RUNet tested on bilinear", "RUNet, no rotated copies", "bilinear"]
+    names = [
+        "RUNet tested on nearest",
+        "NN+RUNet tested on bilinear",
+        "RUNet, no rotated copies",
+        "bilinear",
+    ]
     table = pd.concat([with_value(scores, n) for n in names])
     fig = fig_bars(table, "psnr", baseline="bilinear")
     fig.draw_without_rendering()
-    frame, boxes = fig.bbox, [t.get_window_extent() for t in fig.axes[0].get_xticklabels()]
+    frame = fig.bbox
+    boxes = [t.get_window_extent() for t in fig.axes[0].get_xticklabels()]
     assert all(frame.x0 <= b.x0 and b.x1 <= frame.x1 and b.y0 >= frame.y0 for b in boxes)
     assert all(a.x1 < b.x0 for a, b in zip(boxes, boxes[1:]))
 
 
 def test_colours_are_apart_and_settled_by_name():
     names = ["bilinear", "nearest", "bicubic", "RUNet", "NN+RUNet", "x", "y", "z"]
-    assert len(set(palette(names).values())) == 8 and palette(["RUNet"])["RUNet"] == palette(names)["RUNet"]
+    assert (
+        len(set(palette(names).values())) == 8
+        and palette(["RUNet"])["RUNet"] == palette(names)["RUNet"]
+    )
 
 
 def test_command_line(tmp_path, capsys):
@@ -273,7 +420,11 @@ def test_command_line(tmp_path, capsys):
     assert "psnr" in capsys.readouterr().out
     table = load_tables(tmp_path / "out/per_image.csv")
     assert set(table.run) == {"bicubic"} and set(table.task) == {"x4"}
-    for wrong in (["--run", str(tmp_path / "none")], ["--run", "bicubic", "--task", "x99"], ["--run", "bicubic"]):
+    for wrong in (
+        ["--run", str(tmp_path / "none")],
+        ["--run", "bicubic", "--task", "x99"],
+        ["--run", "bicubic"],
+    ):
         assert main([*common, "--out", str(tmp_path / "no"), *wrong]) == 2
         line = capsys.readouterr().err.strip()
         assert line.startswith("ctsr: ") and "\n" not in line
@@ -282,11 +433,27 @@ def test_command_line(tmp_path, capsys):
 
 def test_a_colour_network_is_scored_by_its_mean_and_where_asked_by_its_channels(phantom):
     "Noise that differs from channel to channel averages out: a protocol that scores channels sees it, the others see its mean."
-    test, task = load_prepared(phantom).split("test"), Task("x2", 64, 32)
-    noise = .2 * torch.randn((1, 3, 64, 64), generator=torch.Generator().manual_seed(0))
-    def coloured(lr, task): return upsample(lr, 64, "bilinear") + noise
-    def mixed(lr, task): return coloured(lr, task).mean(1, keepdim=True).clamp(0, 1)
-    scores = {name: per_image(r, test, task, run=name, protocols=("standard", "channels")) for name, r in (("c", coloured), ("m", mixed))}
-    mean = {(name, p): t[t.metric.eq("psnr") & t.protocol.eq(p)].value.mean() for name, t in scores.items() for p in ("standard", "channels")}
-    assert mean["c", "standard"] == pytest.approx(mean["m", "standard"]) == mean["m", "channels"] and mean["c", "standard"] - mean["c", "channels"] > 2
+    test = load_prepared(phantom).split("test")
+    task = Task("x2", 64, 32)
+    noise = 0.2 * torch.randn((1, 3, 64, 64), generator=torch.Generator().manual_seed(0))
+
+    def coloured(lr, task):
+        return upsample(lr, 64, "bilinear") + noise
+
+    def mixed(lr, task):
+        return coloured(lr, task).mean(1, keepdim=True).clamp(0, 1)
+
+    scores = {
+        name: per_image(r, test, task, run=name, protocols=("standard", "channels"))
+        for name, r in (("c", coloured), ("m", mixed))
+    }
+    mean = {
+        (name, p): t[t.metric.eq("psnr") & t.protocol.eq(p)].value.mean()
+        for name, t in scores.items()
+        for p in ("standard", "channels")
+    }
+    assert (
+        mean["c", "standard"] == pytest.approx(mean["m", "standard"]) == mean["m", "channels"]
+        and mean["c", "standard"] - mean["c", "channels"] > 2
+    )
     assert sample_images(coloured, test, task)["sr"].shape[1:] == (64, 64)

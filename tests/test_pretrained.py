@@ -1,82 +1,179 @@
 "The weights that come with the package: small, described, and of use without training."
+
 from dataclasses import replace
 
 import pytest
 import torch
 
-from ctsr.data import CTSRError, load_prepared, prepare
-from ctsr.degrade import TASKS, Task, degrade
-from ctsr.metrics import psnr
-from ctsr.presets import load_preset, plan, run_settings
-from ctsr.pretrained import FOLDER, LIMIT, STATED, load_pretrained, made_by, pack, pretrained, unpack
-from ctsr.restore import Interpolate, load_run, read_card
-from ctsr.study import run_notebook
-from ctsr.train import TrainConfig, train
+from ctsr.core.files import CTSRError
+from ctsr.data.degrade import TASKS, Task, degrade
+from ctsr.data.prepare import load_prepared, prepare
+from ctsr.evaluation.pretrained import (
+    FOLDER,
+    LIMIT,
+    STATED,
+    load_pretrained,
+    made_by,
+    pack,
+    pretrained,
+    unpack,
+)
+from ctsr.evaluation.restore import Interpolate, load_run, read_card
+from ctsr.metrics.fidelity import psnr
+from ctsr.pipeline.presets import load_preset, plan, run_settings
+from ctsr.pipeline.study import run_notebook
+from ctsr.training.loop import TrainConfig, train
 
 
 @pytest.mark.parametrize("name", pretrained())
 def test_card_says_what_the_weights_are(name):
-    card, file = pretrained()[name], FOLDER/f"{name}.safetensors"
+    card = pretrained()[name]
+    file = FOLDER / f"{name}.safetensors"
     assert file.stat().st_size < LIMIT and card["use"] == STATED and card["licence"]
-    assert card["trained"]["cpu_hours"] > 0 and card["trained"]["device"] and card["recipe"][-1]["steps"] >= 300
-    assert {"psnr", "ssim", "lpips", "images"} <= card["metrics"]["test, no relative in train"].keys()
-    assert ("sampling" in card) == (card["model"]["name"] == "sr3"), "a model that draws samples says how"
-    if "sampling" in card: assert {"sampler", "steps", "k", "project"} <= card["sampling"].keys() and card["sampling"]["steps"] >= 1
-    assert not [w for w in str(card).split("'") if w.startswith("/")], "a path of the machine that trained it"
+    assert (
+        card["trained"]["cpu_hours"] > 0
+        and card["trained"]["device"]
+        and card["recipe"][-1]["steps"] >= 300
+    )
+    assert {"psnr", "ssim", "lpips", "images"} <= card["metrics"][
+        "test, no relative in train"
+    ].keys()
+    assert ("sampling" in card) == (card["model"]["name"] == "sr3"), (
+        "a model that draws samples says how"
+    )
+    if "sampling" in card:
+        assert {"sampler", "steps", "k", "project"} <= card["sampling"].keys() and card["sampling"][
+            "steps"
+        ] >= 1
+    assert not [w for w in str(card).split("'") if w.startswith("/")], (
+        "a path of the machine that trained it"
+    )
 
 
 def test_stored_runet_restores_images_it_was_never_made_for(tmp_path):
     "No CT of its data set: a drawn one. Far above the interpolation all the same."
-    images = load_prepared(prepare("phantom", tmp_path, hr=256, fit="crop", phantom=dict(subjects=4, slices=1))).split("test").images
-    hr, task = images[:, None].float()/255, TASKS["x5"]
+    images = (
+        load_prepared(
+            prepare("phantom", tmp_path, hr=256, fit="crop", phantom=dict(subjects=4, slices=1))
+        )
+        .split("test")
+        .images
+    )
+    hr = images[:, None].float() / 255
+    task = TASKS["x5"]
     lr = degrade(hr, task)
-    gain = (psnr(load_pretrained("runet-x5")(lr, task), hr) - psnr(Interpolate("bilinear")(lr, task), hr)).mean()
+    gain = (
+        psnr(load_pretrained("runet-x5")(lr, task), hr)
+        - psnr(Interpolate("bilinear")(lr, task), hr)
+    ).mean()
     assert gain > 3, f"{gain:.2f} dB"
 
 
 def test_weights_that_draw_samples(phantom, tmp_path):
     "Packed after two stages and unpacked again: the recipe is theirs, they are sampled as was chosen, and they draw the same samples."
-    first = TrainConfig(task=dict(name="x2", hr=64, lr=32), model=dict(name="sr3", channels=16), loss={"l2": 1.}, up="bicubic", mean=.5, std=.5, clip=1.,
-                        crop=32, batch_size=4, steps=10, validate_every=10, validate_steps=1, keep="last", ema=.9)
-    second = replace(first, init=str(tmp_path/"first"), steps=6, validate_every=6, learning_rate=3e-4)
-    for config, name in ((first, "first"), (second, "run")): train(config, phantom, tmp_path/name, progress=False)
+    first = TrainConfig(
+        task=dict(name="x2", hr=64, lr=32),
+        model=dict(name="sr3", channels=16),
+        loss={"l2": 1.0},
+        up="bicubic",
+        mean=0.5,
+        std=0.5,
+        clip=1.0,
+        crop=32,
+        batch_size=4,
+        steps=10,
+        validate_every=10,
+        validate_steps=1,
+        keep="last",
+        ema=0.9,
+    )
+    second = replace(
+        first, init=str(tmp_path / "first"), steps=6, validate_every=6, learning_rate=3e-4
+    )
+    for config, name in ((first, "first"), (second, "run")):
+        train(config, phantom, tmp_path / name, progress=False)
     chosen = dict(sampler="dpm++", steps=3, k=4, project=10)
-    pack(tmp_path/"run", "sr3-small", dict(psnr=0.), "phantom: none needed", tmp_path/"stored", chosen)
-    card = pretrained(tmp_path/"stored")["sr3-small"]
+    pack(
+        tmp_path / "run",
+        "sr3-small",
+        dict(psnr=0.0),
+        "phantom: none needed",
+        tmp_path / "stored",
+        chosen,
+    )
+    card = pretrained(tmp_path / "stored")["sr3-small"]
     assert card["sampling"] == chosen and [stage["steps"] for stage in card["recipe"]] == [10, 6]
-    assert made_by(card, [first, second]) and not made_by(card, [first]) and not made_by(card, [first, replace(second, steps=7)])
+    assert (
+        made_by(card, [first, second])
+        and not made_by(card, [first])
+        and not made_by(card, [first, replace(second, steps=7)])
+    )
     assert not made_by(card, [first, replace(second, model=dict(name="sr3", channels=24))])
-    history = unpack("sr3-small", second, tmp_path/"again", tmp_path/"stored")
-    assert history.step.tolist() == [6] and read_card(tmp_path/"again"/"config.json")["sampling"] == chosen
-    again, stored = load_run(tmp_path/"again"), load_pretrained("sr3-small", folder=tmp_path/"stored")
+    history = unpack("sr3-small", second, tmp_path / "again", tmp_path / "stored")
+    assert (
+        history.step.tolist() == [6]
+        and read_card(tmp_path / "again" / "config.json")["sampling"] == chosen
+    )
+    again = load_run(tmp_path / "again")
+    stored = load_pretrained("sr3-small", folder=tmp_path / "stored")
     assert (again.sampler, again.steps) == (stored.sampler, stored.steps) == ("dpm++", 3)
-    lr, task = torch.rand(2, 1, 20, 20), Task(**first.task)
+    lr = torch.rand(2, 1, 20, 20)
+    task = Task(**first.task)
     assert torch.equal(again.draw(lr, task, k=2), stored.draw(lr, task, k=2))
-    with pytest.raises(CTSRError, match="'up' is 'bicubic', not 'bilinear'"): unpack("sr3-small", replace(second, up="bilinear"), tmp_path/"other", tmp_path/"stored")
+    with pytest.raises(CTSRError, match="'up' is 'bicubic', not 'bilinear'"):
+        unpack("sr3-small", replace(second, up="bilinear"), tmp_path / "other", tmp_path / "stored")
 
 
 def test_a_study_takes_stored_weights_in_place_of_training(root, tmp_path):
     "The notebook that trains gives them as a finished training, and scores them on the validation images."
     images = prepare("phantom", tmp_path, hr=256, fit="crop", phantom=dict(subjects=12, slices=1))
-    job = next(j for j in plan(load_preset("full", stored=True), str(tmp_path)) if j.name == "train/ours-x5")
-    assert job.parameters["stored"] == "runet-x5" and not job.parameters["init"] and job.needs == ["prepare/kaggle-256-crop"]
-    run_notebook(root/"nbs"/"study"/"train.ipynb", tmp_path/"train.ipynb", job.parameters | dict(prepared=str(images)))
-    assert all((tmp_path/output).exists() for output in job.outputs)
-    card, stored = read_card(tmp_path/"train"/"ours-x5"/"config.json"), pretrained()["runet-x5"]
-    assert card["stored"] == "runet-x5" and card["cpu_seconds"] == stored["trained"]["cpu_hours"] * 3600 and card["mean"] == stored["mean"]
-    test = load_prepared(images).split("test").images[:, None].float()/255
-    lr, task = degrade(test, TASKS["x5"]), TASKS["x5"]
-    assert torch.equal(load_run(tmp_path/"train"/"ours-x5")(lr, task), load_pretrained("runet-x5")(lr, task))
+    job = next(
+        j
+        for j in plan(load_preset("full", stored=True), str(tmp_path))
+        if j.name == "train/ours-x5"
+    )
+    assert (
+        job.parameters["stored"] == "runet-x5"
+        and not job.parameters["init"]
+        and job.needs == ["prepare/kaggle-256-crop"]
+    )
+    run_notebook(
+        root / "nbs" / "study" / "train.ipynb",
+        tmp_path / "train.ipynb",
+        job.parameters | dict(prepared=str(images)),
+    )
+    assert all((tmp_path / output).exists() for output in job.outputs)
+    card = read_card(tmp_path / "train" / "ours-x5" / "config.json")
+    stored = pretrained()["runet-x5"]
+    assert (
+        card["stored"] == "runet-x5"
+        and card["cpu_seconds"] == stored["trained"]["cpu_hours"] * 3600
+        and card["mean"] == stored["mean"]
+    )
+    test = load_prepared(images).split("test").images[:, None].float() / 255
+    lr = degrade(test, TASKS["x5"])
+    task = TASKS["x5"]
+    assert torch.equal(
+        load_run(tmp_path / "train" / "ours-x5")(lr, task), load_pretrained("runet-x5")(lr, task)
+    )
 
 
 def test_the_time_of_weights_that_others_begin_with_is_counted_once(tmp_path):
     "sr3-x2 and sr3-x8 begin as sr3-x5 does: on their own, each has the time that it took from there."
     preset = load_preset("full", stored=True)
-    configs, runs = run_settings(preset), {run["stored"]: name for name, run in preset.runs.items() if run and run.get("stored")}
+    configs = run_settings(preset)
+    runs = {run["stored"]: name for name, run in preset.runs.items() if run and run.get("stored")}
+
     def hours(name):
-        unpack(name, configs[runs[name]], tmp_path/name)
-        return read_card(tmp_path/name/"config.json")["cpu_seconds"] / 3600
-    whole = {name: pretrained()[name]["trained"]["cpu_hours"] for name in ("sr3-x5", "sr3-x2", "sr3-x8")}
+        unpack(name, configs[runs[name]], tmp_path / name)
+        return read_card(tmp_path / name / "config.json")["cpu_seconds"] / 3600
+
+    whole = {
+        name: pretrained()[name]["trained"]["cpu_hours"] for name in ("sr3-x5", "sr3-x2", "sr3-x8")
+    }
     assert hours("sr3-x5") == pytest.approx(whole["sr3-x5"])
-    shared = sum(stage["cpu_hours"] for stage in pretrained()["sr3-x2"]["recipe"] if "task" in stage)  # of another task: x5's
-    for name in ("sr3-x2", "sr3-x8"): assert 0 < hours(name) == pytest.approx(whole[name] - shared, abs=1e-3)
+    shared = sum(
+        stage["cpu_hours"] for stage in pretrained()["sr3-x2"]["recipe"] if "task" in stage
+    )  # of another task: x5's
+    for name in ("sr3-x2", "sr3-x8"):
+        assert 0 < hours(name) == pytest.approx(whole[name] - shared, abs=1e-3)

@@ -1,4 +1,5 @@
 "The documentation site: built from executed notebooks, and driven in a browser where there is one."
+
 import functools
 import html
 import http.server
@@ -15,27 +16,41 @@ from urllib.parse import unquote, urldefrag, urlsplit
 import pytest
 import torch
 
-MOST = 600 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else 1200  # seconds of processor time that a build may take; an old processor is slower
+MOST = (
+    600 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else 1200
+)  # seconds of processor time that a build may take; an old processor is slower
 
 
 @pytest.fixture(scope="module")
 def site(root):
     "The site as `make docs` builds it: every notebook of the library executed, warnings are errors."
-    used = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])  # of this process's children, and theirs
-    started, before = time.time(), used()
-    done = subprocess.run([sys.executable, "nbs/site/build.py"], cwd=root, capture_output=True, text=True)
+
+    def used():
+        return sum(
+            resource.getrusage(resource.RUSAGE_CHILDREN)[:2]
+        )  # of this process's children, and theirs
+
+    started = time.time()
+    before = used()
+    done = subprocess.run(
+        [sys.executable, "nbs/site/build.py"], cwd=root, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     taken = used() - before
-    print(f"site: {time.time() - started:.0f} s, {taken:.0f} of them a processor's\n{done.stdout[-3000:]}")
+    print(
+        f"site: {time.time() - started:.0f} s, {taken:.0f} of them a processor's\n{done.stdout[-3000:]}"
+    )
     assert taken < MOST, f"building took {taken:.0f} seconds of processor time"
-    return root/"_docs"
+    return root / "_docs"
 
 
 class Links(HTMLParser):
     "What a page refers to, and what on it can be referred to."
+
     def __init__(self, text):
         super().__init__()
-        self.to, self.ids = [], set()
+        self.to = []
+        self.ids = set()
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
@@ -44,24 +59,39 @@ class Links(HTMLParser):
         self.to += [attrs[k] for k in ("href", "src") if attrs.get(k)]
 
 
-def well_formed(link): # of another host; nothing is fetched
+def well_formed(link):  # of another host; nothing is fetched
     parts = urlsplit(link)
-    return parts.scheme == "https" and re.fullmatch(r"[\w-]+(\.[\w-]+)+", parts.netloc) and not re.search(r"[\s\\<>\"{}]|%(?![0-9A-Fa-f]{2})", link)
+    return (
+        parts.scheme == "https"
+        and re.fullmatch(r"[\w-]+(\.[\w-]+)+", parts.netloc)
+        and not re.search(r"[\s\\<>\"{}]|%(?![0-9A-Fa-f]{2})", link)
+    )
 
 
 def test_every_link_resolves_and_nothing_is_fetched_from_elsewhere(site):
-    pages = {path: Links(path.read_text(encoding="utf-8")) for path in site.rglob("*.html") if "_static" not in path.parts}
+    pages = {
+        path: Links(path.read_text(encoding="utf-8"))
+        for path in site.rglob("*.html")
+        if "_static" not in path.parts
+    }
     assert len(pages) > 60
-    broken, foreign = [], []
+    broken = []
+    foreign = []
     for page, links in pages.items():
         for link in links.to:
-            if link.startswith(("data:", "mailto:", "javascript:")): continue
-            if re.match(r"https?://|//", link): foreign.append((page.name, link)); continue
+            if link.startswith(("data:", "mailto:", "javascript:")):
+                continue
+            if re.match(r"https?://|//", link):
+                foreign.append((page.name, link))
+                continue
             where, anchor = urldefrag(unquote(link).split("?")[0])
-            target = (page.parent/where).resolve() if where else page
-            if target.is_dir(): target = target/"index.html"
-            if not target.exists(): broken.append((page.name, link))
-            elif anchor and target in pages and anchor not in pages[target].ids: broken.append((page.name, link))
+            target = (page.parent / where).resolve() if where else page
+            if target.is_dir():
+                target = target / "index.html"
+            if not target.exists():
+                broken.append((page.name, link))
+            elif anchor and target in pages and anchor not in pages[target].ids:
+                broken.append((page.name, link))
     assert not broken, broken[:10]
     malformed = [(page, link) for page, link in foreign if not well_formed(link)]
     assert foreign and not malformed, malformed[:10]
@@ -70,25 +100,42 @@ def test_every_link_resolves_and_nothing_is_fetched_from_elsewhere(site):
 
 
 def test_every_notebook_of_the_library_is_a_page(site, root):
-    names = {re.search(r"#\| ?default_exp (\w+)", p.read_text())[1] for p in (root/"nbs").glob("[0-9]*.ipynb")}
-    assert names == {p.stem for p in (site/"library").glob("*.html")} - {"index"}
+    exports = [
+        re.search(r"#\| ?default_exp ([\w.]+)", p.read_text())
+        for p in (root / "nbs").glob("*/*.ipynb")
+    ]
+    names = {found[1].replace(".", "/") for found in exports if found}
+    assert names == {
+        str(p.relative_to(site / "library").with_suffix(""))
+        for p in (site / "library").glob("*/*.html")
+    }
 
 
 @pytest.fixture(scope="module")
 def served(site):
     "The site behind a web server, as plain files."
-    quiet = type("Quiet", (http.server.SimpleHTTPRequestHandler,), dict(log_message=lambda *_: None))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(quiet, directory=str(site)))
+    quiet = type(
+        "Quiet", (http.server.SimpleHTTPRequestHandler,), dict(log_message=lambda *_: None)
+    )
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(quiet, directory=str(site))
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
 
 
 def test_pages_load_without_an_error_and_show_their_pictures(site, served, browser):
-    page, errors = browser.new_page(), []
-    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page = browser.new_page()
+    errors = []
+    page.on(
+        "console", lambda message: errors.append(message.text) if message.type == "error" else None
+    )
     page.on("pageerror", lambda error: errors.append(str(error)))
-    for name in [*pages(site), *(f"source/{p.name}" for p in sorted((site/"source").glob("*.html")))]:
+    for name in [
+        *pages(site),
+        *(f"source/{p.name}" for p in sorted((site / "source").glob("*.html"))),
+    ]:
         page.goto(f"{served}/{name}", wait_until="load")
         empty = page.evaluate("""async () => { const all = [...document.querySelectorAll('article img')]; all.forEach(i => i.loading = 'eager');
             const came = await Promise.allSettled(all.map(i => i.decode())); return all.filter((i, n) => came[n].reason || !i.naturalWidth).map(i => i.src) }""")
@@ -97,70 +144,126 @@ def test_pages_load_without_an_error_and_show_their_pictures(site, served, brows
 
 
 def test_a_report_shows_its_tables_and_figures(site):
-    text = (site/"study"/"quick.html").read_text(encoding="utf-8")
+    text = (site / "study" / "quick.html").read_text(encoding="utf-8")
     assert text.count("<img") >= 10 and text.count("<table") >= 10 and "SR3, one sample" in text
 
 
 def test_every_figure_of_a_report_can_be_linked_and_says_how_it_was_made(site, root):
     for study in ("full", "quick"):
-        text = (site/"study"/f"{study}.html").read_text(encoding="utf-8")
-        drawn = sorted(p.stem for p in (root/"figures"/study).glob("*.png"))
-        contents, made = text[text.index('class="page-toc'):], re.findall(r'<div class="made.*?</div>', text, flags=re.S)
+        text = (site / "study" / f"{study}.html").read_text(encoding="utf-8")
+        drawn = sorted(p.stem for p in (root / "figures" / study).glob("*.png"))
+        contents = text[text.index('class="page-toc') :]
+        made = re.findall(r'<div class="made.*?</div>', text, flags=re.S)
         assert len(made) >= 10 and "Its record" not in text
-        for words in made: assert re.search(r'href="\.\./source/study-\w+\.html"', words) and re.search(r'<a [^>]*download[^>]*href="[^"]*\.json"', words), words
+        for words in made:
+            assert re.search(r'href="\.\./source/study-\w+\.html"', words) and re.search(
+                r'<a [^>]*download[^>]*href="[^"]*\.json"', words
+            ), words
         found = [n for words in made for n in re.findall(r"([\w-]+)\.json</span>", words)]
-        assert len(found) == len(made) and set(drawn) - {"fig_by_class"} <= set(found) <= set(drawn)  # that is not shown of one class
-        assert {"#figure-2-examples", "#figure-4-psnr", "#training", "#paired-differences"} <= set(re.findall(r'href="(#[\w-]+)"', contents))
+        assert len(found) == len(made) and set(drawn) - {"fig_by_class"} <= set(found) <= set(
+            drawn
+        )  # that is not shown of one class
+        assert {"#figure-2-examples", "#figure-4-psnr", "#training", "#paired-differences"} <= set(
+            re.findall(r'href="(#[\w-]+)"', contents)
+        )
 
 
 class Pictures(HTMLParser):
     "The pictures of a page: whether each leads to its file, and what it says to who cannot see it."
+
     def __init__(self, text):
         super().__init__()
-        self.links, self.found = [], []
+        self.links = []
+        self.found = []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
-        if tag == "a": self.links.append(dict(attrs).get("href"))
-        if tag == "img" and "_images/" in (src := dict(attrs).get("src", "")): self.found.append((src, self.links[-1:] == [src], dict(attrs).get("alt")))
+        if tag == "a":
+            self.links.append(dict(attrs).get("href"))
+        if tag == "img" and "_images/" in (src := dict(attrs).get("src", "")):
+            self.found.append((src, self.links[-1:] == [src], dict(attrs).get("alt")))
 
     def handle_endtag(self, tag):
-        if tag == "a" and self.links: self.links.pop()
+        if tag == "a" and self.links:
+            self.links.pop()
 
 
 def test_lessons_show_what_they_draw(site):
-    for name in ("data", "degrade", "diffusion", "explore", "metrics", "phantom", "plots", "sr3", "upscale"):
-        text = (site/"library"/f"{name}.html").read_text(encoding="utf-8")
+    for name in (
+        "data/prepare",
+        "data/degrade",
+        "models/diffusion",
+        "apps/explore",
+        "metrics/fidelity",
+        "data/phantom",
+        "figures/conditions",
+        "models/sr3",
+        "apps/upscale",
+    ):
+        text = (site / "library" / f"{name}.html").read_text(encoding="utf-8")
         assert Pictures(text).found and "&lt;Figure size" not in text, name
 
 
 def test_pictures_can_be_enlarged_and_those_of_a_report_are_described(site):
-    for page in ("index", "study/quick", "library/plots"):
-        found = Pictures((site/f"{page}.html").read_text(encoding="utf-8")).found
+    for page in ("index", "study/quick", "library/figures/conditions"):
+        found = Pictures((site / f"{page}.html").read_text(encoding="utf-8")).found
         assert found and all(leads for _, leads, _ in found), page
-        if page != "library/plots": assert all(alt and "_images" not in alt for *_, alt in found), page
+        if page != "library/figures/conditions":
+            assert all(alt and "_images" not in alt for *_, alt in found), page
 
 
 def test_a_laptop_shows_the_first_table_of_a_report_whole(served, browser):
     page = browser.new_page(viewport=dict(width=1280, height=800))
     page.goto(f"{served}/study/quick.html", wait_until="load")
-    table, column = (page.evaluate(f"document.querySelector('{what}').getBoundingClientRect().width") for what in ("article table", "article"))
+    table, column = (
+        page.evaluate(f"document.querySelector('{what}').getBoundingClientRect().width")
+        for what in ("article table", "article")
+    )
     assert table <= column, f"{table:.0f} px in {column:.0f}"
     page.close()
 
 
-@pytest.mark.parametrize("width, height, tile, chart", [(1280, 800, 130, 600), (1366, 768, 130, 600), (1000, 800, 130, 600), (390, 844, 150, 330)])
-def test_the_front_page_shows_the_study_readably_and_on_a_laptop_in_one_screen(served, browser, width, height, tile, chart):
+@pytest.mark.parametrize(
+    "width, height, tile, chart",
+    [(1280, 800, 130, 600), (1366, 768, 130, 600), (1000, 800, 130, 600), (390, 844, 150, 330)],
+)
+def test_the_front_page_shows_the_study_readably_and_on_a_laptop_in_one_screen(
+    served, browser, width, height, tile, chart
+):
     page = browser.new_page(viewport=dict(width=width, height=height))
     page.goto(f"{served}/index.html", wait_until="load")
-    tiles, charts = ([box for box in page.evaluate("""what => [...document.querySelectorAll(what)].map(e => [e, e.getBoundingClientRect()])
-        .map(([e, b]) => [b.width, b.bottom, b.width / e.getAttribute('width')])""", f".front .{what} img") if box[0]] for what in ("tiles", "bars"))
-    assert len(tiles) == 6 and min(w for w, *_ in tiles) >= tile and len(charts) == 1 and charts[0][0] >= chart, (tiles, charts)
-    letters = 7 * 200 / 72 * min(scale for *_, scale in [*tiles, *charts])  # the smallest in these pictures: of 7 points, at 200 dots an inch
+    tiles, charts = (
+        [
+            box
+            for box in page.evaluate(
+                """what => [...document.querySelectorAll(what)].map(e => [e, e.getBoundingClientRect()])
+        .map(([e, b]) => [b.width, b.bottom, b.width / e.getAttribute('width')])""",
+                f".front .{what} img",
+            )
+            if box[0]
+        ]
+        for what in ("tiles", "bars")
+    )
+    assert (
+        len(tiles) == 6
+        and min(w for w, *_ in tiles) >= tile
+        and len(charts) == 1
+        and charts[0][0] >= chart
+    ), (tiles, charts)
+    letters = (
+        7 * 200 / 72 * min(scale for *_, scale in [*tiles, *charts])
+    )  # the smallest in these pictures: of 7 points, at 200 dots an inch
     assert letters > 10, f"letters of {letters:.1f} px"
     if width > 1200:
-        ends = [bottom for _, bottom, _ in [*tiles, *charts]] + page.evaluate("['.claims', '.examples > p'].map(c => document.querySelector('.front ' + c).getBoundingClientRect().bottom)")
-        if height >= 800: ends.append(page.evaluate("document.querySelector('.front .counts').getBoundingClientRect().bottom"))
+        ends = [bottom for _, bottom, _ in [*tiles, *charts]] + page.evaluate(
+            "['.claims', '.examples > p'].map(c => document.querySelector('.front ' + c).getBoundingClientRect().bottom)"
+        )
+        if height >= 800:
+            ends.append(
+                page.evaluate(
+                    "document.querySelector('.front .counts').getBoundingClientRect().bottom"
+                )
+            )
         assert max(ends) <= height, ends
     page.close()
 
@@ -174,8 +277,12 @@ def test_search_finds_what_is_there(served, browser):
     page.close()
 
 
-def pages(site): # to read, without those of source and of Sphinx itself
-    return [str(p.relative_to(site)) for p in sorted(site.rglob("*.html")) if p.parent.name != "source" and "_static" not in p.parts]
+def pages(site):  # to read, without those of source and of Sphinx itself
+    return [
+        str(p.relative_to(site))
+        for p in sorted(site.rglob("*.html"))
+        if p.parent.name != "source" and "_static" not in p.parts
+    ]
 
 
 def test_a_phone_shows_it_without_scrolling_sideways(site, served, browser, tmp_path):
@@ -184,10 +291,16 @@ def test_a_phone_shows_it_without_scrolling_sideways(site, served, browser, tmp_
         page.goto(f"{served}/{name}", wait_until="load")
         wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
         assert wide <= 1, f"{name}: {wide} px too wide"
-        lists = page.evaluate("[...document.querySelectorAll('article :is(.claims, .stack)')].map(t => t.scrollWidth - t.parentElement.clientWidth)")
-        assert all(more <= 1 for more in lists), f"{name}: a table that should be a list needs {max(lists)} px more"
-        if name.startswith("study/") and name != "study/index.html": assert lists, name
-        if name in ("index.html", "study/quick.html"): page.screenshot(path=tmp_path/f"{Path(name).stem}.png")
+        lists = page.evaluate(
+            "[...document.querySelectorAll('article :is(.claims, .stack)')].map(t => t.scrollWidth - t.parentElement.clientWidth)"
+        )
+        assert all(more <= 1 for more in lists), (
+            f"{name}: a table that should be a list needs {max(lists)} px more"
+        )
+        if name.startswith("study/") and name != "study/index.html":
+            assert lists, name
+        if name in ("index.html", "study/quick.html"):
+            page.screenshot(path=tmp_path / f"{Path(name).stem}.png")
     page.close()
 
 
@@ -199,32 +312,48 @@ def test_it_is_dark_where_a_reader_wants_it_and_text_stands_out(served, browser)
         const [x, y] = [lum(c), lum(b)]; return [(Math.max(x, y) + .05) / (Math.min(x, y) + .05), y] }"""
     for scheme in ("light", "dark"):
         page = browser.new_page(color_scheme=scheme)
-        for name in ("index", "study/quick", "library/evaluate", "use/upscale"):
+        for name in ("index", "study/quick", "library/evaluation/scores", "use/upscale"):
             page.goto(f"{served}/{name}.html", wait_until="load")
             page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-            found = page.evaluate(f"[...document.querySelectorAll('article :is(p, h1, h2, td, th, dt, dd, pre, code)')].filter(e => e.innerText.trim()).map({light})")
+            found = page.evaluate(
+                f"[...document.querySelectorAll('article :is(p, h1, h2, td, th, dt, dd, pre, code)')].filter(e => e.innerText.trim()).map({light})"
+            )
             assert found and min(contrast for contrast, _ in found) > 3, (scheme, name)
-            assert all((ground < .2) == (scheme == "dark") for _, ground in found), (scheme, name)
+            assert all((ground < 0.2) == (scheme == "dark") for _, ground in found), (scheme, name)
         page.close()
 
 
 def test_equations_are_drawn(served, browser):
     page = browser.new_page()
-    page.goto(f"{served}/library/metrics.html", wait_until="load")
-    heights = page.evaluate("[...document.querySelectorAll('.equation math')].map(m => m.getBoundingClientRect().height)")
+    page.goto(f"{served}/library/metrics/fidelity.html", wait_until="load")
+    heights = page.evaluate(
+        "[...document.querySelectorAll('.equation math')].map(m => m.getBoundingClientRect().height)"
+    )
     assert heights and min(heights) > 15
-    page.goto(f"{served}/library/diffusion.html", wait_until="load")
-    assert page.evaluate("document.fonts.ready.then(() => document.fonts.check('16px \"ctsr Math\"'))")
+    page.goto(f"{served}/library/models/diffusion.html", wait_until="load")
+    assert page.evaluate(
+        "document.fonts.ready.then(() => document.fonts.check('16px \"ctsr Math\"'))"
+    )
     below = page.evaluate("""[...document.querySelectorAll('.equation msub')].map(m => [...m.children].map(e => e.getBoundingClientRect()))
         .map(([base, sub]) => sub.bottom - base.bottom)""")
-    assert below and min(below) > .5 and max(below) > 4, "a subscript that is no lower than its base"
+    assert below and min(below) > 0.5 and max(below) > 4, (
+        "a subscript that is no lower than its base"
+    )
     page.close()
 
 
 def test_the_font_has_what_equations_hold(site, root):
     from fontTools.ttLib import TTFont
-    font = TTFont(root/"nbs"/"site"/"static"/"ctsr-math.woff")
+
+    font = TTFont(root / "nbs" / "site" / "static" / "ctsr-math.woff")
     held = set()
     for page in site.rglob("*.html"):
-        for text in re.findall(r"<m(?:i|n|o|text)\b[^>]*>([^<]+)<", page.read_text(encoding="utf-8")): held |= set(html.unescape(text))
-    assert "MATH" in font and held and {c for c in held if not c.isspace()} <= {chr(c) for c in font.getBestCmap()}
+        for text in re.findall(
+            r"<m(?:i|n|o|text)\b[^>]*>([^<]+)<", page.read_text(encoding="utf-8")
+        ):
+            held |= set(html.unescape(text))
+    assert (
+        "MATH" in font
+        and held
+        and {c for c in held if not c.isspace()} <= {chr(c) for c in font.getBestCmap()}
+    )

@@ -1,4 +1,5 @@
 "A whole smoke study, and what may happen to one."
+
 import fcntl
 import json
 import os
@@ -11,37 +12,52 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import nbformat
 import pandas as pd
 import psutil
 import pytest
 from PIL import Image
 
-from ctsr.data import CTSRError
-from ctsr.study import load_preset, plan, publish, redraw, read_stamp, run_notebook, run_study, stale
+from ctsr.core.files import CTSRError
+from ctsr.pipeline.presets import load_preset, plan
+from ctsr.pipeline.study import publish, read_stamp, redraw, run_notebook, stale
 
 
 def ctsr(*arguments, **kwargs):
-    return subprocess.run([sys.executable, "-m", "ctsr.cli", *map(str, arguments)], capture_output=True, text=True, **kwargs)
+    return subprocess.run(
+        [sys.executable, "-m", "ctsr.apps.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        **kwargs,
+    )
 
 
 STUDY = "study", "smoke", "--jobs", "1"  # one core: workers of the tests share them
 
 
-def git_status(root): return subprocess.run(["git", "-C", str(root), "status", "--porcelain"], capture_output=True, text=True).stdout
+def git_status(root):
+    return subprocess.run(
+        ["git", "-C", str(root), "status", "--porcelain"], capture_output=True, text=True
+    ).stdout
 
 
 @pytest.fixture(scope="module")
 def smoke(root, tmp_path_factory):
     "A finished smoke study: its folder, what it printed, how long it took."
-    folder, before, started = tmp_path_factory.mktemp("study")/"smoke", git_status(root), time.time()
+    folder = tmp_path_factory.mktemp("study") / "smoke"
+    before = git_status(root)
+    started = time.time()
     done = ctsr(*STUDY, "--out", folder, cwd=root)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert git_status(root) == before, "a study must write no tracked file"
     return folder, done, time.time() - started
 
 
-@pytest.mark.parametrize("preset", sorted(p.stem for p in (Path(__file__).parent.parent/"nbs"/"study"/"presets").glob("*.yaml")))
+@pytest.mark.parametrize(
+    "preset",
+    sorted(
+        p.stem for p in (Path(__file__).parent.parent / "nbs" / "study" / "presets").glob("*.yaml")
+    ),
+)
 def test_every_preset_is_sound(preset, tmp_path):
     jobs = plan(load_preset(preset), tmp_path)
     assert len({job.name for job in jobs}) == len(jobs)
@@ -53,62 +69,103 @@ def test_it_leaves_every_file_of_its_plan(smoke):
     folder, done, seconds = smoke
     print(f"smoke study: {seconds:.0f} s")
     jobs = plan(load_preset("smoke"), folder)
-    assert not [o for job in jobs for o in job.outputs if not (folder/o).exists()]
+    assert not [o for job in jobs for o in job.outputs if not (folder / o).exists()]
     assert not list(folder.rglob("*.failed.ipynb")) and not list(folder.rglob(".*.partial.ipynb"))
-    for number in range(1, len(jobs) + 1): assert f"[{number}/{len(jobs)}]" in done.stdout
+    for number in range(1, len(jobs) + 1):
+        assert f"[{number}/{len(jobs)}]" in done.stdout
     assert "images/s" in done.stderr and "report:" in done.stdout and "PSNR" in done.stdout
 
 
 def test_figures_open_and_say_where_they_come_from(smoke):
-    figures = smoke[0]/"figures"
+    figures = smoke[0] / "figures"
     for picture in figures.glob("*.png"):
-        with Image.open(picture) as image: assert min(image.size) > 300
+        with Image.open(picture) as image:
+            assert min(image.size) > 300
         made = json.loads(picture.with_suffix(".json").read_text())
-        assert made["file"] == picture.name and {"notebook", "parameters", "commit", "inputs", "device", "time"} <= made.keys() and made["inputs"]
+        assert (
+            made["file"] == picture.name
+            and {"notebook", "parameters", "commit", "inputs", "device", "time"} <= made.keys()
+            and made["inputs"]
+        )
 
 
 def test_the_table_is_tidy_and_complete(smoke):
-    table = pd.read_csv(smoke[0]/"figures"/"per_image.csv.gz")
-    assert list(table.columns) == "run model task up seed sampler steps k sample protocol image_id class subject group leaked metric value".split()
+    table = pd.read_csv(smoke[0] / "figures" / "per_image.csv.gz")
+    assert (
+        list(table.columns)
+        == "run model task up seed sampler steps k sample protocol image_id class subject group leaked metric value".split()
+    )
     key = ["run", "task", "up", "protocol", "image_id", "metric"]
     assert not table.duplicated(key).any() and table.value.notna().all()
     counts = table.groupby(["run", "task", "up"]).image_id.nunique()
-    assert counts.groupby("task").nunique().eq(1).all(), "every condition is tested on the same images"
+    assert counts.groupby("task").nunique().eq(1).all(), (
+        "every condition is tested on the same images"
+    )
 
 
 def test_a_training_is_followed_epoch_by_epoch(smoke):
     "Scores after every validation, on each input; those at a snapshot count as a run of their own."
-    epochs = pd.read_csv(smoke[0]/"figures"/"table_epochs.csv", keep_default_na=False)
-    assert set(epochs.run) == {"nn-runet-x5"} and set(epochs.up) == {"bilinear", "nearest"} and {"psnr", "ssim", "bias", "psnr_fitted"} <= set(epochs.metric)
-    table = pd.read_csv(smoke[0]/"figures"/"per_image.csv.gz", keep_default_na=False).set_index(["up", "protocol", "metric", "image_id"])
-    last, kept = (table[table.run.eq(run) & table.task.eq("x5")].value for run in ("nn-runet-x5", "nn-runet-x5@10"))
-    assert len(kept) and (last.reindex(kept.index) - kept).abs().max() < 1e-4, "the last step is the snapshot"
-    assert (smoke[0]/"train"/"nn-runet-x5"/"weights-10.safetensors").exists()
+    epochs = pd.read_csv(smoke[0] / "figures" / "table_epochs.csv", keep_default_na=False)
+    assert (
+        set(epochs.run) == {"nn-runet-x5"}
+        and set(epochs.up) == {"bilinear", "nearest"}
+        and {"psnr", "ssim", "bias", "psnr_fitted"} <= set(epochs.metric)
+    )
+    table = pd.read_csv(smoke[0] / "figures" / "per_image.csv.gz", keep_default_na=False).set_index(
+        ["up", "protocol", "metric", "image_id"]
+    )
+    last, kept = (
+        table[table.run.eq(run) & table.task.eq("x5")].value
+        for run in ("nn-runet-x5", "nn-runet-x5@10")
+    )
+    assert len(kept) and (last.reindex(kept.index) - kept).abs().max() < 1e-4, (
+        "the last step is the snapshot"
+    )
+    assert (smoke[0] / "train" / "nn-runet-x5" / "weights-10.safetensors").exists()
 
 
 def test_the_mechanism_and_the_controls_have_their_rows(smoke):
-    mechanism, controls = (pd.read_csv(smoke[0]/"figures"/f"table_{name}.csv") for name in ("mechanism", "controls"))
-    assert list(mechanism.condition) == ["bicubic", "schedule as trained", "schedule rebuilt"] and mechanism.psnr.notna().all()
+    mechanism, controls = (
+        pd.read_csv(smoke[0] / "figures" / f"table_{name}.csv")
+        for name in ("mechanism", "controls")
+    )
+    assert (
+        list(mechanism.condition) == ["bicubic", "schedule as trained", "schedule rebuilt"]
+        and mechanism.psnr.notna().all()
+    )
     assert mechanism.psnr[1] != mechanism.psnr[2] and (mechanism.fitted >= mechanism.psnr).all()
-    assert set(controls.what) == {"CT", "CT inside the body", "photographs", "CT less photographs"} and controls.value.notna().all()
+    assert (
+        set(controls.what) == {"CT", "CT inside the body", "photographs", "CT less photographs"}
+        and controls.value.notna().all()
+    )
 
 
 def test_a_run_that_is_skipped_comes_back():
     names = {job.name for job in plan(load_preset("full"), "runs/full")}
-    again = {job.name for job in plan(load_preset("full", ["runs.coded-nearest.skip=false"]), "runs/full")}
-    assert {"train/coded-nearest", "evaluate/coded-nearest--x5"} <= again - names and "train/coded-bilinear" not in again
+    again = {
+        job.name
+        for job in plan(load_preset("full", ["runs.coded-nearest.skip=false"]), "runs/full")
+    }
+    assert {
+        "train/coded-nearest",
+        "evaluate/coded-nearest--x5",
+    } <= again - names and "train/coded-bilinear" not in again
 
 
 def test_report_stands_alone(smoke):
-    page = (smoke[0]/"report.html").read_text()
-    assert not re.findall(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=[\"'](?!data:|#)[^\"']+", page)
+    page = (smoke[0] / "report.html").read_text()
+    assert not re.findall(
+        r"<(?:script|link|img|iframe)[^>]+(?:src|href)=[\"'](?!data:|#)[^\"']+", page
+    )
     assert page.count("<img") >= 6 and "Provenance" in page and "Traceback" not in page
 
 
 def test_a_second_study_starts_nothing(root, smoke):
     started = time.time()
     assert ctsr(*STUDY, "--out", smoke[0], "--dry-run", cwd=root).returncode == 0
-    look = time.time() - started  # what it takes here to import, to read the preset and to compare stamps
+    look = (
+        time.time() - started
+    )  # what it takes here to import, to read the preset and to compare stamps
     done = ctsr(*STUDY, "--out", smoke[0], cwd=root)
     assert done.returncode == 0 and "nothing to do" in done.stdout and "report:" in done.stdout
     assert time.time() - started - look < 3 * look + 5
@@ -116,32 +173,46 @@ def test_a_second_study_starts_nothing(root, smoke):
 
 def test_figures_are_the_same_bytes_from_the_same_table(root, smoke, tmp_path):
     for job in (j for j in plan(load_preset("smoke"), smoke[0]) if j.name.startswith("figures/")):
-        run_notebook(root/"nbs"/"study"/f"{job.notebook}.ipynb", tmp_path/f"{job.notebook}.ipynb", job.parameters | {"out": str(tmp_path/"again")})
-    pictures = sorted((smoke[0]/"figures").glob("*.png"))
-    assert pictures and all(p.read_bytes() == (tmp_path/"again"/p.name).read_bytes() for p in pictures)
+        run_notebook(
+            root / "nbs" / "study" / f"{job.notebook}.ipynb",
+            tmp_path / f"{job.notebook}.ipynb",
+            job.parameters | {"out": str(tmp_path / "again")},
+        )
+    pictures = sorted((smoke[0] / "figures").glob("*.png"))
+    assert pictures and all(
+        p.read_bytes() == (tmp_path / "again" / p.name).read_bytes() for p in pictures
+    )
 
 
 # What may go wrong. Each of these works on a copy of the finished study.
 
+
 @pytest.fixture
 def copy(smoke, tmp_path):
     "A copy of the finished study with its own plan."
-    shutil.copytree(smoke[0], tmp_path/"smoke")
-    folder = tmp_path/"smoke"
-    for stamp in (folder/"done").glob("*.json"): stamp.write_text(stamp.read_text().replace(str(smoke[0]), str(folder)))
+    shutil.copytree(smoke[0], tmp_path / "smoke")
+    folder = tmp_path / "smoke"
+    for stamp in (folder / "done").glob("*.json"):
+        stamp.write_text(stamp.read_text().replace(str(smoke[0]), str(folder)))
     return folder
 
 
 def start(root, folder, *extra):
-    return subprocess.Popen([sys.executable, "-m", "ctsr.cli", *STUDY, "--out", str(folder), *extra], cwd=root,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "ctsr.apps.cli", *STUDY, "--out", str(folder), *extra],
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def until(condition, seconds=60):
     end = time.time() + seconds
     while time.time() < end:
-        if condition(): return True
-        time.sleep(.05)
+        if condition():
+            return True
+        time.sleep(0.05)
     return False
 
 
@@ -149,14 +220,27 @@ def test_what_only_follows_stays_where_its_inputs_come_out_as_they_were(root, co
     "A training asked for again ends at once, in the same weights: nothing after it needs to run."
     done = ctsr(*STUDY, "--out", copy, "--redo", "train/nn-runet-x5", cwd=root)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "train nn-runet-x5: done" in done.stdout and "evaluate nn-runet-x5--x5: as it was" in done.stdout and "report page: as it was" in done.stdout
+    assert (
+        "train nn-runet-x5: done" in done.stdout
+        and "evaluate nn-runet-x5--x5: as it was" in done.stdout
+        and "report page: as it was" in done.stdout
+    )
     assert not stale(plan(load_preset("smoke"), copy), copy)
 
 
 def test_a_changed_setting_reruns_what_follows_and_nothing_else(root, copy):
     jobs = plan(load_preset("smoke", ["runs.nn-runet-x5.steps=11"]), copy)
-    assert set(stale(jobs, copy)) == {"train/nn-runet-x5", "evaluate/nn-runet-x5--x5", "figures/all", "figures/sampled", "figures/published", "figures/controls",
-                                       "figures/mechanism", "figures/review", "report/page"}
+    assert set(stale(jobs, copy)) == {
+        "train/nn-runet-x5",
+        "evaluate/nn-runet-x5--x5",
+        "figures/all",
+        "figures/sampled",
+        "figures/published",
+        "figures/controls",
+        "figures/mechanism",
+        "figures/review",
+        "report/page",
+    }
     before = read_stamp(copy, "train/runet-x5")
     done = ctsr(*STUDY, "--out", copy, "--set", "runs.nn-runet-x5.steps=11", cwd=root)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -164,14 +248,20 @@ def test_a_changed_setting_reruns_what_follows_and_nothing_else(root, copy):
     assert read_stamp(copy, "train/nn-runet-x5")["parameters"]["steps"] == 11
 
 
-def kernels(process): # of this study, whatever else runs on the machine
-    return [p.pid for p in psutil.Process(process.pid).children(recursive=True) if any("ipykernel_launcher" in part for part in p.cmdline())]
+def kernels(process):  # of this study, whatever else runs on the machine
+    return [
+        p.pid
+        for p in psutil.Process(process.pid).children(recursive=True)
+        if any("ipykernel_launcher" in part for part in p.cmdline())
+    ]
 
 
 def free(lock):
     with open(lock, "a+") as handle:
-        try: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError: return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
         return True
 
 
@@ -180,70 +270,130 @@ LONGER = ("--set", "runs.runet-x5.steps=120")
 
 def test_killed_in_the_middle_of_a_notebook_it_goes_on(root, copy):
     "SIGKILL to a study while it trains: nothing finished is lost, nothing half-written counts, no orphan stays; it goes on from its checkpoint."
-    kept, run = read_stamp(copy, "train/nn-runet-x5"), copy/"train"/"runet-x5"
+    kept = read_stamp(copy, "train/nn-runet-x5")
+    run = copy / "train" / "runet-x5"
     shutil.rmtree(run)
     process = start(root, copy, *LONGER)
-    assert until(lambda: (run/"state"/"checkpoint.safetensors").exists())
+    assert until(lambda: (run / "state" / "checkpoint.safetensors").exists())
     training = kernels(process)
-    for kernel in training: os.kill(kernel, signal.SIGSTOP)  # it must not end before its study is killed
-    second = ctsr(*STUDY, "--out", copy, *LONGER, cwd=root)  # another one in the same folder, meanwhile
-    assert second.returncode == 2 and f"pid {process.pid}" in second.stderr and len(second.stderr.strip().splitlines()) == 1
-    process.kill(); process.wait()
     for kernel in training:
-        with suppress(ProcessLookupError): os.kill(kernel, signal.SIGCONT)
-    assert training and not (run/"train.ipynb").exists() and not (run/"weights.safetensors").exists()
-    assert read_stamp(copy, "train/runet-x5") is None and read_stamp(copy, "train/nn-runet-x5") == kept
-    assert until(lambda: free(run/".lock"), 20), "the training went on without its study"
-    process, printed = start(root, copy, *LONGER), ""
-    while "train runet-x5: done" not in printed and (line := process.stdout.readline()): printed += line
-    process.kill(); process.wait()
+        os.kill(kernel, signal.SIGSTOP)  # it must not end before its study is killed
+    second = ctsr(
+        *STUDY, "--out", copy, *LONGER, cwd=root
+    )  # another one in the same folder, meanwhile
+    assert (
+        second.returncode == 2
+        and f"pid {process.pid}" in second.stderr
+        and len(second.stderr.strip().splitlines()) == 1
+    )
+    process.kill()
+    process.wait()
+    for kernel in training:
+        with suppress(ProcessLookupError):
+            os.kill(kernel, signal.SIGCONT)
+    assert (
+        training
+        and not (run / "train.ipynb").exists()
+        and not (run / "weights.safetensors").exists()
+    )
+    assert (
+        read_stamp(copy, "train/runet-x5") is None and read_stamp(copy, "train/nn-runet-x5") == kept
+    )
+    assert until(lambda: free(run / ".lock"), 20), "the training went on without its study"
+    process = start(root, copy, *LONGER)
+    printed = ""
+    while "train runet-x5: done" not in printed and (line := process.stdout.readline()):
+        printed += line
+    process.kill()
+    process.wait()
     assert "going on from step" in printed and "train runet-x5: done" in printed, printed[-2000:]
-    assert not list(run.glob(".*.partial.ipynb")) and read_stamp(copy, "train/nn-runet-x5") == kept and read_stamp(copy, "train/runet-x5")
+    assert (
+        not list(run.glob(".*.partial.ipynb"))
+        and read_stamp(copy, "train/nn-runet-x5") == kept
+        and read_stamp(copy, "train/runet-x5")
+    )
 
 
 def test_a_killed_kernel_is_reported_and_its_notebook_kept(root, copy):
-    run = copy/"train"/"runet-x5"
+    run = copy / "train" / "runet-x5"
     shutil.rmtree(run)
     process = start(root, copy, "--set", "runs.runet-x5.steps=4000")
-    assert until(lambda: (run/"state"/"checkpoint.safetensors").exists())
+    assert until(lambda: (run / "state" / "checkpoint.safetensors").exists())
     found = kernels(process)
     assert found
-    for kernel in found: os.kill(kernel, signal.SIGKILL)
+    for kernel in found:
+        os.kill(kernel, signal.SIGKILL)
     printed, _ = process.communicate(timeout=90)
-    assert process.returncode == 2 and "kernel stopped" in printed and "run the same command again" in printed and "Traceback" not in printed
-    assert (run/"state"/"checkpoint.safetensors").exists() and not (run/"weights.safetensors").exists()
+    assert (
+        process.returncode == 2
+        and "kernel stopped" in printed
+        and "run the same command again" in printed
+        and "Traceback" not in printed
+    )
+    assert (run / "state" / "checkpoint.safetensors").exists() and not (
+        run / "weights.safetensors"
+    ).exists()
 
 
 def test_a_failing_cell_is_kept_and_named(root, copy, tmp_path):
     "A cell that cannot fetch its weights: one line, the notebook kept, earlier results untouched; then it goes on."
-    folder = copy/"train"/"runet-x5"
-    before = (folder/"weights.safetensors").read_bytes()
-    offline = os.environ | {"CTSR_OFFLINE": "1", "CTSR_CACHE": str(tmp_path/"empty")}
-    done = ctsr(*STUDY, "--out", copy, "--set", "runs.runet-x5.validate_lpips=alexnet", cwd=root, env=offline)
-    assert done.returncode == 2 and (folder/"train.failed.ipynb").exists() and (folder/"weights.safetensors").read_bytes() == before
+    folder = copy / "train" / "runet-x5"
+    before = (folder / "weights.safetensors").read_bytes()
+    offline = os.environ | {"CTSR_OFFLINE": "1", "CTSR_CACHE": str(tmp_path / "empty")}
+    done = ctsr(
+        *STUDY,
+        "--out",
+        copy,
+        "--set",
+        "runs.runet-x5.validate_lpips=alexnet",
+        cwd=root,
+        env=offline,
+    )
+    assert (
+        done.returncode == 2
+        and (folder / "train.failed.ipynb").exists()
+        and (folder / "weights.safetensors").read_bytes() == before
+    )
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("ctsr: ") and "train.failed.ipynb" in last and "run the same command again" in last
+    assert (
+        last.startswith("ctsr: ")
+        and "train.failed.ipynb" in last
+        and "run the same command again" in last
+    )
     assert "ctsr: no alexnet weights" in done.stderr and "CTSR_OFFLINE" in done.stderr
     assert ctsr(*STUDY, "--out", copy, cwd=root).returncode == 0
-    assert not (folder/"train.failed.ipynb").exists() and (folder/"weights.safetensors").read_bytes() == before
+    assert (
+        not (folder / "train.failed.ipynb").exists()
+        and (folder / "weights.safetensors").read_bytes() == before
+    )
 
 
 @pytest.fixture
 def small_disk(tmp_path):
     "A disk of 3 MB; its size can be changed."
-    if os.geteuid() or not sys.platform.startswith("linux"): pytest.skip("mounting a small disk needs root on Linux")
-    folder = tmp_path/"small"; folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)], capture_output=True).returncode: pytest.skip("mount is not allowed here")
+    if os.geteuid() or not sys.platform.startswith("linux"):
+        pytest.skip("mounting a small disk needs root on Linux")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)], capture_output=True
+    ).returncode:
+        pytest.skip("mount is not allowed here")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def test_a_full_disk_is_named_and_loses_nothing(root, small_disk):
     "The images fit, the first training's weights do not; with room, only what is missing is left to do."
-    folder = small_disk/"smoke"
+    folder = small_disk / "smoke"
     done = ctsr(*STUDY, "--out", folder, cwd=root)
     said = done.stderr.strip().splitlines()
-    assert done.returncode == 2 and "No space left" in done.stderr and "free space" in done.stderr and said[-1].startswith("ctsr: "), done.stderr[-2000:]
+    assert (
+        done.returncode == 2
+        and "No space left" in done.stderr
+        and "free space" in done.stderr
+        and said[-1].startswith("ctsr: ")
+    ), done.stderr[-2000:]
     assert "Traceback" not in done.stderr and not list(folder.rglob("weights.safetensors"))
     subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
     todo = stale(plan(load_preset("smoke"), folder), folder)
@@ -251,7 +401,7 @@ def test_a_full_disk_is_named_and_loses_nothing(root, small_disk):
 
 
 def test_a_damaged_result_is_made_again(root, copy):
-    weights = copy/"train"/"runet-x5"/"weights.safetensors"
+    weights = copy / "train" / "runet-x5" / "weights.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     jobs = plan(load_preset("smoke"), copy)
@@ -262,86 +412,159 @@ def test_a_damaged_result_is_made_again(root, copy):
 
 
 def test_publishing_is_all_or_nothing(root, smoke, tmp_path, monkeypatch):
-    import ctsr.study
-    clone = tmp_path/"clone"
-    shutil.copytree(root/"nbs", clone/"nbs", ignore=shutil.ignore_patterns(".*"))
-    monkeypatch.setattr(ctsr.study, "checkout", lambda start=None: clone)
+    import ctsr.pipeline.study
+
+    clone = tmp_path / "clone"
+    shutil.copytree(root / "nbs", clone / "nbs", ignore=shutil.ignore_patterns(".*"))
+    monkeypatch.setattr(ctsr.pipeline.study, "checkout", lambda start=None: clone)
     target = publish("smoke", smoke[0])
-    assert target == clone/"figures"/"smoke"
-    assert {"fig2_examples.png", "fig2_examples.json", "table_summary.csv", "per_image.csv.gz", "claims.csv"} <= {p.name for p in target.iterdir()}
+    assert target == clone / "figures" / "smoke"
+    assert {
+        "fig2_examples.png",
+        "fig2_examples.json",
+        "table_summary.csv",
+        "per_image.csv.gz",
+        "claims.csv",
+    } <= {p.name for p in target.iterdir()}
     published = {p.name: p.read_bytes() for p in target.iterdir()}
-    hidden = (smoke[0]/"figures"/"fig3_ssim.png").rename(smoke[0]/"figures"/"hidden.png")
+    hidden = (smoke[0] / "figures" / "fig3_ssim.png").rename(smoke[0] / "figures" / "hidden.png")
     try:
-        with pytest.raises(CTSRError, match="not finished"): publish("smoke", smoke[0])
-    finally: hidden.rename(smoke[0]/"figures"/"fig3_ssim.png")
+        with pytest.raises(CTSRError, match="not finished"):
+            publish("smoke", smoke[0])
+    finally:
+        hidden.rename(smoke[0] / "figures" / "fig3_ssim.png")
     assert {p.name: p.read_bytes() for p in target.iterdir()} == published
 
 
 def test_a_published_study_is_drawn_again_from_its_tables_alone(root, smoke, tmp_path, monkeypatch):
-    import ctsr.presets, ctsr.study
-    clone = tmp_path/"clone"
-    shutil.copytree(root/"nbs", clone/"nbs", ignore=shutil.ignore_patterns(".*"))
-    for module in (ctsr.study, ctsr.presets): monkeypatch.setattr(module, "checkout", lambda start=None: clone)
-    with pytest.raises(CTSRError, match="no published tables"): redraw(load_preset("smoke"))
+    import ctsr.pipeline.presets
+    import ctsr.pipeline.study
+
+    clone = tmp_path / "clone"
+    shutil.copytree(root / "nbs", clone / "nbs", ignore=shutil.ignore_patterns(".*"))
+    for module in (ctsr.pipeline.study, ctsr.pipeline.presets):
+        monkeypatch.setattr(module, "checkout", lambda start=None: clone)
+    with pytest.raises(CTSRError, match="no published tables"):
+        redraw(load_preset("smoke"))
     published = publish("smoke", smoke[0])
-    again = redraw(load_preset("smoke")).parent/"figures"
+    again = redraw(load_preset("smoke")).parent / "figures"
     files = [p for p in published.iterdir() if p.suffix != ".json"]
-    assert len(files) > 30 and not [p.name for p in files if (again/p.name).read_bytes() != p.read_bytes()]
-    made = json.loads((again/"fig4_psnr.json").read_text())
+    assert len(files) > 30 and not [
+        p.name for p in files if (again / p.name).read_bytes() != p.read_bytes()
+    ]
+    made = json.loads((again / "fig4_psnr.json").read_text())
     assert list(made["inputs"]) == ["runs/smoke-report/figures/per_image.csv.gz"]
-    assert "Provenance" in (again.parent/"report.html").read_text()
+    assert "Provenance" in (again.parent / "report.html").read_text()
 
 
-def test_a_study_takes_published_scores_of_all_that_did_not_change(root, smoke, tmp_path, monkeypatch):
+def test_a_study_takes_published_scores_of_all_that_did_not_change(
+    root, smoke, tmp_path, monkeypatch
+):
     from ctsr import study
-    clone, changed = tmp_path/"clone", ("--set", "runs.nn-runet-x5.steps=12")
-    shutil.copytree(root/"nbs", clone/"nbs", ignore=shutil.ignore_patterns(".*"))
+
+    clone = tmp_path / "clone"
+    changed = ("--set", "runs.nn-runet-x5.steps=12")
+    shutil.copytree(root / "nbs", clone / "nbs", ignore=shutil.ignore_patterns(".*"))
     refused = ctsr(*STUDY, "--published", cwd=clone)
     assert refused.returncode == 2 and "figures/smoke/preset.json is not there" in refused.stderr
     with monkeypatch.context() as patch:
         patch.setattr(study, "checkout", lambda start=None: clone)
         published = publish("smoke", smoke[0])
-    done, again = ctsr(*STUDY, "--published", *changed, cwd=clone), clone/"runs"/"smoke"
+    done = ctsr(*STUDY, "--published", *changed, cwd=clone)
+    again = clone / "runs" / "smoke"
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert "scores from figures/smoke: bilinear, nearest, bicubic, runet-x5, sr3-x5, clean-x5" in done.stdout
-    assert [p.name for p in (again/"train").iterdir()] == ["nn-runet-x5"]
-    before, after = (pd.read_csv(f/"per_image.csv.gz").set_index(["run", "task", "up", "protocol", "metric", "image_id"]).value.sort_index()
-                     for f in (published, again/"figures"))
+    assert (
+        "scores from figures/smoke: bilinear, nearest, bicubic, runet-x5, sr3-x5, clean-x5"
+        in done.stdout
+    )
+    assert [p.name for p in (again / "train").iterdir()] == ["nn-runet-x5"]
+    before, after = (
+        pd.read_csv(f / "per_image.csv.gz")
+        .set_index(["run", "task", "up", "protocol", "metric", "image_id"])
+        .value.sort_index()
+        for f in (published, again / "figures")
+    )
     other = before.index.get_level_values("run").str.startswith("nn-runet-x5")  # also its snapshot
-    assert before.index.equals(after.index) and before[~other].equals(after[~other]) and not before[other].equals(after[other])
-    assert {p.name for p in published.iterdir()} - {p.name for p in (again/"figures").iterdir()} == {"preset.json"}
-    for table, column in {"table_training": "training", "training_history": "training", "table_validation": "training", "table_cost": "run"}.items():
-        was, now = (pd.read_csv(f/f"{table}.csv")[column] for f in (published, again/"figures"))
+    assert (
+        before.index.equals(after.index)
+        and before[~other].equals(after[~other])
+        and not before[other].equals(after[other])
+    )
+    assert {p.name for p in published.iterdir()} - {
+        p.name for p in (again / "figures").iterdir()
+    } == {"preset.json"}
+    for table, column in {
+        "table_training": "training",
+        "training_history": "training",
+        "table_validation": "training",
+        "table_cost": "run",
+    }.items():
+        was, now = (pd.read_csv(f / f"{table}.csv")[column] for f in (published, again / "figures"))
         assert set(was) == set(now) and len(was) <= len(now), table
 
 
 # Settings and notebooks that are wrong are refused before anything starts.
 
-@pytest.mark.parametrize("assignment, word", [
-    ("tyop=1", "tyop"), ("training.stpes=1", "stpes"), ("training.steps='9'", "steps"), ("training.steps=-1", "steps"),
-    ("runs.runet-x5.up=cubic", "up"), ("tasks.x5.hr=-96", "hr"), ("source.name=3", "name"), ("evaluation.lpips=3", "lpips"),
-    ("figures.bars.RUNet=[nobody, bilinear]", "nobody"), ("figures.bars.RUNet=[bilinear, nearest]", "nearest"), ("nonsense", "key=value"),
-    ("training.model.wdith=1", "wdith"), ("training.loss={l3: 1}", "l3"), ("evaluation.split=tset", "split"), ("source.window=lungs", "window"),
-    ("evaluation.inputs=[]", "inputs"), ("figures.contrasts=[[RUNet, nobody]]", "nobody"),
-    ("runs.clean-x5.seeds=[1, 1]", "seeds"), ("runs.clean-x5.exclude=some", "exclude"), ("runs.clean-x5.tested=false", "clean-x5"),
-    ("figures.review.factors.RUNet=[runet-x5, bilinear, x2]", "RUNet"), ("figures.review.factors.Other=[bilinear, bilinear, x2]", "gains"), ("figures.published.noises=[3]", "noises"), ("figures.published.steps=runet-x5", "steps"), ("figures.published.pictures={x5: {A: [nobody, bicubic]}}", "nobody"),
-    ("figures.review.choices.Images.Other=nobody", "nobody"),
-    ("runs.runet-x5.init=runet-x5", "its own weights"), ("runs.runet-x5.init=sr3-x5", "another network"),
-    ("runs.nearest={task: x5}", "nearest"), ("figures.curves={RUNet: [nobody]}", "nobody"), ("figures.examples=0", "examples")])
+
+@pytest.mark.parametrize(
+    "assignment, word",
+    [
+        ("tyop=1", "tyop"),
+        ("training.stpes=1", "stpes"),
+        ("training.steps='9'", "steps"),
+        ("training.steps=-1", "steps"),
+        ("runs.runet-x5.up=cubic", "up"),
+        ("tasks.x5.hr=-96", "hr"),
+        ("source.name=3", "name"),
+        ("evaluation.lpips=3", "lpips"),
+        ("figures.bars.RUNet=[nobody, bilinear]", "nobody"),
+        ("figures.bars.RUNet=[bilinear, nearest]", "nearest"),
+        ("nonsense", "key=value"),
+        ("training.model.wdith=1", "wdith"),
+        ("training.loss={l3: 1}", "l3"),
+        ("evaluation.split=tset", "split"),
+        ("source.window=lungs", "window"),
+        ("evaluation.inputs=[]", "inputs"),
+        ("figures.contrasts=[[RUNet, nobody]]", "nobody"),
+        ("runs.clean-x5.seeds=[1, 1]", "seeds"),
+        ("runs.clean-x5.exclude=some", "exclude"),
+        ("runs.clean-x5.tested=false", "clean-x5"),
+        ("figures.review.factors.RUNet=[runet-x5, bilinear, x2]", "RUNet"),
+        ("figures.review.factors.Other=[bilinear, bilinear, x2]", "gains"),
+        ("figures.published.noises=[3]", "noises"),
+        ("figures.published.steps=runet-x5", "steps"),
+        ("figures.published.pictures={x5: {A: [nobody, bicubic]}}", "nobody"),
+        ("figures.review.choices.Images.Other=nobody", "nobody"),
+        ("runs.runet-x5.init=runet-x5", "its own weights"),
+        ("runs.runet-x5.init=sr3-x5", "another network"),
+        ("runs.nearest={task: x5}", "nearest"),
+        ("figures.curves={RUNet: [nobody]}", "nobody"),
+        ("figures.examples=0", "examples"),
+    ],
+)
 def test_a_wrong_preset_is_refused_by_key(root, tmp_path, assignment, word):
-    done = ctsr(*STUDY, "--out", tmp_path/"never", "--set", assignment, cwd=root)
-    assert done.returncode == 2 and word in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert not (tmp_path/"never").exists()
+    done = ctsr(*STUDY, "--out", tmp_path / "never", "--set", assignment, cwd=root)
+    assert (
+        done.returncode == 2 and word in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    ), done.stderr
+    assert not (tmp_path / "never").exists()
 
 
-@pytest.mark.parametrize("parameters, word", [(dict(typo=1), "typo"), (dict(steps="100"), "steps"), (dict(flips=1), "flips")])
+@pytest.mark.parametrize(
+    "parameters, word",
+    [(dict(typo=1), "typo"), (dict(steps="100"), "steps"), (dict(flips=1), "flips")],
+)
 def test_wrong_notebook_parameters_are_refused(root, tmp_path, parameters, word):
-    with pytest.raises(CTSRError, match=word): run_notebook(root/"nbs"/"study"/"train.ipynb", tmp_path/"train.ipynb", parameters)
-    assert not (tmp_path/"train.ipynb").exists()
+    with pytest.raises(CTSRError, match=word):
+        run_notebook(root / "nbs" / "study" / "train.ipynb", tmp_path / "train.ipynb", parameters)
+    assert not (tmp_path / "train.ipynb").exists()
 
 
 def test_own_images_take_the_source_s_place(tmp_path):
-    (tmp_path/"mine").mkdir()
-    own = load_preset("smoke", data=str(tmp_path/"mine")).source
-    assert own["name"] == str(tmp_path/"mine") and "phantom" not in own
-    assert load_preset("baseline", data=str(tmp_path/"mine")).source == {"name": "kaggle", "data": str(tmp_path/"mine")}
+    (tmp_path / "mine").mkdir()
+    own = load_preset("smoke", data=str(tmp_path / "mine")).source
+    assert own["name"] == str(tmp_path / "mine") and "phantom" not in own
+    assert load_preset("baseline", data=str(tmp_path / "mine")).source == {
+        "name": "kaggle",
+        "data": str(tmp_path / "mine"),
+    }

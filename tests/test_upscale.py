@@ -1,4 +1,5 @@
 "Files in, finer files of the same kind out: every format read back by somebody else's reader, and what is refused."
+
 import importlib
 import json
 import locale
@@ -27,28 +28,33 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 from safetensors.torch import load_file
 
-from ctsr.data import CTSRError, file_sha256, save_json, save_tensors
-from ctsr.degrade import Task
-from ctsr.pretrained import model_for, pack
-from ctsr.restore import load_run
-from ctsr.train import TrainConfig, build_model, train
-from ctsr.upscale import load_model, restore_slice, shortened, tiled, upscale, write_slice
+from ctsr.apps.upscale import load_model, restore_slice, shortened, tiled, upscale, write_slice
+from ctsr.core.files import CTSRError, file_sha256, save_json, save_tensors
+from ctsr.data.degrade import Task
+from ctsr.evaluation.pretrained import model_for, pack
+from ctsr.evaluation.restore import load_run
+from ctsr.training.loop import TrainConfig, build_model, train
 
-X2, X5 = dict(name="x2", hr=64, lr=32), dict(name="x5", hr=256, lr=51)
+X2 = dict(name="x2", hr=64, lr=32)
+X5 = dict(name="x5", hr=256, lr=51)
 SMALL = dict(crop=32, batch_size=4, keep="last", precision="bf16")
-WINDOW = -1350., 150.  # lung
+WINDOW = -1350.0, 150.0  # lung
 
 
-def pack_as(run, folder): # as stored weights of that name
-    card = json.loads((run/"config.json").read_text())
-    save_tensors(folder/f"{run.name}.safetensors", load_file(run/"weights.safetensors"))
-    save_json(folder/f"{run.name}.json", card | dict(sha256=file_sha256(folder/f"{run.name}.safetensors")))
+def pack_as(run, folder):  # as stored weights of that name
+    card = json.loads((run / "config.json").read_text())
+    save_tensors(folder / f"{run.name}.safetensors", load_file(run / "weights.safetensors"))
+    save_json(
+        folder / f"{run.name}.json",
+        card | dict(sha256=file_sha256(folder / f"{run.name}.safetensors")),
+    )
 
 
 @contextmanager
 def refused(*words):
     "A CTSRError of one line that holds all the words."
-    with pytest.raises(CTSRError) as caught: yield
+    with pytest.raises(CTSRError) as caught:
+        yield
     said = str(caught.value)
     assert "\n" not in said and len(said) < 500 and all(str(w) in said for w in words), said
 
@@ -57,20 +63,59 @@ def refused(*words):
 def runs(phantom, tmp_path_factory):
     "Finished runs: two that change the picture, and one that is known to interpolate, at a factor that is no whole number."
     home = tmp_path_factory.mktemp("runs")
-    train(TrainConfig(task=X2, model=dict(name="runet", width=1/8, residual=True), steps=40, validate_every=40, **SMALL), phantom, home/"runet", progress=False)
-    train(TrainConfig(task=X2, model=dict(name="sr3", channels=16), loss={"l2": 1.}, up="bicubic", mean=.5, std=.5, clip=1., steps=20, validate_every=20,
-                      validate_steps=1, **SMALL), phantom, home/"sr3", progress=False)
-    still = dict(name="runet", width=1/16, residual=True)  # its last layer is zero before training
-    save_tensors(home/"still"/"weights.safetensors", build_model(still).state_dict())
-    save_json(home/"still"/"config.json", dict(model=still, up="bilinear", task=X5, precision="bf16"))
+    train(
+        TrainConfig(
+            task=X2,
+            model=dict(name="runet", width=1 / 8, residual=True),
+            steps=40,
+            validate_every=40,
+            **SMALL,
+        ),
+        phantom,
+        home / "runet",
+        progress=False,
+    )
+    train(
+        TrainConfig(
+            task=X2,
+            model=dict(name="sr3", channels=16),
+            loss={"l2": 1.0},
+            up="bicubic",
+            mean=0.5,
+            std=0.5,
+            clip=1.0,
+            steps=20,
+            validate_every=20,
+            validate_steps=1,
+            **SMALL,
+        ),
+        phantom,
+        home / "sr3",
+        progress=False,
+    )
+    still = dict(
+        name="runet", width=1 / 16, residual=True
+    )  # its last layer is zero before training
+    save_tensors(home / "still" / "weights.safetensors", build_model(still).state_dict())
+    save_json(
+        home / "still" / "config.json", dict(model=still, up="bilinear", task=X5, precision="bf16")
+    )
     return home
 
 
 def ctsr_upscale(*arguments, **kwargs):
-    return subprocess.run([sys.executable, "-m", "ctsr.cli", "upscale", *map(str, arguments)], capture_output=True, text=True, **kwargs)
+    return subprocess.run(
+        [sys.executable, "-m", "ctsr.apps.cli", "upscale", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        **kwargs,
+    )
 
 
-def contents(folder): return {str(p.relative_to(folder)): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
+def contents(folder):
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()
+    }
 
 
 def one(rows):
@@ -87,7 +132,9 @@ def failed(rows, *words):
 
 def blobs(*shape, seed=0):
     "Something smooth in [0,1]."
-    x = torch.rand((1, 1, *[n // 4 + 1 for n in shape]), generator=torch.Generator().manual_seed(seed))
+    x = torch.rand(
+        (1, 1, *[n // 4 + 1 for n in shape]), generator=torch.Generator().manual_seed(seed)
+    )
     return F.interpolate(x, shape, mode="bilinear")[0, 0].numpy()
 
 
@@ -98,211 +145,477 @@ def thorax(slices=3, height=40, width=36):
     return hu.round().astype(np.int16)
 
 
-def enlarged(hu, size): return F.interpolate(torch.from_numpy(np.asarray(hu, np.float32))[:, None], size, mode="bilinear")[:, 0].numpy()
+def enlarged(hu, size):
+    return F.interpolate(
+        torch.from_numpy(np.asarray(hu, np.float32))[:, None], size, mode="bilinear"
+    )[:, 0].numpy()
 
 
 # 1. Pictures, read back by Pillow.
 
-def grey(restorer, pixels, white): return restorer(torch.from_numpy(pixels.astype(np.float32) / white)[None, None], Task(**X2))[0, 0].numpy() * white
+
+def grey(restorer, pixels, white):
+    return (
+        restorer(torch.from_numpy(pixels.astype(np.float32) / white)[None, None], Task(**X2))[
+            0, 0
+        ].numpy()
+        * white
+    )
 
 
-@pytest.mark.parametrize("name, white, kind", [("a.png", 255, np.uint8), ("a.png", 4095, np.uint16), ("a.png", 65535, np.uint16), ("a.jpeg", 255, np.uint8)])
+@pytest.mark.parametrize(
+    "name, white, kind",
+    [
+        ("a.png", 255, np.uint8),
+        ("a.png", 4095, np.uint16),
+        ("a.png", 65535, np.uint16),
+        ("a.jpeg", 255, np.uint8),
+    ],
+)
 def test_pictures(runs, tmp_path, name, white, kind):
     "Size, depth, range, resolution, and the very numbers that the network gives. Twelve bits are those that the file says count."
     pixels = (blobs(45, 38) * white).round().astype(kind)
     pixels[3, 3] = white
     notes = PngInfo()
-    if white == 4095: notes.add(b"sBIT", b"\x0c")
-    Image.fromarray(pixels).save(tmp_path/name, dpi=(96, 96), **(dict(quality=100) if "jpeg" in name else dict(pnginfo=notes)))
-    with Image.open(one(upscale([tmp_path/name], tmp_path/f"out-{name}", runs/"runet"))) as made:
-        assert made.size == (76, 90) and made.format == {"a.png": "PNG", "a.jpeg": "JPEG"}[name] and round(made.info["dpi"][0]) == 192
+    if white == 4095:
+        notes.add(b"sBIT", b"\x0c")
+    Image.fromarray(pixels).save(
+        tmp_path / name,
+        dpi=(96, 96),
+        **(dict(quality=100) if "jpeg" in name else dict(pnginfo=notes)),
+    )
+    with Image.open(
+        one(upscale([tmp_path / name], tmp_path / f"out-{name}", runs / "runet"))
+    ) as made:
+        assert (
+            made.size == (76, 90)
+            and made.format == {"a.png": "PNG", "a.jpeg": "JPEG"}[name]
+            and round(made.info["dpi"][0]) == 192
+        )
         assert made.mode == ("L" if kind == np.uint8 else "I;16")
         found = np.asarray(made).astype(float)
-    restorer = load_run(runs/"runet")
+    restorer = load_run(runs / "runet")
     restorer.config = restorer.config | dict(precision="fp32")
-    given = np.asarray(Image.open(tmp_path/name))
-    assert np.abs(found - grey(restorer, given, white)).max() < (.51 if "png" in name else 16)
-    assert np.abs(found - enlarged(given[None], (90, 76))[0]).max() > white / 50, "the network changed nothing: the test shows nothing"
+    given = np.asarray(Image.open(tmp_path / name))
+    assert np.abs(found - grey(restorer, given, white)).max() < (0.51 if "png" in name else 16)
+    assert np.abs(found - enlarged(given[None], (90, 76))[0]).max() > white / 50, (
+        "the network changed nothing: the test shows nothing"
+    )
 
 
 def test_slices_of_a_stack_match(runs, tmp_path):
     "White is the format's, or the window's, and never one pixel's; a scan that is black or grey to the eye is refused until its window is said."
     dark = (blobs(45, 38) * 3900).astype(np.uint16)
-    spot, shifted = dark.copy(), (dark // 4 + 32000).astype(np.uint16)  # HU + 32768, say
+    spot = dark.copy()
+    shifted = (dark // 4 + 32000).astype(np.uint16)  # HU + 32768, say
     spot[0, 0] = 4200
-    for name, pixels in dict(a=dark, b=spot, c=shifted, d=(dark // 400).astype(np.uint8)).items(): Image.fromarray(pixels).save(tmp_path/f"{name}.png")
-    files = [tmp_path/f"{n}.png" for n in "abcd"]
-    for row, word in zip(upscale(files, tmp_path/"no", runs/"runet"), ("0 to 65535", "0 to 65535", "--window 32", "0 to 255")):
-        assert word in row["error"] and "\n" not in row["error"] and "--window CENTRE,WIDTH" in row["error"], row
-    assert f"--window {(dark.min() + dark.max()) / 2:g},{np.ptp(dark)}" in upscale(files[:1], tmp_path/"no.png", runs/"runet")[0]["error"]
-    for row in upscale(files, tmp_path/"no", runs/"runet", window="lung"): assert "HU" in row["error"] and "--window CENTRE,WIDTH" in row["error"]
-    a, b = (np.asarray(Image.open(r["out"])).astype(int) for r in upscale(files[:2], tmp_path/"out", runs/"runet", window=(1000, 2000)))
+    for name, pixels in dict(a=dark, b=spot, c=shifted, d=(dark // 400).astype(np.uint8)).items():
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    files = [tmp_path / f"{n}.png" for n in "abcd"]
+    for row, word in zip(
+        upscale(files, tmp_path / "no", runs / "runet"),
+        ("0 to 65535", "0 to 65535", "--window 32", "0 to 255"),
+    ):
+        assert (
+            word in row["error"]
+            and "\n" not in row["error"]
+            and "--window CENTRE,WIDTH" in row["error"]
+        ), row
+    assert (
+        f"--window {(dark.min() + dark.max()) / 2:g},{np.ptp(dark)}"
+        in upscale(files[:1], tmp_path / "no.png", runs / "runet")[0]["error"]
+    )
+    for row in upscale(files, tmp_path / "no", runs / "runet", window="lung"):
+        assert "HU" in row["error"] and "--window CENTRE,WIDTH" in row["error"]
+    a, b = (
+        np.asarray(Image.open(r["out"])).astype(int)
+        for r in upscale(files[:2], tmp_path / "out", runs / "runet", window=(1000, 2000))
+    )
     assert np.abs(a - b)[40:, 40:].max() == 0
-    restorer, task = load_model(runs/"runet")
+    restorer, task = load_model(runs / "runet")
     seen = torch.from_numpy(dark.clip(0, 2000).astype(np.float32))[None, None]
-    mine = restorer(seen / 2000, task)[0, 0].numpy() * 2000 + enlarged((dark - seen[0, 0].numpy())[None], a.shape)[0]
-    assert np.abs(a - mine).max() < .6 and np.abs(a - enlarged(dark[None], a.shape)[0]).max() > 20, "inside restored, outside interpolated"
-    failed(upscale(files[:1], tmp_path/"no.png", runs/"runet", window=(40000, 100)), "shows nothing")
+    mine = (
+        restorer(seen / 2000, task)[0, 0].numpy() * 2000
+        + enlarged((dark - seen[0, 0].numpy())[None], a.shape)[0]
+    )
+    assert (
+        np.abs(a - mine).max() < 0.6 and np.abs(a - enlarged(dark[None], a.shape)[0]).max() > 20
+    ), "inside restored, outside interpolated"
+    failed(
+        upscale(files[:1], tmp_path / "no.png", runs / "runet", window=(40000, 100)),
+        "shows nothing",
+    )
 
 
 def test_grey_in_colour_channels_and_turned_by_its_camera(runs, tmp_path):
     pixels = (blobs(40, 24) * 255).astype(np.uint8)
     exif = Image.Exif()
     exif[0x0112] = 6  # to be shown turned by a quarter clockwise
-    Image.fromarray(np.dstack([pixels] * 3)).save(tmp_path/"turned.jpg", exif=exif, quality=100)
-    Image.fromarray(np.dstack([pixels] * 3 + [np.full_like(pixels, 255)])).save(tmp_path/"opaque.png")
-    Image.fromarray(pixels).convert("P").save(tmp_path/"palette.png")
-    rows = upscale([tmp_path/n for n in ("turned.jpg", "opaque.png", "palette.png")], tmp_path/"out", runs/"still")
+    Image.fromarray(np.dstack([pixels] * 3)).save(tmp_path / "turned.jpg", exif=exif, quality=100)
+    Image.fromarray(np.dstack([pixels] * 3 + [np.full_like(pixels, 255)])).save(
+        tmp_path / "opaque.png"
+    )
+    Image.fromarray(pixels).convert("P").save(tmp_path / "palette.png")
+    rows = upscale(
+        [tmp_path / n for n in ("turned.jpg", "opaque.png", "palette.png")],
+        tmp_path / "out",
+        runs / "still",
+    )
     turned, opaque, palette = (np.asarray(Image.open(r["out"])).astype(float) for r in rows)
     size = tuple(round(n * 256 / 51) for n in (40, 24))
     assert turned.shape == size[::-1] and opaque.shape == palette.shape == size
     assert np.abs(turned - enlarged(np.rot90(pixels, -1)[None].copy(), size[::-1])[0]).max() < 16
-    assert np.abs(opaque - enlarged(pixels[None], size)[0]).max() < .51 and (opaque == palette).all()
+    assert (
+        np.abs(opaque - enlarged(pixels[None], size)[0]).max() < 0.51 and (opaque == palette).all()
+    )
 
 
-def noisy_png(path, size=(40, 40)): Image.fromarray(np.random.default_rng(0).integers(0, 256, size).astype(np.uint8)).save(path)
+def noisy_png(path, size=(40, 40)):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, size).astype(np.uint8)).save(path)
 
 
 def rgb16(path, size=30):
     "A grey PNG of 16 bits in three channels, which Pillow cannot write."
-    chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
     rows = np.repeat((blobs(size, size) * 65535).astype(">u2"), 3, axis=1)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">2I5B", size, size, 16, 2, 0, 0, 0))
-                     + chunk(b"IDAT", zlib.compress(b"".join(b"\0" + r.tobytes() for r in rows))) + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">2I5B", size, size, 16, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(b"".join(b"\0" + r.tobytes() for r in rows)))
+        + chunk(b"IEND", b"")
+    )
 
 
 PICTURES = {
     "colour": ("a.png", lambda p: Image.new("RGB", (30, 30), (9, 9, 60)).save(p), "colour"),
     "colour jpeg": ("a.jpg", lambda p: Image.new("RGB", (30, 30), (200, 9, 60)).save(p), "colour"),
     "transparent": ("a.png", lambda p: Image.new("LA", (30, 30), (9, 60)).save(p), "transparent"),
-    "moving": ("a.png", lambda p: Image.new("L", (9, 9)).save(p, save_all=True, append_images=[Image.new("L", (9, 9), 9)]), "holds 2 pictures"),
-    "truncated": ("a.png", lambda p: (noisy_png(p), p.write_bytes(p.read_bytes()[:700])), "cannot be read"),
+    "moving": (
+        "a.png",
+        lambda p: Image.new("L", (9, 9)).save(
+            p, save_all=True, append_images=[Image.new("L", (9, 9), 9)]
+        ),
+        "holds 2 pictures",
+    ),
+    "truncated": (
+        "a.png",
+        lambda p: (noisy_png(p), p.write_bytes(p.read_bytes()[:700])),
+        "cannot be read",
+    ),
     "empty": ("a.png", lambda p: p.write_bytes(b""), "empty (0 bytes)"),
-    "letter": ("a.png", lambda p: p.write_text("Dear reader"), "cannot be read (cannot identify image file a.png)"),
+    "letter": (
+        "a.png",
+        lambda p: p.write_text("Dear reader"),
+        "cannot be read (cannot identify image file a.png)",
+    ),
     "tiff": ("a.tif", lambda p: Image.new("L", (9, 9)).save(p), "is no PNG, JPEG, DICOM"),
-    "pixels in a second file": ("a.mhd", lambda p: sitk.WriteImage(sitk.GetImageFromArray(thorax()), p), "is no PNG, JPEG, DICOM"),
+    "pixels in a second file": (
+        "a.mhd",
+        lambda p: sitk.WriteImage(sitk.GetImageFromArray(thorax()), p),
+        "is no PNG, JPEG, DICOM",
+    ),
     "letter named dcm": ("a.dcm", lambda p: p.write_text("Dear reader"), "cannot be read"),
     "picture named dcm": ("a.dcm", lambda p: Image.new("L", (9, 9)).save(p, "PNG"), "is no DICOM"),
-    "sheared": ("a.nii", lambda p: nibabel.save(nibabel.Nifti1Image(thorax().T, np.eye(4) + .3 * np.eye(4, k=2)), p), "right angles, which is not supported"),
-    "no volume": ("a.nii", lambda p: nibabel.save(nibabel.Nifti1Image(np.zeros((9, 9, 3, 2), np.int16), np.eye(4)), p), "3-D"),
-    "NaN": ("a.nii.gz", lambda p: nibabel.save(nibabel.Nifti1Image(np.full((9, 9, 3), np.nan, np.float32), np.eye(4)), p), "NaN"),
-    "coronal stack": ("a.nii", lambda p: nibabel.save(nibabel.Nifti1Image(np.zeros((9, 3, 9), np.int16), np.diag([1, 5, 1, 1])), p), "square"),
-    "no Hounsfield units": ("a.nii", lambda p: nibabel.save(nibabel.Nifti1Image(np.random.rand(9, 9, 3).astype("f4"), np.eye(4)), p), "not in HU"),
-    "1024 added": ("a.nii", lambda p: nibabel.save(nibabel.Nifti1Image((thorax().T.clip(-1024) + 1024).astype(np.uint16), np.eye(4)), p), "was 1024 added?"),
-    "NIfTI-2": ("a.nii", lambda p: nibabel.save(nibabel.Nifti2Image(thorax().T, np.eye(4)), p), "is NIfTI-2"),
+    "sheared": (
+        "a.nii",
+        lambda p: nibabel.save(
+            nibabel.Nifti1Image(thorax().T, np.eye(4) + 0.3 * np.eye(4, k=2)), p
+        ),
+        "right angles, which is not supported",
+    ),
+    "no volume": (
+        "a.nii",
+        lambda p: nibabel.save(nibabel.Nifti1Image(np.zeros((9, 9, 3, 2), np.int16), np.eye(4)), p),
+        "3-D",
+    ),
+    "NaN": (
+        "a.nii.gz",
+        lambda p: nibabel.save(
+            nibabel.Nifti1Image(np.full((9, 9, 3), np.nan, np.float32), np.eye(4)), p
+        ),
+        "NaN",
+    ),
+    "coronal stack": (
+        "a.nii",
+        lambda p: nibabel.save(
+            nibabel.Nifti1Image(np.zeros((9, 3, 9), np.int16), np.diag([1, 5, 1, 1])), p
+        ),
+        "square",
+    ),
+    "no Hounsfield units": (
+        "a.nii",
+        lambda p: nibabel.save(
+            nibabel.Nifti1Image(np.random.rand(9, 9, 3).astype("f4"), np.eye(4)), p
+        ),
+        "not in HU",
+    ),
+    "1024 added": (
+        "a.nii",
+        lambda p: nibabel.save(
+            nibabel.Nifti1Image((thorax().T.clip(-1024) + 1024).astype(np.uint16), np.eye(4)), p
+        ),
+        "was 1024 added?",
+    ),
+    "NIfTI-2": (
+        "a.nii",
+        lambda p: nibabel.save(nibabel.Nifti2Image(thorax().T, np.eye(4)), p),
+        "is NIfTI-2",
+    ),
     "16 bits in colour channels": ("a.png", lambda p: rgb16(p), "save it as 16-bit grey"),
-    "mask": ("a.png", lambda p: Image.fromarray((blobs(30, 30) > .5).astype(np.uint8) * 255).save(p), "looks like a label map"),
-    "one bit": ("a.png", lambda p: Image.fromarray(blobs(30, 30) > .5).save(p), "looks like a label map"),
-    "label map": ("a.nii.gz", lambda p: nibabel.save(nibabel.Nifti1Image((thorax(6, 9, 9) > 0).astype(np.uint8), np.eye(4)), p), "looks like a label map"),
-    "label map of real numbers": ("a.nii", lambda p: nibabel.save(nibabel.Nifti1Image((thorax(6, 9, 9) // 400).astype("f4"), np.eye(4)), p), "label map"),
-    "eight bits and nothing": ("a.nii", lambda p: nibabel.save(nibabel.Nifti1Image(np.full((9, 9, 3), 7, np.uint8), np.eye(4)), p), "shows nothing"),
-    "absent": ("a.png", lambda p: None, "does not exist")}
+    "mask": (
+        "a.png",
+        lambda p: Image.fromarray((blobs(30, 30) > 0.5).astype(np.uint8) * 255).save(p),
+        "looks like a label map",
+    ),
+    "one bit": (
+        "a.png",
+        lambda p: Image.fromarray(blobs(30, 30) > 0.5).save(p),
+        "looks like a label map",
+    ),
+    "label map": (
+        "a.nii.gz",
+        lambda p: nibabel.save(
+            nibabel.Nifti1Image((thorax(6, 9, 9) > 0).astype(np.uint8), np.eye(4)), p
+        ),
+        "looks like a label map",
+    ),
+    "label map of real numbers": (
+        "a.nii",
+        lambda p: nibabel.save(
+            nibabel.Nifti1Image((thorax(6, 9, 9) // 400).astype("f4"), np.eye(4)), p
+        ),
+        "label map",
+    ),
+    "eight bits and nothing": (
+        "a.nii",
+        lambda p: nibabel.save(nibabel.Nifti1Image(np.full((9, 9, 3), 7, np.uint8), np.eye(4)), p),
+        "shows nothing",
+    ),
+    "absent": ("a.png", lambda p: None, "does not exist"),
+}
 
 
 @pytest.mark.parametrize("name, make, word", [pytest.param(*v, id=k) for k, v in PICTURES.items()])
 def test_what_cannot_be_restored_costs_only_itself(runs, tmp_path, name, make, word):
-    (tmp_path/"in").mkdir()
-    make(tmp_path/"in"/name)
-    Image.fromarray((blobs(20, 20) * 255).astype(np.uint8)).save(tmp_path/"in"/"good.png")
-    bad, good = upscale([tmp_path/"in"/name, tmp_path/"in"/"good.png"], tmp_path/"out", runs/"still")
-    assert word in bad["error"] and name in bad["error"] and "\n" not in bad["error"] and list(contents(tmp_path/"out")) == ["good.png"]
-    assert good["out"] == tmp_path/"out"/"good.png"
+    (tmp_path / "in").mkdir()
+    make(tmp_path / "in" / name)
+    Image.fromarray((blobs(20, 20) * 255).astype(np.uint8)).save(tmp_path / "in" / "good.png")
+    bad, good = upscale(
+        [tmp_path / "in" / name, tmp_path / "in" / "good.png"], tmp_path / "out", runs / "still"
+    )
+    assert (
+        word in bad["error"]
+        and name in bad["error"]
+        and "\n" not in bad["error"]
+        and list(contents(tmp_path / "out")) == ["good.png"]
+    )
+    assert good["out"] == tmp_path / "out" / "good.png"
 
 
 # 2. Volumes: NIfTI read back by nibabel, NRRD by SimpleITK.
 
-def as_nifti(path, hu, codes="LPS", forms=(1, 1), slope=None, tilt=0.):
+
+def as_nifti(path, hu, codes="LPS", forms=(1, 1), slope=None, tilt=0.0):
     "A file with the axes named; `hu` is (slices, rows, columns), feet to head, front to back, right to left."
     turn = np.eye(4)
     turn[:2, :2] = [[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]]
-    image = nibabel.Nifti1Image(hu.transpose(2, 1, 0), turn @ np.array([[-2., 0, 0, 30], [0, -2, 0, 45], [0, 0, 5, -60], [0, 0, 0, 1]]))
-    to = nibabel.orientations.ornt_transform(nibabel.io_orientation(image.affine), nibabel.orientations.axcodes2ornt(codes))
+    image = nibabel.Nifti1Image(
+        hu.transpose(2, 1, 0),
+        turn @ np.array([[-2.0, 0, 0, 30], [0, -2, 0, 45], [0, 0, 5, -60], [0, 0, 0, 1]]),
+    )
+    to = nibabel.orientations.ornt_transform(
+        nibabel.io_orientation(image.affine), nibabel.orientations.axcodes2ornt(codes)
+    )
     image = image.as_reoriented(to)
     image.header["descrip"] = b"a chest"
-    for put, code in zip((image.set_qform, image.set_sform), forms): put(image.affine, code)
+    for put, code in zip((image.set_qform, image.set_sform), forms):
+        put(image.affine, code)
     nibabel.save(image, path)
-    if slope: data = bytearray(path.read_bytes()); data[112:120] = np.array(slope, "<f4").tobytes(); path.write_bytes(data)
+    if slope:
+        data = bytearray(path.read_bytes())
+        data[112:120] = np.array(slope, "<f4").tobytes()
+        path.write_bytes(data)
     return image.affine
 
 
 def axial(image):
     "(slices, rows, columns) as above, and the world's coordinates of the outer corners, by nibabel alone."
-    to = nibabel.orientations.ornt_transform(nibabel.io_orientation(image.affine), nibabel.orientations.axcodes2ornt("LPS"))
+    to = nibabel.orientations.ornt_transform(
+        nibabel.io_orientation(image.affine), nibabel.orientations.axcodes2ornt("LPS")
+    )
     turned = image.as_reoriented(to)
-    corners = np.array([[x * n - .5 for x, n in zip(at, turned.shape)] + [1] for at in np.ndindex(2, 2, 2)])
+    corners = np.array(
+        [[x * n - 0.5 for x, n in zip(at, turned.shape)] + [1] for at in np.ndindex(2, 2, 2)]
+    )
     return turned.get_fdata().transpose(2, 1, 0), corners @ turned.affine.T
 
 
-@pytest.mark.parametrize("codes, suffix, kind", [("LPS", ".nii.gz", "i2"), ("RAS", ".nii", "i2"), ("PIR", ".nii.gz", "f4"), ("SLA", ".nii", "i4")])
+@pytest.mark.parametrize(
+    "codes, suffix, kind",
+    [
+        ("LPS", ".nii.gz", "i2"),
+        ("RAS", ".nii", "i2"),
+        ("PIR", ".nii.gz", "f4"),
+        ("SLA", ".nii", "i4"),
+    ],
+)
 def test_nifti(runs, tmp_path, codes, suffix, kind):
     "A factor that is no whole number, any orientation, a tilt: corners stay where they are, slices are those of the network."
-    affine, hu = as_nifti(tmp_path/f"a{suffix}", thorax().astype(kind), codes, (2, 4), tilt=.2), thorax()
-    made = nibabel.load(one(upscale([tmp_path/f"a{suffix}"], tmp_path/f"b{suffix}", runs/"still", factor=5)))
-    before, after = axial(nibabel.load(tmp_path/f"a{suffix}")), axial(made)
+    affine = as_nifti(tmp_path / f"a{suffix}", thorax().astype(kind), codes, (2, 4), tilt=0.2)
+    hu = thorax()
+    made = nibabel.load(
+        one(upscale([tmp_path / f"a{suffix}"], tmp_path / f"b{suffix}", runs / "still", factor=5))
+    )
+    before = axial(nibabel.load(tmp_path / f"a{suffix}"))
+    after = axial(made)
     assert np.array_equal(before[0], hu) and after[0].shape == (3, 201, 181)
-    assert np.allclose(before[1], after[1], atol=1e-3) and "".join(nibabel.aff2axcodes(made.affine)) == codes
-    assert np.allclose(sorted(made.header.get_zooms()), [2 * 36 / 181, 2 * 40 / 201, 5]) and made.get_data_dtype() == kind
-    assert (made.header["qform_code"], made.header["sform_code"]) == (2, 4) and made.header["descrip"].item() == b"a chest"
+    assert (
+        np.allclose(before[1], after[1], atol=1e-3)
+        and "".join(nibabel.aff2axcodes(made.affine)) == codes
+    )
+    assert (
+        np.allclose(sorted(made.header.get_zooms()), [2 * 36 / 181, 2 * 40 / 201, 5])
+        and made.get_data_dtype() == kind
+    )
+    assert (made.header["qform_code"], made.header["sform_code"]) == (2, 4) and made.header[
+        "descrip"
+    ].item() == b"a chest"
     assert np.allclose(made.get_qform(), made.get_sform(), atol=1e-4)
-    assert np.abs(after[0] - enlarged(hu, (201, 181))).max() < .51, "metal and air as well as lung"
+    assert np.abs(after[0] - enlarged(hu, (201, 181))).max() < 0.51, "metal and air as well as lung"
     assert after[0].max() > 2000 and not np.allclose(affine[:3, 3], made.affine[:3, 3])
 
 
-def corners(image, affine): return np.array([[x * n - .5 for x, n in zip(at, image.shape)] + [1] for at in np.ndindex(2, 2, 2)]) @ affine.T
+def corners(image, affine):
+    return (
+        np.array(
+            [[x * n - 0.5 for x, n in zip(at, image.shape)] + [1] for at in np.ndindex(2, 2, 2)]
+        )
+        @ affine.T
+    )
 
 
 @pytest.mark.parametrize("codes, kind, order", [("RAS", "i2", "<"), ("PIR", "f4", ">")])
 def test_what_a_nifti_header_says_stays(runs, tmp_path, codes, kind, order):
     "Two forms that do not agree, each at its place; units, ranges, names, extensions, a fourth axis of one and the order of bytes."
-    as_nifti(tmp_path/"a.nii.gz", thorax().astype(kind), codes)
-    a = nibabel.load(tmp_path/"a.nii.gz")
-    a = nibabel.Nifti1Image(np.asanyarray(a.dataobj)[..., None], a.affine, a.header.as_byteswapped(order))
+    as_nifti(tmp_path / "a.nii.gz", thorax().astype(kind), codes)
+    a = nibabel.load(tmp_path / "a.nii.gz")
+    a = nibabel.Nifti1Image(
+        np.asanyarray(a.dataobj)[..., None], a.affine, a.header.as_byteswapped(order)
+    )
     tilt = np.eye(4)
-    tilt[1:3, 1:3] = [[np.cos(np.pi / 9), -np.sin(np.pi / 9)], [np.sin(np.pi / 9), np.cos(np.pi / 9)]]
-    a.set_qform(a.affine, 1); a.set_sform(tilt @ a.affine, 2)
-    a.header.set_xyzt_units("micron"); a.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"hello"))
-    for k, v in dict(cal_min=-1000, cal_max=200, intent_name=b"ct", aux_file=b"lut.txt", toffset=3).items(): a.header[k] = v
-    nibabel.save(a, tmp_path/"a.nii.gz")
-    a, b = nibabel.load(tmp_path/"a.nii.gz"), nibabel.load(one(upscale([tmp_path/"a.nii.gz"], tmp_path/"b.nii.gz", runs/"still")))
-    assert a.header.endianness == b.header.endianness == order and not np.allclose(a.get_qform(), a.get_sform(), atol=1)
-    for form in ("get_qform", "get_sform"): assert np.allclose(corners(a, getattr(a, form)()), corners(b, getattr(b, form)()), atol=1e-3), form
+    tilt[1:3, 1:3] = [
+        [np.cos(np.pi / 9), -np.sin(np.pi / 9)],
+        [np.sin(np.pi / 9), np.cos(np.pi / 9)],
+    ]
+    a.set_qform(a.affine, 1)
+    a.set_sform(tilt @ a.affine, 2)
+    a.header.set_xyzt_units("micron")
+    a.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"hello"))
+    for k, v in dict(
+        cal_min=-1000, cal_max=200, intent_name=b"ct", aux_file=b"lut.txt", toffset=3
+    ).items():
+        a.header[k] = v
+    nibabel.save(a, tmp_path / "a.nii.gz")
+    a = nibabel.load(tmp_path / "a.nii.gz")
+    b = nibabel.load(one(upscale([tmp_path / "a.nii.gz"], tmp_path / "b.nii.gz", runs / "still")))
+    assert a.header.endianness == b.header.endianness == order and not np.allclose(
+        a.get_qform(), a.get_sform(), atol=1
+    )
+    for form in ("get_qform", "get_sform"):
+        assert np.allclose(
+            corners(a, getattr(a, form)()), corners(b, getattr(b, form)()), atol=1e-3
+        ), form
     changed = {k for k in a.header if a.header[k].tobytes() != b.header[k].tobytes()}
-    assert changed <= {"dim", "pixdim", "srow_x", "srow_y", "srow_z", "qoffset_x", "qoffset_y", "qoffset_z"}, changed
-    assert b.header.extensions[:1] == a.header.extensions and len(a.header.extensions) == 1 and b.ndim == 4 and sorted(b.shape) == [1, 3, 181, 201]
+    assert changed <= {
+        "dim",
+        "pixdim",
+        "srow_x",
+        "srow_y",
+        "srow_z",
+        "qoffset_x",
+        "qoffset_y",
+        "qoffset_z",
+    }, changed
+    assert (
+        b.header.extensions[:1] == a.header.extensions
+        and len(a.header.extensions) == 1
+        and b.ndim == 4
+        and sorted(b.shape) == [1, 3, 181, 201]
+    )
 
 
 def test_nifti_of_eight_bits_and_with_a_slope(runs, tmp_path):
     "The numbers in the file keep their type; eight bits are grey levels; slope and intercept stay what they were."
-    as_nifti(tmp_path/"grey.nii.gz", (np.stack([blobs(40, 36)] * 2) * 255).astype(np.uint8))
+    as_nifti(tmp_path / "grey.nii.gz", (np.stack([blobs(40, 36)] * 2) * 255).astype(np.uint8))
     stored = ((thorax() + 1024) // 2).astype(np.int16)
-    as_nifti(tmp_path/"slope.nii", stored, slope=(2, -1024))
-    grey, slope = (nibabel.load(r["out"]) for r in upscale([tmp_path/"grey.nii.gz", tmp_path/"slope.nii"], tmp_path/"out", runs/"still"))
-    assert grey.get_data_dtype() == np.uint8 and np.abs(axial(grey)[0] - enlarged((np.stack([blobs(40, 36)] * 2) * 255).astype(np.uint8), (201, 181))).max() < .51
-    assert slope.get_data_dtype() == np.int16 and (slope.dataobj.slope, slope.dataobj.inter) == (2, -1024)
-    assert np.abs(axial(slope)[0] - enlarged(stored * 2. - 1024, (201, 181))).max() < 1.02
+    as_nifti(tmp_path / "slope.nii", stored, slope=(2, -1024))
+    grey, slope = (
+        nibabel.load(r["out"])
+        for r in upscale(
+            [tmp_path / "grey.nii.gz", tmp_path / "slope.nii"], tmp_path / "out", runs / "still"
+        )
+    )
+    assert (
+        grey.get_data_dtype() == np.uint8
+        and np.abs(
+            axial(grey)[0]
+            - enlarged((np.stack([blobs(40, 36)] * 2) * 255).astype(np.uint8), (201, 181))
+        ).max()
+        < 0.51
+    )
+    assert slope.get_data_dtype() == np.int16 and (slope.dataobj.slope, slope.dataobj.inter) == (
+        2,
+        -1024,
+    )
+    assert np.abs(axial(slope)[0] - enlarged(stored * 2.0 - 1024, (201, 181))).max() < 1.02
 
 
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
 def test_nrrd(runs, tmp_path, suffix):
     "An oblique volume with an entry of its own; the network's answer inside the window, interpolation outside."
     image = sitk.GetImageFromArray(thorax())
-    cos, sin = np.cos(.3), np.sin(.3)
-    image.SetSpacing((.75, .75, 3)); image.SetOrigin((-100, 20, 7)); image.SetDirection((cos, 0, sin, 0, 1, 0, -sin, 0, cos))
+    cos = np.cos(0.3)
+    sin = np.sin(0.3)
+    image.SetSpacing((0.75, 0.75, 3))
+    image.SetOrigin((-100, 20, 7))
+    image.SetDirection((cos, 0, sin, 0, 1, 0, -sin, 0, cos))
     image.SetMetaData("modality", "CT")
-    sitk.WriteImage(image, tmp_path/f"a{suffix}")
-    made = sitk.ReadImage(one(upscale([tmp_path/f"a{suffix}"], tmp_path/f"b{suffix}", runs/"runet")))
-    assert made.GetSize() == (72, 80, 3) and made.GetPixelID() == sitk.sitkInt16 and made.GetMetaData("modality") == "CT"
-    assert np.allclose(made.GetSpacing(), (.375, .375, 3)) and np.allclose(made.GetDirection(), image.GetDirection())
-    for at in ((-.5, -.5, 0), (71.5, 79.5, 2)):
-        old = [(x + .5) / 2 - .5 for x in at[:2]] + [at[2]]
-        assert np.allclose(made.TransformContinuousIndexToPhysicalPoint(at), image.TransformContinuousIndexToPhysicalPoint(old))
-    restorer, task = load_model(runs/"runet")
+    sitk.WriteImage(image, tmp_path / f"a{suffix}")
+    made = sitk.ReadImage(
+        one(upscale([tmp_path / f"a{suffix}"], tmp_path / f"b{suffix}", runs / "runet"))
+    )
+    assert (
+        made.GetSize() == (72, 80, 3)
+        and made.GetPixelID() == sitk.sitkInt16
+        and made.GetMetaData("modality") == "CT"
+    )
+    assert np.allclose(made.GetSpacing(), (0.375, 0.375, 3)) and np.allclose(
+        made.GetDirection(), image.GetDirection()
+    )
+    for at in ((-0.5, -0.5, 0), (71.5, 79.5, 2)):
+        old = [(x + 0.5) / 2 - 0.5 for x in at[:2]] + [at[2]]
+        assert np.allclose(
+            made.TransformContinuousIndexToPhysicalPoint(at),
+            image.TransformContinuousIndexToPhysicalPoint(old),
+        )
+    restorer, task = load_model(runs / "runet")
     seen = torch.from_numpy((thorax().clip(*WINDOW) + 1350).astype(np.float32) / 1500)[:, None]
-    network, rest = restorer(seen, task)[:, 0].numpy() * 1500 - 1350, enlarged(thorax() - thorax().clip(*WINDOW), (80, 72))
-    assert np.abs(sitk.GetArrayFromImage(made) - network - rest).max() < .6 and (rest == 0).any() and rest.max() > 2000
+    network = restorer(seen, task)[:, 0].numpy() * 1500 - 1350
+    rest = enlarged(thorax() - thorax().clip(*WINDOW), (80, 72))
+    assert (
+        np.abs(sitk.GetArrayFromImage(made) - network - rest).max() < 0.6
+        and (rest == 0).any()
+        and rest.max() > 2000
+    )
 
 
 # 3. DICOM, read back by pydicom.
+
 
 def save(d, path, syntax=ExplicitVRLittleEndian):
     d.file_meta.TransferSyntaxUID = syntax
@@ -310,540 +623,1202 @@ def save(d, path, syntax=ExplicitVRLittleEndian):
     return d
 
 
-def as_dicom(path, hu, z=0, number=1, slope=1, intercept=-1024, bits=12, signed=0, series="1.2.3.4", **more):
+def as_dicom(
+    path, hu, z=0, number=1, slope=1, intercept=-1024, bits=12, signed=0, series="1.2.3.4", **more
+):
     "One slice as a scanner writes it."
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID = CTImageStorage, generate_uid(), ExplicitVRLittleEndian
-    d = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0"*128)
-    d.SpecificCharacterSet, d.PatientName, d.PatientID, d.Modality = "ISO_IR 100", "Müller^Jörg", "1957", "CT"
-    d.SOPClassUID, d.SOPInstanceUID, d.StudyInstanceUID, d.SeriesInstanceUID, d.FrameOfReferenceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID, "1.2.3", series, "1.2.5"
-    d.ImageType, d.SeriesDescription, d.InstanceNumber, d.StudyDate = ["ORIGINAL", "PRIMARY", "AXIAL"], "Thorax " * 9, number, "20200102"
-    d.ImagePositionPatient, d.ImageOrientationPatient, d.PixelSpacing, d.SliceThickness = [-100.5, -90.25, z], [1, 0, 0, 0, 1, 0], [.7, .7], 4
+    meta.MediaStorageSOPClassUID = CTImageStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    d = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    d.SpecificCharacterSet = "ISO_IR 100"
+    d.PatientName = "Müller^Jörg"
+    d.PatientID = "1957"
+    d.Modality = "CT"
+    d.SOPClassUID = CTImageStorage
+    d.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+    d.StudyInstanceUID = "1.2.3"
+    d.SeriesInstanceUID = series
+    d.FrameOfReferenceUID = "1.2.5"
+    d.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+    d.SeriesDescription = "Thorax " * 9
+    d.InstanceNumber = number
+    d.StudyDate = "20200102"
+    d.ImagePositionPatient = [-100.5, -90.25, z]
+    d.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    d.PixelSpacing = [0.7, 0.7]
+    d.SliceThickness = 4
     d.Rows, d.Columns = hu.shape
-    d.SamplesPerPixel, d.PhotometricInterpretation, d.BitsAllocated, d.BitsStored, d.HighBit, d.PixelRepresentation = 1, "MONOCHROME2", 16, bits, bits - 1, signed
-    d.RescaleSlope, d.RescaleIntercept, d.WindowCenter, d.WindowWidth, d.KVP = slope, intercept, [-600, 40], [1500, 400], 120
+    d.SamplesPerPixel = 1
+    d.PhotometricInterpretation = "MONOCHROME2"
+    d.BitsAllocated = 16
+    d.BitsStored = bits
+    d.HighBit = bits - 1
+    d.PixelRepresentation = signed
+    d.RescaleSlope = slope
+    d.RescaleIntercept = intercept
+    d.WindowCenter = [-600, 40]
+    d.WindowWidth = [1500, 400]
+    d.KVP = 120
     d.LargestImagePixelValue = 5
-    d.PixelData = np.round((hu - float(intercept)) / slope).astype("<i2" if signed else "<u2").tobytes()
-    for k, v in more.items(): setattr(d, k, v)
+    d.PixelData = (
+        np.round((hu - float(intercept)) / slope).astype("<i2" if signed else "<u2").tobytes()
+    )
+    for k, v in more.items():
+        setattr(d, k, v)
     path.parent.mkdir(parents=True, exist_ok=True)
     return save(d, path)
 
 
-@pytest.mark.parametrize("scale", [dict(), dict(slope=.5, bits=16), dict(slope=2, intercept=0, bits=16, signed=1)], ids=["12 bits", "half", "signed"])
+@pytest.mark.parametrize(
+    "scale",
+    [dict(), dict(slope=0.5, bits=16), dict(slope=2, intercept=0, bits=16, signed=1)],
+    ids=["12 bits", "half", "signed"],
+)
 def test_dicom_series(runs, tmp_path, scale):
     "Files under names that contradict the order; new identifiers, old patient, bits and rescale; every number right."
     hu = thorax().clip(-1024, 3000)
-    old = [as_dicom(tmp_path/"in"/f"{9 - z}.dcm", hu[z], 4. * z, z + 1, SeriesNumber=3, **scale) for z in range(3)]
+    old = [
+        as_dicom(tmp_path / "in" / f"{9 - z}.dcm", hu[z], 4.0 * z, z + 1, SeriesNumber=3, **scale)
+        for z in range(3)
+    ]
     tongue = locale.setlocale(locale.LC_ALL)
-    folder = one(upscale([tmp_path/"in"], tmp_path/"out", runs/"still"))
-    assert sorted(contents(folder)) == ["7.dcm", "8.dcm", "9.dcm"] and locale.setlocale(locale.LC_ALL) == tongue
-    new = [pydicom.dcmread(folder/f"{9 - z}.dcm") for z in range(3)]
-    fine = enlarged(np.stack([o.pixel_array for o in old]).astype(float), (201, 181))  # of what is stored
+    folder = one(upscale([tmp_path / "in"], tmp_path / "out", runs / "still"))
+    assert (
+        sorted(contents(folder)) == ["7.dcm", "8.dcm", "9.dcm"]
+        and locale.setlocale(locale.LC_ALL) == tongue
+    )
+    new = [pydicom.dcmread(folder / f"{9 - z}.dcm") for z in range(3)]
+    fine = enlarged(
+        np.stack([o.pixel_array for o in old]).astype(float), (201, 181)
+    )  # of what is stored
     for z, (a, b) in enumerate(zip(old, new)):
-        assert np.abs(b.pixel_array - fine[z]).max() < .51 and (b.RescaleSlope, b.RescaleIntercept) == (a.RescaleSlope, a.RescaleIntercept)
-        for k in ("PatientName", "PatientID", "StudyInstanceUID", "FrameOfReferenceUID", "BitsStored", "HighBit", "PixelRepresentation", "WindowCenter", "WindowWidth",
-                  "SliceThickness", "InstanceNumber", "KVP", "ImageOrientationPatient", "SOPClassUID", "StudyDate"): assert b[k].value == a[k].value, k
-        assert b.ImageType == ["DERIVED", "SECONDARY", "AXIAL"] and (b.Rows, b.Columns) == (201, 181) and "LargestImagePixelValue" not in b
-        assert np.allclose(b.PixelSpacing, [.7 * 40 / 201, .7 * 36 / 181]) and "still" in b.DerivationDescription and a.SOPInstanceUID in b.DerivationDescription
+        assert np.abs(b.pixel_array - fine[z]).max() < 0.51 and (
+            b.RescaleSlope,
+            b.RescaleIntercept,
+        ) == (a.RescaleSlope, a.RescaleIntercept)
+        for k in (
+            "PatientName",
+            "PatientID",
+            "StudyInstanceUID",
+            "FrameOfReferenceUID",
+            "BitsStored",
+            "HighBit",
+            "PixelRepresentation",
+            "WindowCenter",
+            "WindowWidth",
+            "SliceThickness",
+            "InstanceNumber",
+            "KVP",
+            "ImageOrientationPatient",
+            "SOPClassUID",
+            "StudyDate",
+        ):
+            assert b[k].value == a[k].value, k
+        assert (
+            b.ImageType == ["DERIVED", "SECONDARY", "AXIAL"]
+            and (b.Rows, b.Columns) == (201, 181)
+            and "LargestImagePixelValue" not in b
+        )
+        assert (
+            np.allclose(b.PixelSpacing, [0.7 * 40 / 201, 0.7 * 36 / 181])
+            and "still" in b.DerivationDescription
+            and a.SOPInstanceUID in b.DerivationDescription
+        )
         assert b.SeriesNumber == 1003, "beside its original in a list of series"
-        assert "not a medical device" in b.DerivationDescription and b.SeriesDescription.endswith("ctsr still") and len(b.SeriesDescription) <= 64
-        corner = lambda d: np.array(d.ImagePositionPatient, float) - [float(d.PixelSpacing[1]) / 2, float(d.PixelSpacing[0]) / 2, 0]
-        assert np.allclose(corner(a), corner(b), atol=1e-4) and b.file_meta.MediaStorageSOPInstanceUID == b.SOPInstanceUID
-    assert len({d.SOPInstanceUID for d in old + new}) == 6 and len({d.SeriesInstanceUID for d in new}) == 1 and new[0].SeriesInstanceUID != old[0].SeriesInstanceUID
+        assert (
+            "not a medical device" in b.DerivationDescription
+            and b.SeriesDescription.endswith("ctsr still")
+            and len(b.SeriesDescription) <= 64
+        )
+
+        def corner(d):
+            return np.array(d.ImagePositionPatient, float) - [
+                float(d.PixelSpacing[1]) / 2,
+                float(d.PixelSpacing[0]) / 2,
+                0,
+            ]
+
+        assert (
+            np.allclose(corner(a), corner(b), atol=1e-4)
+            and b.file_meta.MediaStorageSOPInstanceUID == b.SOPInstanceUID
+        )
+    assert (
+        len({d.SOPInstanceUID for d in old + new}) == 6
+        and len({d.SeriesInstanceUID for d in new}) == 1
+        and new[0].SeriesInstanceUID != old[0].SeriesInstanceUID
+    )
     assert all(d.SOPInstanceUID.is_valid and d.SeriesInstanceUID.is_valid for d in new)
 
 
 def test_slices_given_one_by_one_stay_a_series(runs, tmp_path):
     "Also when an interrupted run goes on; another series, network or window is another one; a file is the same image however it was given."
-    for z in range(3): as_dicom(tmp_path/"in"/f"{z}.dcm", thorax()[z].clip(-1024, 3000), 4. * z, z + 1)
-    as_dicom(tmp_path/"other.dcm", thorax()[0].clip(-1024, 3000), series="1.2.3.5")
-    files = [*sorted((tmp_path/"in").iterdir()), tmp_path/"other.dcm"]
+    for z in range(3):
+        as_dicom(tmp_path / "in" / f"{z}.dcm", thorax()[z].clip(-1024, 3000), 4.0 * z, z + 1)
+    as_dicom(tmp_path / "other.dcm", thorax()[0].clip(-1024, 3000), series="1.2.3.5")
+    files = [*sorted((tmp_path / "in").iterdir()), tmp_path / "other.dcm"]
+
     def uids(name, inputs, *args, **kwargs):
-        for row in upscale(inputs, tmp_path/name, *args, **kwargs): assert "error" not in row, row
-        made = [pydicom.dcmread(f) for f in sorted((tmp_path/name).iterdir())]
-        assert len({d.SOPInstanceUID for d in made}) == len(made) and all(d.SeriesInstanceUID.is_valid and d.SOPInstanceUID.is_valid for d in made)
+        for row in upscale(inputs, tmp_path / name, *args, **kwargs):
+            assert "error" not in row, row
+        made = [pydicom.dcmread(f) for f in sorted((tmp_path / name).iterdir())]
+        assert len({d.SOPInstanceUID for d in made}) == len(made) and all(
+            d.SeriesInstanceUID.is_valid and d.SOPInstanceUID.is_valid for d in made
+        )
         return [(d.SeriesInstanceUID, d.SOPInstanceUID) for d in made]
-    assert len(uids("a", files[:2], runs/"still")) == 2
-    *one_by_one, other = uids("a", files, runs/"still")
-    assert len({series for series, _ in one_by_one}) == 1 and other[0] != one_by_one[0][0] and one_by_one == uids("b", [tmp_path/"in"], runs/"still")
-    for change in (dict(model=runs/"runet"), dict(model=runs/"still", window="bone")):
+
+    assert len(uids("a", files[:2], runs / "still")) == 2
+    *one_by_one, other = uids("a", files, runs / "still")
+    assert (
+        len({series for series, _ in one_by_one}) == 1
+        and other[0] != one_by_one[0][0]
+        and one_by_one == uids("b", [tmp_path / "in"], runs / "still")
+    )
+    for change in (dict(model=runs / "runet"), dict(model=runs / "still", window="bone")):
         changed = uids("c", files[:3], **change, force=True)
-        assert len({series for series, _ in changed}) == 1 and not {u for pair in changed for u in pair} & {u for pair in one_by_one for u in pair}
+        assert len({series for series, _ in changed}) == 1 and not {
+            u for pair in changed for u in pair
+        } & {u for pair in one_by_one for u in pair}
 
 
 def test_identifiers_that_lack_or_repeat(runs, tmp_path):
     "No series is made of files that name none, and images that share an identifier get one each."
     for z in range(2):
-        d = as_dicom(tmp_path/"in"/f"{z}.dcm", thorax()[z].clip(-1024, 3000), 4. * z, SOPInstanceUID="1.2.9")
+        d = as_dicom(
+            tmp_path / "in" / f"{z}.dcm",
+            thorax()[z].clip(-1024, 3000),
+            4.0 * z,
+            SOPInstanceUID="1.2.9",
+        )
         d.file_meta.MediaStorageSOPInstanceUID = "1.2.9"
-        save(d, tmp_path/"in"/f"{z}.dcm")
-    same = [pydicom.dcmread(row["out"]) for row in upscale(sorted((tmp_path/"in").iterdir()), tmp_path/"out", runs/"still")]
-    assert len({d.SOPInstanceUID for d in same}) == 2 and len({d.SeriesInstanceUID for d in same}) == 1
-    for f in (tmp_path/"in").iterdir(): d = pydicom.dcmread(f); d.SeriesInstanceUID = ""; d.save_as(f)
-    none = [pydicom.dcmread(row["out"]) for row in upscale(sorted((tmp_path/"in").iterdir()), tmp_path/"none", runs/"still")]
-    assert len({d.SeriesInstanceUID for d in none}) == 2 and all(d.SeriesInstanceUID.is_valid for d in none)
+        save(d, tmp_path / "in" / f"{z}.dcm")
+    same = [
+        pydicom.dcmread(row["out"])
+        for row in upscale(sorted((tmp_path / "in").iterdir()), tmp_path / "out", runs / "still")
+    ]
+    assert (
+        len({d.SOPInstanceUID for d in same}) == 2 and len({d.SeriesInstanceUID for d in same}) == 1
+    )
+    for f in (tmp_path / "in").iterdir():
+        d = pydicom.dcmread(f)
+        d.SeriesInstanceUID = ""
+        d.save_as(f)
+    none = [
+        pydicom.dcmread(row["out"])
+        for row in upscale(sorted((tmp_path / "in").iterdir()), tmp_path / "none", runs / "still")
+    ]
+    assert len({d.SeriesInstanceUID for d in none}) == 2 and all(
+        d.SeriesInstanceUID.is_valid for d in none
+    )
 
 
-def circle(height, width): return np.hypot(*(np.mgrid[:height, :width] - np.array([[[height - 1]], [[width - 1]]]) / 2)) > min(height, width) / 2
+def circle(height, width):
+    return (
+        np.hypot(*(np.mgrid[:height, :width] - np.array([[[height - 1]], [[width - 1]]]) / 2))
+        > min(height, width) / 2
+    )
 
 
-@pytest.mark.parametrize("pad, last, scale", [(-2000, "", dict(signed=1, bits=16)), (0, "", dict()), (-2000, -1990, dict(signed=1, bits=16)),
-                                              (-2000, None, dict(signed=1, bits=16))], ids=["far below air", "lowest of 12 bits", "a range", "no tag"])
+@pytest.mark.parametrize(
+    "pad, last, scale",
+    [
+        (-2000, "", dict(signed=1, bits=16)),
+        (0, "", dict()),
+        (-2000, -1990, dict(signed=1, bits=16)),
+        (-2000, None, dict(signed=1, bits=16)),
+    ],
+    ids=["far below air", "lowest of 12 bits", "a range", "no tag"],
+)
 def test_padding_is_no_image(runs, tmp_path, pad, last, scale):
     "It stays where and what it is, and nothing beside it is a blend with it; without a tag, a value far below air is meant."
-    stored, out = thorax()[0].clip(-1023, 2500).astype(int) + 1024, circle(40, 36)
+    stored = thorax()[0].clip(-1023, 2500).astype(int) + 1024
+    out = circle(40, 36)
     stored[20, :] = 1  # the lowest that is image
     stored[out] = pad
-    if last: stored[:4][out[:4]] = last
-    tags = {} if last is None else dict(PixelPaddingValue=pad) | (dict(PixelPaddingRangeLimit=last) if last else {})
-    d = as_dicom(tmp_path/"a.dcm", stored - 1024, **scale, **tags)
+    if last:
+        stored[:4][out[:4]] = last
+    tags = (
+        {}
+        if last is None
+        else dict(PixelPaddingValue=pad) | (dict(PixelPaddingRangeLimit=last) if last else {})
+    )
+    d = as_dicom(tmp_path / "a.dcm", stored - 1024, **scale, **tags)
     if last == "" and pad < 0:
         d.add_new(0x280120, "US", pad + 65536)  # as some write it
-        save(d, tmp_path/"a.dcm")
-    made = pydicom.dcmread(one(upscale([tmp_path/"a.dcm"], tmp_path/"b.dcm", runs/"runet")))
-    found, wide = made.pixel_array.astype(int), np.kron(out, np.ones((2, 2), bool))
-    assert (found[wide] == np.kron(stored, np.ones((2, 2), int))[wide]).all() and (found[~wide] > max(pad, last or pad)).all()
+        save(d, tmp_path / "a.dcm")
+    made = pydicom.dcmread(one(upscale([tmp_path / "a.dcm"], tmp_path / "b.dcm", runs / "runet")))
+    found = made.pixel_array.astype(int)
+    wide = np.kron(out, np.ones((2, 2), bool))
+    assert (found[wide] == np.kron(stored, np.ones((2, 2), int))[wide]).all() and (
+        found[~wide] > max(pad, last or pad)
+    ).all()
     assert all(made[k].value == v for k, v in tags.items())
-    other, _ = restore_slice(np.where(out, 3000, stored - 1024), WINDOW, *load_model(runs/"runet"), tagged=(2999, 3001))  # other padding, same image
-    assert np.abs(found - np.maximum(other + 1024, pad + 1))[~wide].max() < .51
+    other, _ = restore_slice(
+        np.where(out, 3000, stored - 1024), WINDOW, *load_model(runs / "runet"), tagged=(2999, 3001)
+    )  # other padding, same image
+    assert np.abs(found - np.maximum(other + 1024, pad + 1))[~wide].max() < 0.51
 
 
 def test_padding_of_a_volume(runs, tmp_path):
-    hu, out = thorax(), circle(40, 36)
+    hu = thorax()
+    out = circle(40, 36)
     hu[:, out], hu[0, 20, 20] = -3024, -2500  # and an artefact
-    as_nifti(tmp_path/"a.nii.gz", hu, "RAS")
-    found, wide = axial(nibabel.load(one(upscale([tmp_path/"a.nii.gz"], tmp_path/"b.nii.gz", runs/"runet"))))[0], np.kron(out, np.ones((2, 2), bool))
-    assert (found[:, wide] == -3024).all() and found[1:, ~wide].min() > -1400 and found[0, ~wide].min() >= -2500
+    as_nifti(tmp_path / "a.nii.gz", hu, "RAS")
+    found = axial(
+        nibabel.load(one(upscale([tmp_path / "a.nii.gz"], tmp_path / "b.nii.gz", runs / "runet")))
+    )[0]
+    wide = np.kron(out, np.ones((2, 2), bool))
+    assert (
+        (found[:, wide] == -3024).all()
+        and found[1:, ~wide].min() > -1400
+        and found[0, ~wide].min() >= -2500
+    )
 
 
 def test_a_dicom_file_without_an_ending(runs, tmp_path):
-    old = as_dicom(tmp_path/"in"/"IM0001", thorax()[0].clip(-1024, 3000), bits=16)
-    new = pydicom.dcmread(one(upscale([tmp_path/"in"/"IM0001"], tmp_path/"out", runs/"runet", window=(40, 400))))
-    assert (tmp_path/"out").is_file() and (new.Rows, new.Columns) == (80, 72) and new.SOPInstanceUID != old.SOPInstanceUID
+    old = as_dicom(tmp_path / "in" / "IM0001", thorax()[0].clip(-1024, 3000), bits=16)
+    new = pydicom.dcmread(
+        one(
+            upscale(
+                [tmp_path / "in" / "IM0001"], tmp_path / "out", runs / "runet", window=(40, 400)
+            )
+        )
+    )
+    assert (
+        (tmp_path / "out").is_file()
+        and (new.Rows, new.Columns) == (80, 72)
+        and new.SOPInstanceUID != old.SOPInstanceUID
+    )
 
 
 def test_no_geometry_is_made_up(runs, tmp_path):
     "A slice says nothing about its place that its original did not say."
-    old = as_dicom(tmp_path/"in"/"a.dcm", thorax()[0].clip(-1024, 3000))
-    for k in ("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"): delattr(old, k)
-    save(old, tmp_path/"in"/"bare.dcm")
-    rows = upscale([tmp_path/"in"/n for n in ("a.dcm", "bare.dcm")], tmp_path/"out", runs/"still")
+    old = as_dicom(tmp_path / "in" / "a.dcm", thorax()[0].clip(-1024, 3000))
+    for k in ("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"):
+        delattr(old, k)
+    save(old, tmp_path / "in" / "bare.dcm")
+    rows = upscale(
+        [tmp_path / "in" / n for n in ("a.dcm", "bare.dcm")], tmp_path / "out", runs / "still"
+    )
     placed, bare = (pydicom.dcmread(row["out"]) for row in rows)
     assert "SpacingBetweenSlices" not in placed and "PixelSpacing" in placed
-    assert not [k for k in ("SpacingBetweenSlices", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient") if k in bare]
+    assert not [
+        k
+        for k in (
+            "SpacingBetweenSlices",
+            "PixelSpacing",
+            "ImagePositionPatient",
+            "ImageOrientationPatient",
+        )
+        if k in bare
+    ]
     assert (placed.pixel_array == bare.pixel_array).all()
-    assert {e.keyword for e in bare if not e.is_empty} - {e.keyword for e in old} == {"DerivationDescription"}  # the others say that nothing is known
+    assert {e.keyword for e in bare if not e.is_empty} - {e.keyword for e in old} == {
+        "DerivationDescription"
+    }  # the others say that nothing is known
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
 def test_a_slice_with_too_few_pixels_is_refused(runs, tmp_path, syntax):
     "GDCM fills up what is not there."
-    from ctsr.data import read_volume
-    d = as_dicom(tmp_path/"in"/"a.dcm", thorax(1, 96, 96)[0].clip(-1024, 3000))
+    from ctsr.data.prepare import read_volume
+
+    d = as_dicom(tmp_path / "in" / "a.dcm", thorax(1, 96, 96)[0].clip(-1024, 3000))
     d.PixelData = d.PixelData[:5000]
-    save(d, tmp_path/"in"/"a.dcm", syntax)
-    failed(upscale([tmp_path/"in"/"a.dcm"], tmp_path/"b.dcm", runs/"still"), "truncated", "18432 bytes", "5000")
-    with refused("truncated"): read_volume(tmp_path/"in")
+    save(d, tmp_path / "in" / "a.dcm", syntax)
+    failed(
+        upscale([tmp_path / "in" / "a.dcm"], tmp_path / "b.dcm", runs / "still"),
+        "truncated",
+        "18432 bytes",
+        "5000",
+    )
+    with refused("truncated"):
+        read_volume(tmp_path / "in")
 
 
 def test_an_icon_is_no_slice(runs, tmp_path):
     "It has pixels of its own, fewer, and before those of the slice."
-    d, icon = as_dicom(tmp_path/"a.dcm", thorax(1, 40, 36)[0].clip(-1024, 3000)), Dataset()
+    d = as_dicom(tmp_path / "a.dcm", thorax(1, 40, 36)[0].clip(-1024, 3000))
+    icon = Dataset()
     icon.Rows = icon.Columns = icon.BitsAllocated = icon.BitsStored = 8
-    icon.HighBit, icon.PixelRepresentation, icon.SamplesPerPixel, icon.PhotometricInterpretation, icon.PixelData = 7, 0, 1, "MONOCHROME2", bytes(64)
+    icon.HighBit = 7
+    icon.PixelRepresentation = 0
+    icon.SamplesPerPixel = 1
+    icon.PhotometricInterpretation = "MONOCHROME2"
+    icon.PixelData = bytes(64)
     d.IconImageSequence = [icon]
-    save(d, tmp_path/"a.dcm")
-    assert pydicom.dcmread(one(upscale([tmp_path/"a.dcm"], tmp_path/"b.dcm", runs/"still"))).Rows == 201
+    save(d, tmp_path / "a.dcm")
+    assert (
+        pydicom.dcmread(one(upscale([tmp_path / "a.dcm"], tmp_path / "b.dcm", runs / "still"))).Rows
+        == 201
+    )
 
 
 def test_overlays_are_left_out(runs, tmp_path):
     "They have a bit for each old pixel."
-    d = as_dicom(tmp_path/"a.dcm", thorax()[0].clip(-1024, 3000))
-    for tag, kind, value in ((0x10, "US", 40), (0x11, "US", 36), (0x40, "CS", "G"), (0x50, "SS", [1, 1]), (0x100, "US", 1), (0x102, "US", 0), (0x3000, "OW", bytes(180))):
+    d = as_dicom(tmp_path / "a.dcm", thorax()[0].clip(-1024, 3000))
+    for tag, kind, value in (
+        (0x10, "US", 40),
+        (0x11, "US", 36),
+        (0x40, "CS", "G"),
+        (0x50, "SS", [1, 1]),
+        (0x100, "US", 1),
+        (0x102, "US", 0),
+        (0x3000, "OW", bytes(180)),
+    ):
         d.add_new(0x60000000 + tag, kind, value)
-    save(d, tmp_path/"a.dcm")
-    made = pydicom.dcmread(one(upscale([tmp_path/"a.dcm"], tmp_path/"b.dcm", runs/"still")))
+    save(d, tmp_path / "a.dcm")
+    made = pydicom.dcmread(one(upscale([tmp_path / "a.dcm"], tmp_path / "b.dcm", runs / "still")))
     assert not [e.tag for e in made if 0x6000 <= e.tag.group < 0x6100]
 
 
 def test_files_passed_over_are_counted(runs, tmp_path):
-    for z in range(2): as_dicom(tmp_path/"in"/f"{z}.dcm", thorax()[z].clip(-1024, 3000), 4. * z)
-    noisy_png(tmp_path/"in"/"key.png")
-    row, = upscale([tmp_path/"in"], tmp_path/"out", runs/"still")
+    for z in range(2):
+        as_dicom(tmp_path / "in" / f"{z}.dcm", thorax()[z].clip(-1024, 3000), 4.0 * z)
+    noisy_png(tmp_path / "in" / "key.png")
+    (row,) = upscale([tmp_path / "in"], tmp_path / "out", runs / "still")
     assert row["slices"] == 2 and row["others"] == 1
 
 
 def test_the_remedy_for_a_folder_of_pictures_and_for_nothing(runs, tmp_path, monkeypatch):
     "A folder of other files is told how to name them; an empty name is no current folder."
-    (tmp_path/"in").mkdir()
-    for name in ("a.png", "b.PNG"): noisy_png(tmp_path/"in"/name)
-    (tmp_path/"in"/"c.nii.gz").write_bytes(b"")
-    (tmp_path/"none").mkdir()
-    failed(upscale([tmp_path/"in"], tmp_path/"out", runs/"still"), "no DICOM files", f"{tmp_path}/in/*.nii.gz {tmp_path}/in/*.png")
-    failed(upscale([tmp_path/"none"], tmp_path/"out", runs/"still"), "no DICOM files; name pictures and volumes one by one")
-    as_dicom(tmp_path/"in"/"d.dcm", thorax()[0].clip(-1024, 3000))
-    for inputs, out in (([""], tmp_path/"out"), ([tmp_path/"in"/"a.png", ""], tmp_path/"out"), ([tmp_path/"in"/"a.png"], "")):
-        with refused("empty", "name a file or a folder"): upscale(inputs, out, runs/"still")
-    done = ctsr_upscale("", "-o", tmp_path/"out", "--model", runs/"still", cwd=tmp_path/"in", env=os.environ | dict(PYTHONPATH=str(Path(__file__).parent.parent)))
-    assert done.returncode == 2 and done.stderr.startswith("ctsr: IN or OUT is empty") and done.stderr.count("\n") == 1 and not (tmp_path/"out").exists()
-    monkeypatch.chdir(tmp_path/"in")
-    row, = upscale(["."], tmp_path/"out", runs/"still")
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.PNG"):
+        noisy_png(tmp_path / "in" / name)
+    (tmp_path / "in" / "c.nii.gz").write_bytes(b"")
+    (tmp_path / "none").mkdir()
+    failed(
+        upscale([tmp_path / "in"], tmp_path / "out", runs / "still"),
+        "no DICOM files",
+        f"{tmp_path}/in/*.nii.gz {tmp_path}/in/*.png",
+    )
+    failed(
+        upscale([tmp_path / "none"], tmp_path / "out", runs / "still"),
+        "no DICOM files; name pictures and volumes one by one",
+    )
+    as_dicom(tmp_path / "in" / "d.dcm", thorax()[0].clip(-1024, 3000))
+    for inputs, out in (
+        ([""], tmp_path / "out"),
+        ([tmp_path / "in" / "a.png", ""], tmp_path / "out"),
+        ([tmp_path / "in" / "a.png"], ""),
+    ):
+        with refused("empty", "name a file or a folder"):
+            upscale(inputs, out, runs / "still")
+    done = ctsr_upscale(
+        "",
+        "-o",
+        tmp_path / "out",
+        "--model",
+        runs / "still",
+        cwd=tmp_path / "in",
+        env=os.environ | dict(PYTHONPATH=str(Path(__file__).parent.parent)),
+    )
+    assert (
+        done.returncode == 2
+        and done.stderr.startswith("ctsr: IN or OUT is empty")
+        and done.stderr.count("\n") == 1
+        and not (tmp_path / "out").exists()
+    )
+    monkeypatch.chdir(tmp_path / "in")
+    (row,) = upscale(["."], tmp_path / "out", runs / "still")
     assert row["slices"] == 1 and row["others"] == 3
 
 
 def test_no_number_is_larger_than_its_bits(tmp_path):
     "Twelve bits end at 4095, whatever a network says; a thirteenth would be another picture's."
-    tags = {"0008|0016": CTImageStorage, "0008|0018": "1.2.9", "0028|0100": "16", "0028|0101": "12", "0028|0102": "11", "0028|0103": "0", "0028|1052": "-1024", "0028|1053": "1"}
-    write_slice(np.array([[-9000., -1024, 0, 3071, 9000]]), tmp_path/"a.dcm", tags, ((1, 1, 1), (0, 0, 0), (1, 0, 0, 0, 1, 0, 0, 0, 1)))
-    assert pydicom.dcmread(tmp_path/"a.dcm").pixel_array.tolist() == [[0, 0, 1024, 4095, 4095]]
+    tags = {
+        "0008|0016": CTImageStorage,
+        "0008|0018": "1.2.9",
+        "0028|0100": "16",
+        "0028|0101": "12",
+        "0028|0102": "11",
+        "0028|0103": "0",
+        "0028|1052": "-1024",
+        "0028|1053": "1",
+    }
+    write_slice(
+        np.array([[-9000.0, -1024, 0, 3071, 9000]]),
+        tmp_path / "a.dcm",
+        tags,
+        ((1, 1, 1), (0, 0, 0), (1, 0, 0, 0, 1, 0, 0, 0, 1)),
+    )
+    assert pydicom.dcmread(tmp_path / "a.dcm").pixel_array.tolist() == [[0, 0, 1024, 4095, 4095]]
 
 
-@pytest.mark.parametrize("more, word", [
-    (dict(Modality="MR"), "modality MR"), (dict(NumberOfFrames=2), "multi-frame"), (dict(SOPClassUID="1.2.840.10008.5.1.4.1.1.2.1"), "multi-frame"),
-    (dict(PhotometricInterpretation="RGB", SamplesPerPixel=3, PlanarConfiguration=0), "RGB"),
-    (dict(ImageOrientationPatient=[1, 0, 0, 0, 0, -1]), "axial"), (dict(PixelSpacing=[.7, 2]), "square"),
-    (dict(RescaleSlope=0), "slope of 0"), (dict(RescaleIntercept=0), "not in HU")])
+@pytest.mark.parametrize(
+    "more, word",
+    [
+        (dict(Modality="MR"), "modality MR"),
+        (dict(NumberOfFrames=2), "multi-frame"),
+        (dict(SOPClassUID="1.2.840.10008.5.1.4.1.1.2.1"), "multi-frame"),
+        (dict(PhotometricInterpretation="RGB", SamplesPerPixel=3, PlanarConfiguration=0), "RGB"),
+        (dict(ImageOrientationPatient=[1, 0, 0, 0, 0, -1]), "axial"),
+        (dict(PixelSpacing=[0.7, 2]), "square"),
+        (dict(RescaleSlope=0), "slope of 0"),
+        (dict(RescaleIntercept=0), "not in HU"),
+    ],
+)
 def test_dicom_that_is_not_known_is_refused(runs, tmp_path, more, word):
     hu = thorax()[0].clip(-1024, 3000)
-    d = as_dicom(tmp_path/"in"/"a.dcm", hu, **{k: v for k, v in more.items() if k not in ("NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration")})
-    if "NumberOfFrames" in more: d.NumberOfFrames, d.PixelData = 2, d.PixelData * 2
-    if "SamplesPerPixel" in more: d.PhotometricInterpretation, d.SamplesPerPixel, d.PlanarConfiguration, d.PixelData = "RGB", 3, 0, d.PixelData * 3
-    d.save_as(tmp_path/"in"/"a.dcm", enforce_file_format=True)
-    for given in (tmp_path/"in", tmp_path/"in"/"a.dcm"):
-        row, = upscale([given], tmp_path/"out", runs/"still")
-        assert word in row["error"] and ("a.dcm" in row["error"] or str(given) in row["error"]) and not (tmp_path/"out").exists()
+    d = as_dicom(
+        tmp_path / "in" / "a.dcm",
+        hu,
+        **{
+            k: v
+            for k, v in more.items()
+            if k
+            not in (
+                "NumberOfFrames",
+                "SamplesPerPixel",
+                "PhotometricInterpretation",
+                "PlanarConfiguration",
+            )
+        },
+    )
+    if "NumberOfFrames" in more:
+        d.NumberOfFrames = 2
+        d.PixelData = d.PixelData * 2
+    if "SamplesPerPixel" in more:
+        d.PhotometricInterpretation = "RGB"
+        d.SamplesPerPixel = 3
+        d.PlanarConfiguration = 0
+        d.PixelData = d.PixelData * 3
+    d.save_as(tmp_path / "in" / "a.dcm", enforce_file_format=True)
+    for given in (tmp_path / "in", tmp_path / "in" / "a.dcm"):
+        (row,) = upscale([given], tmp_path / "out", runs / "still")
+        assert (
+            word in row["error"]
+            and ("a.dcm" in row["error"] or str(given) in row["error"])
+            and not (tmp_path / "out").exists()
+        )
 
 
 def test_a_damaged_slice_leaves_no_half_series(runs, tmp_path):
-    for z in range(3): as_dicom(tmp_path/"in"/f"{z}.dcm", thorax()[z].clip(-1024, 3000), 4. * z)
-    (tmp_path/"in"/"2.dcm").write_bytes((tmp_path/"in"/"2.dcm").read_bytes()[:-900])
+    for z in range(3):
+        as_dicom(tmp_path / "in" / f"{z}.dcm", thorax()[z].clip(-1024, 3000), 4.0 * z)
+    (tmp_path / "in" / "2.dcm").write_bytes((tmp_path / "in" / "2.dcm").read_bytes()[:-900])
     before = contents(tmp_path)
-    row, = upscale([tmp_path/"in"], tmp_path/"out", runs/"still")
-    assert "2.dcm" in row["error"] and contents(tmp_path) == before and sorted(p.name for p in tmp_path.iterdir()) == ["in"]
-    as_dicom(tmp_path/"in"/"2.dcm", thorax()[2].clip(-1024, 3000), 8., series="1.2.3.9")
-    row, = upscale([tmp_path/"in"], tmp_path/"out", runs/"still")
+    (row,) = upscale([tmp_path / "in"], tmp_path / "out", runs / "still")
+    assert (
+        "2.dcm" in row["error"]
+        and contents(tmp_path) == before
+        and sorted(p.name for p in tmp_path.iterdir()) == ["in"]
+    )
+    as_dicom(tmp_path / "in" / "2.dcm", thorax()[2].clip(-1024, 3000), 8.0, series="1.2.3.9")
+    (row,) = upscale([tmp_path / "in"], tmp_path / "out", runs / "still")
     assert "2 DICOM series" in row["error"]
 
 
 def test_a_result_says_what_made_it(runs, tmp_path):
     "Network, weights, factor, and that it is no medical device, beside what was said before; of a result made from a result, both."
-    pixels, notes, image = (blobs(40, 36) * 255).astype(np.uint8), PngInfo(), sitk.GetImageFromArray(thorax())
-    notes.add_text("Patient", "7"); notes.add_itxt("Ort", "Köln", "de")
-    Image.fromarray(pixels).save(tmp_path/"a.png", pnginfo=notes); Image.fromarray(pixels).save(tmp_path/"a.jpg", comment="from Köln")
+    pixels = (blobs(40, 36) * 255).astype(np.uint8)
+    notes = PngInfo()
+    image = sitk.GetImageFromArray(thorax())
+    notes.add_text("Patient", "7")
+    notes.add_itxt("Ort", "Köln", "de")
+    Image.fromarray(pixels).save(tmp_path / "a.png", pnginfo=notes)
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", comment="from Köln")
     image.SetMetaData("ctsr", "something")
-    for suffix in (".nrrd", ".mha"): sitk.WriteImage(image, tmp_path/f"a{suffix}")
-    as_nifti(tmp_path/"a.nii.gz", thorax())
-    bare = nibabel.load(tmp_path/"a.nii.gz"); bare.header["descrip"] = b""; nibabel.save(bare, tmp_path/"bare.nii")
-    as_dicom(tmp_path/"a.dcm", thorax()[0].clip(-1024, 3000))
+    for suffix in (".nrrd", ".mha"):
+        sitk.WriteImage(image, tmp_path / f"a{suffix}")
+    as_nifti(tmp_path / "a.nii.gz", thorax())
+    bare = nibabel.load(tmp_path / "a.nii.gz")
+    bare.header["descrip"] = b""
+    nibabel.save(bare, tmp_path / "bare.nii")
+    as_dicom(tmp_path / "a.dcm", thorax()[0].clip(-1024, 3000))
     names = ("a.png", "a.jpg", "a.nrrd", "a.mha", "a.nii.gz", "bare.nii", "a.dcm")
-    rows = upscale([tmp_path/n for n in names], tmp_path/"out", runs/"still")
-    png, jpeg, nrrd, mha, nifti, bare, dicom = (f(str(row["out"])) for f, row in zip(
-        (Image.open, Image.open, sitk.ReadImage, sitk.ReadImage, nibabel.load, nibabel.load, pydicom.dcmread), rows))
+    rows = upscale([tmp_path / n for n in names], tmp_path / "out", runs / "still")
+    png, jpeg, nrrd, mha, nifti, bare, dicom = (
+        f(str(row["out"]))
+        for f, row in zip(
+            (
+                Image.open,
+                Image.open,
+                sitk.ReadImage,
+                sitk.ReadImage,
+                nibabel.load,
+                nibabel.load,
+                pydicom.dcmread,
+            ),
+            rows,
+        )
+    )
     extension = nifti.header.extensions[-1].get_content()
-    said = (png.text["ctsr"], jpeg.info["comment"].decode(), nrrd.GetMetaData("ctsr"), mha.GetMetaData("ctsr"),
-            extension if isinstance(extension, str) else extension.decode(), bare.header["descrip"].item().decode(), dicom.DerivationDescription)
-    weights = file_sha256(runs/"still"/"weights.safetensors")[:12]
-    for text in said: assert all(word in text for word in (f"still (weights {weights}, factor 5.02)", "not a medical device")), text
-    assert png.text["Patient"] == "7" and png.text["Ort"] == "Köln" and said[1].startswith("from Köln | ") and said[2].startswith("something | ")
+    said = (
+        png.text["ctsr"],
+        jpeg.info["comment"].decode(),
+        nrrd.GetMetaData("ctsr"),
+        mha.GetMetaData("ctsr"),
+        extension if isinstance(extension, str) else extension.decode(),
+        bare.header["descrip"].item().decode(),
+        dicom.DerivationDescription,
+    )
+    weights = file_sha256(runs / "still" / "weights.safetensors")[:12]
+    for text in said:
+        assert all(
+            word in text
+            for word in (f"still (weights {weights}, factor 5.02)", "not a medical device")
+        ), text
+    assert (
+        png.text["Patient"] == "7"
+        and png.text["Ort"] == "Köln"
+        and said[1].startswith("from Köln | ")
+        and said[2].startswith("something | ")
+    )
     assert nifti.header["descrip"].item() == b"a chest" and len(bare.header.extensions) == 1
-    again = nibabel.load(one(upscale([rows[5]["out"]], tmp_path/"again.nii", runs/"runet")))
-    assert len(again.header.extensions) == 2 and again.header["descrip"] == bare.header["descrip"] and sitk.ReadImage(tmp_path/"again.nii").GetSize()[2] == 3
+    again = nibabel.load(one(upscale([rows[5]["out"]], tmp_path / "again.nii", runs / "runet")))
+    assert (
+        len(again.header.extensions) == 2
+        and again.header["descrip"] == bare.header["descrip"]
+        and sitk.ReadImage(tmp_path / "again.nii").GetSize()[2] == 3
+    )
 
 
 # 4. Samples.
 
+
 def test_uncertainty_lies_beside_the_result(runs, tmp_path):
     "The standard deviation of the very samples that are averaged, in each format's own way."
-    pixels, hu = (blobs(24, 20) * 255).astype(np.uint8), thorax(2, 24, 20).clip(*WINDOW).astype(np.int16)
-    (tmp_path/"in").mkdir()
-    Image.fromarray(pixels).save(tmp_path/"in"/"a.jpg", quality=100)
-    as_nifti(tmp_path/"in"/"a.nii.gz", hu, "RAS")
-    for z in range(2): as_dicom(tmp_path/"in"/"series"/f"{z}.dcm", hu[z], 4. * z, bits=16, signed=1, intercept=0)
-    rows = upscale([tmp_path/"in"/n for n in ("a.jpg", "a.nii.gz", "series")], tmp_path/"out", runs/"sr3", samples=3, uncertainty=True, steps=2)
+    pixels = (blobs(24, 20) * 255).astype(np.uint8)
+    hu = thorax(2, 24, 20).clip(*WINDOW).astype(np.int16)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "in" / "a.jpg", quality=100)
+    as_nifti(tmp_path / "in" / "a.nii.gz", hu, "RAS")
+    for z in range(2):
+        as_dicom(
+            tmp_path / "in" / "series" / f"{z}.dcm", hu[z], 4.0 * z, bits=16, signed=1, intercept=0
+        )
+    rows = upscale(
+        [tmp_path / "in" / n for n in ("a.jpg", "a.nii.gz", "series")],
+        tmp_path / "out",
+        runs / "sr3",
+        samples=3,
+        uncertainty=True,
+        steps=2,
+    )
     assert not [r for r in rows if "error" in r]
-    restorer, task = load_model(runs/"sr3", steps=2)
-    def samples(x): return np.stack([[restorer.draw(s[None, None], task, [f"sample {n}"])[0, 0, 0].numpy() for s in x] for n in range(3)])
-    mine = samples(torch.from_numpy(hu + 1350.).float() / 1500) * 1500
-    nifti, aside = (axial(nibabel.load(tmp_path/"out"/n)) for n in ("a.nii.gz", "a.uncertainty.nii.gz"))
-    assert np.abs(nifti[0] - mine.mean(0) + 1350).max() < .6 and np.allclose(aside[0], mine.std(0, ddof=1), atol=.05) and np.allclose(nifti[1], aside[1])
-    assert nibabel.load(tmp_path/"out"/"a.uncertainty.nii.gz").get_data_dtype() == np.float32
-    beside, given = (sitk.ReadImage(f) for f in (tmp_path/"out"/"series.uncertainty.nrrd", [str(tmp_path/"out"/"series"/f"{z}.dcm") for z in range(2)]))
-    assert np.allclose(sitk.GetArrayFromImage(beside), mine.std(0, ddof=1), atol=.05)
-    for get in ("GetSpacing", "GetOrigin", "GetDirection", "GetSize"): assert np.allclose(getattr(beside, get)(), getattr(given, get)(), atol=1e-4), get
-    picture = samples(torch.from_numpy(np.asarray(Image.open(tmp_path/"in"/"a.jpg"))[None].astype(np.float32) / 255))[:, 0]
-    found = np.asarray(Image.open(tmp_path/"out"/"a.uncertainty.png"))
-    assert found.dtype == np.uint16 and np.abs(found / 65535 - picture.std(0, ddof=1)).max() < 1e-4 and found.max() > 100
-    said = beside.GetMetaData("ctsr"), Image.open(tmp_path/"out"/"a.uncertainty.png").text["ctsr"], nibabel.load(tmp_path/"out"/"a.uncertainty.nii.gz").header.extensions[-1].text
+    restorer, task = load_model(runs / "sr3", steps=2)
+
+    def samples(x):
+        return np.stack(
+            [
+                [restorer.draw(s[None, None], task, [f"sample {n}"])[0, 0, 0].numpy() for s in x]
+                for n in range(3)
+            ]
+        )
+
+    mine = samples(torch.from_numpy(hu + 1350.0).float() / 1500) * 1500
+    nifti, aside = (
+        axial(nibabel.load(tmp_path / "out" / n)) for n in ("a.nii.gz", "a.uncertainty.nii.gz")
+    )
+    assert (
+        np.abs(nifti[0] - mine.mean(0) + 1350).max() < 0.6
+        and np.allclose(aside[0], mine.std(0, ddof=1), atol=0.05)
+        and np.allclose(nifti[1], aside[1])
+    )
+    assert nibabel.load(tmp_path / "out" / "a.uncertainty.nii.gz").get_data_dtype() == np.float32
+    beside, given = (
+        sitk.ReadImage(f)
+        for f in (
+            tmp_path / "out" / "series.uncertainty.nrrd",
+            [str(tmp_path / "out" / "series" / f"{z}.dcm") for z in range(2)],
+        )
+    )
+    assert np.allclose(sitk.GetArrayFromImage(beside), mine.std(0, ddof=1), atol=0.05)
+    for get in ("GetSpacing", "GetOrigin", "GetDirection", "GetSize"):
+        assert np.allclose(getattr(beside, get)(), getattr(given, get)(), atol=1e-4), get
+    picture = samples(
+        torch.from_numpy(
+            np.asarray(Image.open(tmp_path / "in" / "a.jpg"))[None].astype(np.float32) / 255
+        )
+    )[:, 0]
+    found = np.asarray(Image.open(tmp_path / "out" / "a.uncertainty.png"))
+    assert (
+        found.dtype == np.uint16
+        and np.abs(found / 65535 - picture.std(0, ddof=1)).max() < 1e-4
+        and found.max() > 100
+    )
+    said = (
+        beside.GetMetaData("ctsr"),
+        Image.open(tmp_path / "out" / "a.uncertainty.png").text["ctsr"],
+        nibabel.load(tmp_path / "out" / "a.uncertainty.nii.gz").header.extensions[-1].text,
+    )
     assert all(text.startswith("Standard deviation of samples") for text in said)
 
 
 def test_a_result_says_how_its_samples_were_drawn(runs, tmp_path):
     "Sampler, steps, how many, seed, whatever the format; another seed is another picture."
-    Image.fromarray((blobs(24, 20) * 255).astype(np.uint8)).save(tmp_path/"a.png")
-    sitk.WriteImage(sitk.GetImageFromArray(thorax(2, 24, 20)), tmp_path/"a.nrrd")
-    as_nifti(tmp_path/"a.nii", thorax(2, 24, 20))
-    bare = nibabel.load(tmp_path/"a.nii"); bare.header["descrip"] = b""; nibabel.save(bare, tmp_path/"a.nii.gz")
-    as_dicom(tmp_path/"b.dcm", thorax(1, 24, 20)[0].clip(-1024, 3000))
-    files = [tmp_path/name for name in ("a.png", "a.nrrd", "a.nii.gz", "b.dcm")]
+    Image.fromarray((blobs(24, 20) * 255).astype(np.uint8)).save(tmp_path / "a.png")
+    sitk.WriteImage(sitk.GetImageFromArray(thorax(2, 24, 20)), tmp_path / "a.nrrd")
+    as_nifti(tmp_path / "a.nii", thorax(2, 24, 20))
+    bare = nibabel.load(tmp_path / "a.nii")
+    bare.header["descrip"] = b""
+    nibabel.save(bare, tmp_path / "a.nii.gz")
+    as_dicom(tmp_path / "b.dcm", thorax(1, 24, 20)[0].clip(-1024, 3000))
+    files = [tmp_path / name for name in ("a.png", "a.nrrd", "a.nii.gz", "b.dcm")]
     drawing = dict(sampler="dpm++", steps=2, seed=7)
-    rows = upscale(files, tmp_path/"out", runs/"sr3", samples=2, uncertainty=True, **drawing)
-    png, nrrd, nifti, dicom = (f(str(row["out"])) for f, row in zip((Image.open, sitk.ReadImage, nibabel.load, pydicom.dcmread), rows))
-    said = (png.text["ctsr"], nrrd.GetMetaData("ctsr"), nifti.header.extensions[-1].text, dicom.DerivationDescription, *(row["made"] for row in rows),
-            Image.open(rows[0]["aside"]).text["ctsr"], sitk.ReadImage(rows[3]["aside"]).GetMetaData("ctsr"))
-    for text in said: assert "factor 2, level of the input, dpm++, 2 steps, mean of 2 samples, seed 7)" in text, text
-    assert nifti.header["descrip"].item() == b"ctsr sr3 (x2, dpm++, 2 steps, mean of 2 samples, seed 7); not a medical device"
+    rows = upscale(files, tmp_path / "out", runs / "sr3", samples=2, uncertainty=True, **drawing)
+    png, nrrd, nifti, dicom = (
+        f(str(row["out"]))
+        for f, row in zip((Image.open, sitk.ReadImage, nibabel.load, pydicom.dcmread), rows)
+    )
+    said = (
+        png.text["ctsr"],
+        nrrd.GetMetaData("ctsr"),
+        nifti.header.extensions[-1].text,
+        dicom.DerivationDescription,
+        *(row["made"] for row in rows),
+        Image.open(rows[0]["aside"]).text["ctsr"],
+        sitk.ReadImage(rows[3]["aside"]).GetMetaData("ctsr"),
+    )
+    for text in said:
+        assert "factor 2, level of the input, dpm++, 2 steps, mean of 2 samples, seed 7)" in text, (
+            text
+        )
+    assert (
+        nifti.header["descrip"].item()
+        == b"ctsr sr3 (x2, dpm++, 2 steps, mean of 2 samples, seed 7); not a medical device"
+    )
     longest = "sr3-x5 (weights 0123456789ab, factor 5.02, level of the input, dpm++, 20 steps, mean of 16 samples, seed 0, tiles of 512 px)"
     assert shortened(longest, 52) == "sr3-x5 (x5.02, dpm++, 20 steps, 16 samples, seed 0)"
-    one(upscale(files[:1], tmp_path/"one.png", runs/"sr3", **drawing, tile=64))
-    assert "dpm++, 2 steps, one sample, seed 7, tiles of 64 px)" in Image.open(tmp_path/"one.png").text["ctsr"]
-    for seed in (7, 8): one(upscale(files[:1], tmp_path/f"{seed}.png", runs/"sr3", **drawing | dict(seed=seed)))
-    seven, eight, again = (np.asarray(Image.open(tmp_path/f"{n}.png")) for n in (7, 8, "one"))
+    one(upscale(files[:1], tmp_path / "one.png", runs / "sr3", **drawing, tile=64))
+    assert (
+        "dpm++, 2 steps, one sample, seed 7, tiles of 64 px)"
+        in Image.open(tmp_path / "one.png").text["ctsr"]
+    )
+    for seed in (7, 8):
+        one(upscale(files[:1], tmp_path / f"{seed}.png", runs / "sr3", **drawing | dict(seed=seed)))
+    seven, eight, again = (np.asarray(Image.open(tmp_path / f"{n}.png")) for n in (7, 8, "one"))
     assert (seven == again).all() and (seven != eight).any()
 
 
-@pytest.mark.parametrize("change, word", [
-    (dict(samples=4), "samples"), (dict(seed=1), "seed"), (dict(sampler="ddim"), "sampler"), (dict(model="sr3", sampler="euler"), "ddpm, ddim, dpm++"),
-    (dict(model="sr3", seed=-1), "--seed must not be negative"), (dict(model="sr3", steps=0), "--steps must be from 1 to 2000"), (dict(uncertainty=True), "samples"), (dict(samples=0), "at least 1"), (dict(steps=4), "steps"), (dict(factor=5), "factor of 2"),
-    (dict(factor=0), "factor of 2"), (dict(device="cuda:99"), "cuda:99"),
-    (dict(tile=100), "multiple of 16"), (dict(window="long"), "long"), (dict(model="runet-x99"), "no stored weights"),
-    (dict(model="sr3", uncertainty=True), "--samples 8"), (dict(model="away.safetensors"), "away.safetensors")])
+@pytest.mark.parametrize(
+    "change, word",
+    [
+        (dict(samples=4), "samples"),
+        (dict(seed=1), "seed"),
+        (dict(sampler="ddim"), "sampler"),
+        (dict(model="sr3", sampler="euler"), "ddpm, ddim, dpm++"),
+        (dict(model="sr3", seed=-1), "--seed must not be negative"),
+        (dict(model="sr3", steps=0), "--steps must be from 1 to 2000"),
+        (dict(uncertainty=True), "samples"),
+        (dict(samples=0), "at least 1"),
+        (dict(steps=4), "steps"),
+        (dict(factor=5), "factor of 2"),
+        (dict(factor=0), "factor of 2"),
+        (dict(device="cuda:99"), "cuda:99"),
+        (dict(tile=100), "multiple of 16"),
+        (dict(window="long"), "long"),
+        (dict(model="runet-x99"), "no stored weights"),
+        (dict(model="sr3", uncertainty=True), "--samples 8"),
+        (dict(model="away.safetensors"), "away.safetensors"),
+    ],
+)
 def test_settings_are_refused_before_anything_is_written(runs, tmp_path, change, word):
-    noisy_png(tmp_path/"a.png")
-    model = runs/change["model"] if change.get("model") == "sr3" else change.get("model", runs/"runet")
-    with refused(word): upscale([tmp_path/"a.png"], tmp_path/"out"/"b.png", **change | dict(model=model))
+    noisy_png(tmp_path / "a.png")
+    model = (
+        runs / change["model"]
+        if change.get("model") == "sr3"
+        else change.get("model", runs / "runet")
+    )
+    with refused(word):
+        upscale([tmp_path / "a.png"], tmp_path / "out" / "b.png", **change | dict(model=model))
     assert list(contents(tmp_path)) == ["a.png"]
 
 
 def test_the_remedy_fits(runs, tmp_path):
     "Other models are named to those who asked for an unknown one, and to nobody else."
-    pack_as(runs/"still", tmp_path/"stored")
-    with refused("no stored weights", "--model also"): load_model("other", folder=tmp_path/"stored")
+    pack_as(runs / "still", tmp_path / "stored")
+    with refused("no stored weights", "--model also"):
+        load_model("other", folder=tmp_path / "stored")
     for change in (dict(device="cuda:99"), dict(steps=4)):
-        with pytest.raises(CTSRError) as caught: load_model("still", folder=tmp_path/"stored", **change)
+        with pytest.raises(CTSRError) as caught:
+            load_model("still", folder=tmp_path / "stored", **change)
         assert "--model" not in str(caught.value)
 
 
 def test_stored_weights_that_draw_samples(runs, tmp_path):
     "From `pack` to the files: drawn as the card says, averaged, their deviation beside them, and the line says it all."
-    pack(runs/"sr3", "sr3-small", {}, "phantom: none needed", tmp_path/"stored", sampling=dict(sampler="dpm++", steps=3, k=4, project=10))
+    pack(
+        runs / "sr3",
+        "sr3-small",
+        {},
+        "phantom: none needed",
+        tmp_path / "stored",
+        sampling=dict(sampler="dpm++", steps=3, k=4, project=10),
+    )
     hu = thorax(2, 30, 32).clip(*WINDOW).astype(np.int16)  # its result fits into one tile
-    Image.fromarray((blobs(40, 36) * 255).astype(np.uint8)).save(tmp_path/"a.png"); as_nifti(tmp_path/"b.nii.gz", hu)
-    given = tmp_path/"a.png", tmp_path/"b.nii.gz", "--model", tmp_path/"stored"/"sr3-small.safetensors"
-    done = ctsr_upscale(*given, "-o", tmp_path/"out", "--samples", 3, "--uncertainty")
+    Image.fromarray((blobs(40, 36) * 255).astype(np.uint8)).save(tmp_path / "a.png")
+    as_nifti(tmp_path / "b.nii.gz", hu)
+    given = (
+        tmp_path / "a.png",
+        tmp_path / "b.nii.gz",
+        "--model",
+        tmp_path / "stored" / "sr3-small.safetensors",
+    )
+    done = ctsr_upscale(*given, "-o", tmp_path / "out", "--samples", 3, "--uncertainty")
     how = f"by sr3-small (weights {file_sha256(given[-1])[:12]}, factor 2, level of the input, dpm++, 3 steps, mean of 3 samples, seed 0)"
-    assert done.returncode == 0 and done.stdout.count(how) == 2 and done.stdout.count("uncertainty: ") == 2, done.stdout + done.stderr
-    assert sorted(contents(tmp_path/"out")) == ["a.png", "a.uncertainty.png", "b.nii.gz", "b.uncertainty.nii.gz"]
-    restorer, task = load_model("sr3-small", folder=tmp_path/"stored")
+    assert (
+        done.returncode == 0
+        and done.stdout.count(how) == 2
+        and done.stdout.count("uncertainty: ") == 2
+    ), done.stdout + done.stderr
+    assert sorted(contents(tmp_path / "out")) == [
+        "a.png",
+        "a.uncertainty.png",
+        "b.nii.gz",
+        "b.uncertainty.nii.gz",
+    ]
+    restorer, task = load_model("sr3-small", folder=tmp_path / "stored")
     x = torch.from_numpy((hu + 1350).astype(np.float32) / 1500)[:, None]
-    mine = np.stack([[restorer.draw(s[None], task, [f"sample {n}"])[0, 0, 0].numpy() for s in x] for n in range(3)]) * 1500 - 1350
-    mean, spread = (axial(nibabel.load(tmp_path/"out"/n))[0] for n in ("b.nii.gz", "b.uncertainty.nii.gz"))
-    assert np.abs(mean - mine.mean(0)).max() < .6 and np.allclose(spread, mine.std(0, ddof=1), atol=.05) and spread.max() > 1
-    done = ctsr_upscale(*given, "-o", tmp_path/"one", "--seed", 3, "--steps", 2)
-    assert done.returncode == 0 and done.stdout.count("dpm++, 2 steps, one sample, seed 3)") == 2, done.stdout + done.stderr
+    mine = (
+        np.stack(
+            [
+                [restorer.draw(s[None], task, [f"sample {n}"])[0, 0, 0].numpy() for s in x]
+                for n in range(3)
+            ]
+        )
+        * 1500
+        - 1350
+    )
+    mean, spread = (
+        axial(nibabel.load(tmp_path / "out" / n))[0] for n in ("b.nii.gz", "b.uncertainty.nii.gz")
+    )
+    assert (
+        np.abs(mean - mine.mean(0)).max() < 0.6
+        and np.allclose(spread, mine.std(0, ddof=1), atol=0.05)
+        and spread.max() > 1
+    )
+    done = ctsr_upscale(*given, "-o", tmp_path / "one", "--seed", 3, "--steps", 2)
+    assert done.returncode == 0 and done.stdout.count("dpm++, 2 steps, one sample, seed 3)") == 2, (
+        done.stdout + done.stderr
+    )
 
 
 def test_samples_are_drawn_as_a_study_chose(runs, tmp_path):
     "For a run's folder and its weights, by `evaluate/RUN--TASK/choice.json`; what is asked for comes first, and a run without a choice is as it was."
-    shutil.copytree(runs/"sr3", tmp_path/"train"/"sr3")
-    how = lambda model, **drawing: (lambda r: (r.sampler, r.steps))(load_model(model, **drawing)[0])
-    run, choice = tmp_path/"train"/"sr3", tmp_path/"evaluate"/"sr3--x2"/"choice.json"
-    assert how(run) == how(run/"weights.safetensors") == ("ddim", 5)
+    shutil.copytree(runs / "sr3", tmp_path / "train" / "sr3")
+
+    def how(model, **drawing):
+        return (lambda r: (r.sampler, r.steps))(load_model(model, **drawing)[0])
+
+    run = tmp_path / "train" / "sr3"
+    choice = tmp_path / "evaluate" / "sr3--x2" / "choice.json"
+    assert how(run) == how(run / "weights.safetensors") == ("ddim", 5)
     choice.parent.mkdir(parents=True)
     save_json(choice, dict(sampler="dpm++", steps=3, k=4, project=10))
-    assert how(run) == how(run/"weights.safetensors") == ("dpm++", 3) and how(run, steps=2) == ("dpm++", 2) and how(runs/"sr3") == ("ddim", 5)
+    assert (
+        how(run) == how(run / "weights.safetensors") == ("dpm++", 3)
+        and how(run, steps=2) == ("dpm++", 2)
+        and how(runs / "sr3") == ("ddim", 5)
+    )
     choice.write_text("[")
-    with refused(choice, "evaluate the run again"): load_model(run)
+    with refused(choice, "evaluate the run again"):
+        load_model(run)
 
 
 def test_a_factor_chooses_the_network(runs, tmp_path):
     "5 is 256/51; a factor that no stored network is for is refused with the names of all."
-    for factor, name in ((5, "runet-x5"), (5.02, "runet-x5"), (2, "runet-x2"), (None, "runet-x2")): assert load_model(None, factor)[0].name == name
-    with refused("factor of 3", "runet-x2 (2)", "runet-x5 (5.02)"): load_model(None, 3)
-    with refused("factor of 2", "not 5", "runet-x5 (5.02)"): load_model("runet-x2", 5)
-    with refused("no stored weights 'runet-x9'", "runet-x5 (5.02)", "--model also"): load_model("runet-x9")
-    noisy_png(tmp_path/"a.png")
-    done = ctsr_upscale(tmp_path/"a.png", "-o", tmp_path/"b.png", "--factor", 5)
-    assert done.returncode == 0 and "201 x 201 px, by runet-x5 (weights" in done.stdout and "factor 5.02)" in done.stdout, done.stdout + done.stderr
+    for factor, name in ((5, "runet-x5"), (5.02, "runet-x5"), (2, "runet-x2"), (None, "runet-x2")):
+        assert load_model(None, factor)[0].name == name
+    with refused("factor of 3", "runet-x2 (2)", "runet-x5 (5.02)"):
+        load_model(None, 3)
+    with refused("factor of 2", "not 5", "runet-x5 (5.02)"):
+        load_model("runet-x2", 5)
+    with refused("no stored weights 'runet-x9'", "runet-x5 (5.02)", "--model also"):
+        load_model("runet-x9")
+    noisy_png(tmp_path / "a.png")
+    done = ctsr_upscale(tmp_path / "a.png", "-o", tmp_path / "b.png", "--factor", 5)
+    assert (
+        done.returncode == 0
+        and "201 x 201 px, by runet-x5 (weights" in done.stdout
+        and "factor 5.02)" in done.stdout
+    ), done.stdout + done.stderr
 
 
 # 5. Nothing is written over; the command says what it is.
 
+
 def test_nothing_is_written_over_unasked(runs, tmp_path):
-    for name in ("a.png", "b.png", "c.png"): noisy_png(tmp_path/name)
-    for z in range(2): as_dicom(tmp_path/"in"/f"{z}.dcm", thorax()[z].clip(-1024, 3000), 4. * z)
-    as_dicom(tmp_path/"old"/"9.dcm", thorax()[0].clip(-1024, 3000))
-    before, still = contents(tmp_path), runs/"still"
-    failed(upscale([tmp_path/"a.png"], tmp_path/"b.png", still), "b.png", "--force")
-    failed(upscale([tmp_path/"a.png"], tmp_path/"a.png", still, force=True), "an input")
-    assert ["an input" in row["error"] for row in upscale([tmp_path/"a.png", tmp_path/"b.png"], tmp_path, still, force=True)] == [True, True]
-    for force in (False, True): failed(upscale([tmp_path/"in"], tmp_path/"old", still, force=force), "old", "other things")  # somebody's series
-    failed(upscale([tmp_path/"in"], tmp_path, still, force=True), "other things")
-    assert ["two results" in row["error"] for row in upscale([tmp_path/"a.png", tmp_path/"in"/".."/"a.png"], tmp_path/"out", still)] == [True, True]
-    with refused("same kind"): upscale([tmp_path/"a.png"], tmp_path/"a.jpg", still)
-    with refused("folder"): upscale([tmp_path/"a.png", tmp_path/"b.png"], tmp_path/"d.png", still)
+    for name in ("a.png", "b.png", "c.png"):
+        noisy_png(tmp_path / name)
+    for z in range(2):
+        as_dicom(tmp_path / "in" / f"{z}.dcm", thorax()[z].clip(-1024, 3000), 4.0 * z)
+    as_dicom(tmp_path / "old" / "9.dcm", thorax()[0].clip(-1024, 3000))
+    before = contents(tmp_path)
+    still = runs / "still"
+    failed(upscale([tmp_path / "a.png"], tmp_path / "b.png", still), "b.png", "--force")
+    failed(upscale([tmp_path / "a.png"], tmp_path / "a.png", still, force=True), "an input")
+    assert [
+        "an input" in row["error"]
+        for row in upscale([tmp_path / "a.png", tmp_path / "b.png"], tmp_path, still, force=True)
+    ] == [True, True]
+    for force in (False, True):
+        failed(
+            upscale([tmp_path / "in"], tmp_path / "old", still, force=force), "old", "other things"
+        )  # somebody's series
+    failed(upscale([tmp_path / "in"], tmp_path, still, force=True), "other things")
+    assert [
+        "two results" in row["error"]
+        for row in upscale(
+            [tmp_path / "a.png", tmp_path / "in" / ".." / "a.png"], tmp_path / "out", still
+        )
+    ] == [True, True]
+    with refused("same kind"):
+        upscale([tmp_path / "a.png"], tmp_path / "a.jpg", still)
+    with refused("folder"):
+        upscale([tmp_path / "a.png", tmp_path / "b.png"], tmp_path / "d.png", still)
     for name in ("x.png", "x.nii.gz", "x.mhd", "x.TIF"):
-        with refused(name, "9.dcm", "same kind"): upscale([tmp_path/"old"/"9.dcm"], tmp_path/name, still)
-        with refused(name, "folder of DICOM"): upscale([tmp_path/"in"], tmp_path/name, still)
-        with refused(name, "several"): upscale([tmp_path/"in", tmp_path/"old"/"9.dcm"], tmp_path/name, still)
-    with refused("x.dcm", "folder of DICOM"): upscale([tmp_path/"in"], tmp_path/"x.dcm", still)
+        with refused(name, "9.dcm", "same kind"):
+            upscale([tmp_path / "old" / "9.dcm"], tmp_path / name, still)
+        with refused(name, "folder of DICOM"):
+            upscale([tmp_path / "in"], tmp_path / name, still)
+        with refused(name, "several"):
+            upscale([tmp_path / "in", tmp_path / "old" / "9.dcm"], tmp_path / name, still)
+    with refused("x.dcm", "folder of DICOM"):
+        upscale([tmp_path / "in"], tmp_path / "x.dcm", still)
     assert contents(tmp_path) == before
-    upscale([tmp_path/"a.png"], tmp_path/"b.png", still, force=True)
+    upscale([tmp_path / "a.png"], tmp_path / "b.png", still, force=True)
     after = contents(tmp_path)
-    assert after.keys() == before.keys() and after["b.png"] != before["b.png"] and after["c.png"] == before["c.png"]
-    one(upscale([tmp_path/"in"], tmp_path/"made", still))
-    failed(upscale([tmp_path/"in"], tmp_path/"made", still), "made", "--force")
-    made = contents(tmp_path/"made")
-    one(upscale([tmp_path/"in"], tmp_path/"made", runs/"runet", force=True))  # of what was made here, another may take the place
-    assert contents(tmp_path/"made").keys() == made.keys() and contents(tmp_path/"made") != made
-    one(upscale([tmp_path/"in"], tmp_path/"made", still, force=True))
-    assert contents(tmp_path/"made") == made, "identifiers included"
+    assert (
+        after.keys() == before.keys()
+        and after["b.png"] != before["b.png"]
+        and after["c.png"] == before["c.png"]
+    )
+    one(upscale([tmp_path / "in"], tmp_path / "made", still))
+    failed(upscale([tmp_path / "in"], tmp_path / "made", still), "made", "--force")
+    made = contents(tmp_path / "made")
+    one(
+        upscale([tmp_path / "in"], tmp_path / "made", runs / "runet", force=True)
+    )  # of what was made here, another may take the place
+    assert contents(tmp_path / "made").keys() == made.keys() and contents(tmp_path / "made") != made
+    one(upscale([tmp_path / "in"], tmp_path / "made", still, force=True))
+    assert contents(tmp_path / "made") == made, "identifiers included"
 
 
 def test_what_is_there_already_does_not_stop_the_rest(runs, tmp_path):
     "The same command goes on after an interrupt."
-    for name in ("a.png", "b.png"): noisy_png(tmp_path/name)
-    one(upscale([tmp_path/"a.png"], tmp_path/"out"/"a.png", runs/"still"))
-    told, before = [], (tmp_path/"out"/"a.png").read_bytes()
-    files = [tmp_path/"a.png", tmp_path/"b.png"]
-    there, made = rows = upscale(files, tmp_path/"out", runs/"still", tell=told.append)
-    assert there == dict(path=files[0], before=tmp_path/"out"/"a.png") and made["out"].exists() and told == rows
-    assert (tmp_path/"out"/"a.png").read_bytes() == before
-    (again,), (first, _) = upscale(files[1:], tmp_path/"out", runs/"still"), upscale(files, tmp_path/"out", runs/"runet", force=True)
-    assert "before" in again and first["size"] == (80, 80) and (tmp_path/"out"/"a.png").read_bytes() != before
-    as_dicom(tmp_path/"s"/"1.dcm", thorax()[0].clip(-1024, 3000))
-    ((tmp_path/"out"/"s").mkdir(), one(upscale([tmp_path/"s"], tmp_path/"out"/"s", runs/"still")))  # an empty folder is no result
-    series, other = upscale([tmp_path/"s", files[0]], tmp_path/"out", runs/"still")
-    assert "before" in series and "made in another way" in other["error"], "of another network, which is no result of this command"
-    failed(upscale([tmp_path/"s"], tmp_path/"out"/"s", runs/"still"), "--force")  # which is named
-    (tmp_path/"out"/"s"/"note.txt").write_text("mine")
-    assert "other things" in upscale([tmp_path/"s", files[0]], tmp_path/"out", runs/"still")[0]["error"]
+    for name in ("a.png", "b.png"):
+        noisy_png(tmp_path / name)
+    one(upscale([tmp_path / "a.png"], tmp_path / "out" / "a.png", runs / "still"))
+    told = []
+    before = (tmp_path / "out" / "a.png").read_bytes()
+    files = [tmp_path / "a.png", tmp_path / "b.png"]
+    there, made = rows = upscale(files, tmp_path / "out", runs / "still", tell=told.append)
+    assert (
+        there == dict(path=files[0], before=tmp_path / "out" / "a.png")
+        and made["out"].exists()
+        and told == rows
+    )
+    assert (tmp_path / "out" / "a.png").read_bytes() == before
+    (again,), (first, _) = (
+        upscale(files[1:], tmp_path / "out", runs / "still"),
+        upscale(files, tmp_path / "out", runs / "runet", force=True),
+    )
+    assert (
+        "before" in again
+        and first["size"] == (80, 80)
+        and (tmp_path / "out" / "a.png").read_bytes() != before
+    )
+    as_dicom(tmp_path / "s" / "1.dcm", thorax()[0].clip(-1024, 3000))
+    (
+        (tmp_path / "out" / "s").mkdir(),
+        one(upscale([tmp_path / "s"], tmp_path / "out" / "s", runs / "still")),
+    )  # an empty folder is no result
+    series, other = upscale([tmp_path / "s", files[0]], tmp_path / "out", runs / "still")
+    assert "before" in series and "made in another way" in other["error"], (
+        "of another network, which is no result of this command"
+    )
+    failed(
+        upscale([tmp_path / "s"], tmp_path / "out" / "s", runs / "still"), "--force"
+    )  # which is named
+    (tmp_path / "out" / "s" / "note.txt").write_text("mine")
+    assert (
+        "other things"
+        in upscale([tmp_path / "s", files[0]], tmp_path / "out", runs / "still")[0]["error"]
+    )
 
 
 def test_a_failure_while_writing_leaves_what_was_there(runs, tmp_path, monkeypatch):
-    noisy_png(tmp_path/"a.png"); (tmp_path/"b.png").write_bytes(b"precious")
-    def full(*args, **kwargs): raise OSError(28, os.strerror(28))
+    noisy_png(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"precious")
+
+    def full(*args, **kwargs):
+        raise OSError(28, os.strerror(28))
+
     monkeypatch.setattr(Image.Image, "save", full)
-    row, = upscale([tmp_path/"a.png"], tmp_path/"b.png", runs/"still", force=True)
-    assert "No space left" in row["error"] and (tmp_path/"b.png").read_bytes() == b"precious" and len(list(tmp_path.iterdir())) == 2
+    (row,) = upscale([tmp_path / "a.png"], tmp_path / "b.png", runs / "still", force=True)
+    assert (
+        "No space left" in row["error"]
+        and (tmp_path / "b.png").read_bytes() == b"precious"
+        and len(list(tmp_path.iterdir())) == 2
+    )
 
 
-@pytest.mark.parametrize("error, remedy", [(RuntimeError("can't allocate memory: you tried to"), "try a smaller --tile"), (RuntimeError("dmin <= dmax"), "leave it out")])
+@pytest.mark.parametrize(
+    "error, remedy",
+    [
+        (RuntimeError("can't allocate memory: you tried to"), "try a smaller --tile"),
+        (RuntimeError("dmin <= dmax"), "leave it out"),
+    ],
+)
 def test_whatever_a_library_says_costs_only_that_file(runs, tmp_path, monkeypatch, error, remedy):
     "What torch and SimpleITK raise, out of memory for instance, is one line, and the next file is done."
-    for n in "ab": noisy_png(tmp_path/f"{n}.png")
-    whole, wrong = restore_slice, [error]
+    for n in "ab":
+        noisy_png(tmp_path / f"{n}.png")
+    whole = restore_slice
+    wrong = [error]
+
     def failing(*args):
-        if wrong: raise wrong.pop()
+        if wrong:
+            raise wrong.pop()
         return whole(*args)
-    monkeypatch.setattr(importlib.import_module("ctsr.upscale"), "restore_slice", failing)
-    bad, good = upscale([tmp_path/"a.png", tmp_path/"b.png"], tmp_path/"out", runs/"still")
-    assert "a.png" in bad["error"] and remedy in bad["error"] and list(contents(tmp_path/"out")) == ["b.png"] and "out" in good
+
+    monkeypatch.setattr(importlib.import_module("ctsr.apps.upscale"), "restore_slice", failing)
+    bad, good = upscale([tmp_path / "a.png", tmp_path / "b.png"], tmp_path / "out", runs / "still")
+    assert (
+        "a.png" in bad["error"]
+        and remedy in bad["error"]
+        and list(contents(tmp_path / "out")) == ["b.png"]
+        and "out" in good
+    )
 
 
 def test_a_link_to_a_folder_leads_there(runs, tmp_path):
-    as_dicom(tmp_path/"s"/"1.dcm", thorax()[0].clip(-1024, 3000))
-    (tmp_path/"real").mkdir(); (tmp_path/"link").symlink_to(tmp_path/"real")
-    for _ in range(2): one(upscale([tmp_path/"s"], tmp_path/"link", runs/"still", force=True))
-    assert (tmp_path/"link").is_symlink() and list(contents(tmp_path/"real")) == ["1.dcm"] and len(list(tmp_path.iterdir())) == 3
+    as_dicom(tmp_path / "s" / "1.dcm", thorax()[0].clip(-1024, 3000))
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for _ in range(2):
+        one(upscale([tmp_path / "s"], tmp_path / "link", runs / "still", force=True))
+    assert (
+        (tmp_path / "link").is_symlink()
+        and list(contents(tmp_path / "real")) == ["1.dcm"]
+        and len(list(tmp_path.iterdir())) == 3
+    )
 
 
 def test_the_command(runs, tmp_path):
     "Weights as a file, a batch in which one fails: a line each, exit status 2; and a refusal that is one line."
-    noisy_png(tmp_path/"a.png"); Image.new("RGB", (30, 30), (9, 9, 60)).save(tmp_path/"b.png")
-    weights = runs/"runet"/"weights.safetensors"
-    done = ctsr_upscale(tmp_path/"a.png", tmp_path/"b.png", "-o", tmp_path/"out", "--model", weights, "--factor", 2)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.startswith("ctsr: ") and "colour" in done.stderr, done.stderr
-    assert "not a medical device" in done.stdout and "80 x 80 px" in done.stdout and list(contents(tmp_path/"out")) == ["a.png"]
-    done = ctsr_upscale(tmp_path/"a.png", "-o", tmp_path/"out", "--model", weights)
-    assert done.returncode == 0 and not done.stderr and "1 done before" in done.stdout and "80 x 80" not in done.stdout, done.stderr
-    done = ctsr_upscale(tmp_path/"a.png", "-o", tmp_path/"c.png", "--model", weights, "--factor", 5)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "factor of 2" in done.stderr and "not a medical device" in done.stdout
-    done = ctsr_upscale(tmp_path/"a.png", "-o", tmp_path/"c.png", "--model", weights, "--window", "40,400")
-    assert done.returncode == 0 and not done.stderr and (tmp_path/"c.png").exists(), done.stderr
+    noisy_png(tmp_path / "a.png")
+    Image.new("RGB", (30, 30), (9, 9, 60)).save(tmp_path / "b.png")
+    weights = runs / "runet" / "weights.safetensors"
+    done = ctsr_upscale(
+        tmp_path / "a.png",
+        tmp_path / "b.png",
+        "-o",
+        tmp_path / "out",
+        "--model",
+        weights,
+        "--factor",
+        2,
+    )
+    assert (
+        done.returncode == 2
+        and done.stderr.count("\n") == 1
+        and done.stderr.startswith("ctsr: ")
+        and "colour" in done.stderr
+    ), done.stderr
+    assert (
+        "not a medical device" in done.stdout
+        and "80 x 80 px" in done.stdout
+        and list(contents(tmp_path / "out")) == ["a.png"]
+    )
+    done = ctsr_upscale(tmp_path / "a.png", "-o", tmp_path / "out", "--model", weights)
+    assert (
+        done.returncode == 0
+        and not done.stderr
+        and "1 done before" in done.stdout
+        and "80 x 80" not in done.stdout
+    ), done.stderr
+    done = ctsr_upscale(
+        tmp_path / "a.png", "-o", tmp_path / "c.png", "--model", weights, "--factor", 5
+    )
+    assert (
+        done.returncode == 2
+        and done.stderr.count("\n") == 1
+        and "factor of 2" in done.stderr
+        and "not a medical device" in done.stdout
+    )
+    done = ctsr_upscale(
+        tmp_path / "a.png", "-o", tmp_path / "c.png", "--model", weights, "--window", "40,400"
+    )
+    assert done.returncode == 0 and not done.stderr and (tmp_path / "c.png").exists(), done.stderr
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_is_one_line(runs, tmp_path, stop):
     "What was finished stays, and nothing else."
-    for name in ("a.png", "b.png"): noisy_png(tmp_path/name, (1200, 1200) if name == "b.png" else (40, 40))
-    with subprocess.Popen([sys.executable, "-m", "ctsr.cli", "upscale", tmp_path/"a.png", tmp_path/"b.png", "-o", tmp_path/"out", "--model", runs/"runet", "--tile", "64"],
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)) as process:  # a shell in the background ignores it
-        while not (tmp_path/"out"/"a.png").exists() and process.poll() is None: time.sleep(.05)
+    for name in ("a.png", "b.png"):
+        noisy_png(tmp_path / name, (1200, 1200) if name == "b.png" else (40, 40))
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "ctsr.apps.cli",
+            "upscale",
+            tmp_path / "a.png",
+            tmp_path / "b.png",
+            "-o",
+            tmp_path / "out",
+            "--model",
+            runs / "runet",
+            "--tile",
+            "64",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:  # a shell in the background ignores it
+        while not (tmp_path / "out" / "a.png").exists() and process.poll() is None:
+            time.sleep(0.05)
         process.send_signal(stop)
         said = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and said.splitlines()[-1].startswith("ctsr: interrupted"), said
-    assert sorted(p.name for p in (tmp_path/"out").iterdir()) == ["a.png"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "b.png", "out"]
 
 
 # 6. Any size in bounded memory.
 
+
 def test_tiled_is_whole_away_from_borders_and_at_them(runs):
     "A picture of four tiles, none of its sides a multiple of 16."
-    x, task = torch.from_numpy(blobs(431, 395))[None, None], Task(**X2)
-    whole, parts = load_model(runs/"runet")[0](x, task), tiled(load_model(runs/"runet")[0])(x, task)
-    assert whole.shape[-2:] == (862, 790) and not torch.equal(whole, parts) and (whole - parts).abs().max() < 1e-3
-    assert (whole - F.interpolate(x, (862, 790), mode="bilinear")).abs().max() > .01, "the network changed nothing: the test shows nothing"
+    x = torch.from_numpy(blobs(431, 395))[None, None]
+    task = Task(**X2)
+    whole = load_model(runs / "runet")[0](x, task)
+    parts = tiled(load_model(runs / "runet")[0])(x, task)
+    assert (
+        whole.shape[-2:] == (862, 790)
+        and not torch.equal(whole, parts)
+        and (whole - parts).abs().max() < 1e-3
+    )
+    assert (whole - F.interpolate(x, (862, 790), mode="bilinear")).abs().max() > 0.01, (
+        "the network changed nothing: the test shows nothing"
+    )
 
 
 @pytest.mark.parametrize("size", [(1, 400), (25, 200), (400, 30)])
 def test_long_and_thin(runs, size):
     "One side takes several tiles, the other not even one."
-    x, task = torch.from_numpy(blobs(*size))[None, None], Task(**X2)
-    whole, parts = load_model(runs/"runet")[0](x, task), tiled(load_model(runs/"runet")[0], 256)(x, task)
+    x = torch.from_numpy(blobs(*size))[None, None]
+    task = Task(**X2)
+    whole = load_model(runs / "runet")[0](x, task)
+    parts = tiled(load_model(runs / "runet")[0], 256)(x, task)
     assert parts.isfinite().all() and (whole - parts).abs().max() < 5e-3
 
 
 def test_tiles_of_a_sampler_see_the_same_noise(runs):
     "Nine tiles and one piece draw the same sample, not two samples: they differ far less than samples do."
-    x, task, ids = torch.from_numpy(blobs(96, 96))[None, None], Task(**X2), ["one", "other"]
-    whole, parts = load_model(runs/"sr3", steps=3)[0], tiled(load_model(runs/"sr3", steps=3)[0], 64)
-    a, b, other = whole(x, task, ids[:1]), parts(x, task, ids[:1]), whole(x, task, ids[1:])
+    x = torch.from_numpy(blobs(96, 96))[None, None]
+    task = Task(**X2)
+    ids = ["one", "other"]
+    whole = load_model(runs / "sr3", steps=3)[0]
+    parts = tiled(load_model(runs / "sr3", steps=3)[0], 64)
+    a = whole(x, task, ids[:1])
+    b = parts(x, task, ids[:1])
+    other = whole(x, task, ids[1:])
     assert not torch.equal(a, b) and (a - b).abs().mean() < (a - other).abs().mean() / 5
 
 
 def test_tiles_of_a_sampler_agree_approximately(runs):
     "Exactly where one tile holds the picture, else to a part of what samples differ by, in the middle of a tile as well, and no seam is added."
-    task, ids = Task(**X2), ["one", "other"]
-    whole, parts = load_model(runs/"sr3", steps=3)[0], tiled(load_model(runs/"sr3", steps=3)[0], 128)
+    task = Task(**X2)
+    ids = ["one", "other"]
+    whole = load_model(runs / "sr3", steps=3)[0]
+    parts = tiled(load_model(runs / "sr3", steps=3)[0], 128)
     small, large = (torch.from_numpy(blobs(n, n))[None, None] for n in (64, 128))
     assert torch.equal(whole(small, task, ids[:1]), parts(small, task, ids[:1]))
-    a, b, other = whole(large, task, ids[:1]), parts(large, task, ids[:1]), whole(large, task, ids[1:])
-    off, noise = (a - b).abs() * 255, (a - other).abs().mean() * 255
-    inside, seam = off[..., 32:80, 32:80], off[..., 96:128, :]  # tiles of 128 begin at 0, 96 and 192
-    assert 0 < inside.mean() < noise / 5 and off.mean() < noise / 5 and seam.mean() < 2 * off.mean(), (inside.mean(), off.mean(), seam.mean(), noise)
+    a = whole(large, task, ids[:1])
+    b = parts(large, task, ids[:1])
+    other = whole(large, task, ids[1:])
+    off = (a - b).abs() * 255
+    noise = (a - other).abs().mean() * 255
+    inside = off[..., 32:80, 32:80]
+    seam = off[..., 96:128, :]  # tiles of 128 begin at 0, 96 and 192
+    assert (
+        0 < inside.mean() < noise / 5 and off.mean() < noise / 5 and seam.mean() < 2 * off.mean()
+    ), (inside.mean(), off.mean(), seam.mean(), noise)
     assert off.max() < 2, "grey levels of 256; of a larger network 11, see the lesson"
 
 
 def test_samples_of_a_large_picture_in_bounded_memory(tmp_path):
     "2048 x 2048 px by an SR3 as deep as the study's, but narrow, in a process of its own."
-    if not Path("/proc/self/status").exists(): pytest.skip("peak memory is read from /proc, which is not here")
+    if not Path("/proc/self/status").exists():
+        pytest.skip("peak memory is read from /proc, which is not here")
     narrow = dict(name="sr3", channels=4)
-    save_tensors(tmp_path/"run"/"weights.safetensors", build_model(narrow).state_dict())
-    save_json(tmp_path/"run"/"config.json", dict(model=narrow, up="bicubic", mean=.5, std=.5, task=dict(name="x2", hr=256, lr=128), precision="bf16"))
-    Image.fromarray((blobs(1024, 1024) * 255).astype(np.uint8)).save(tmp_path/"a.png")
-    code = ("import sys; from ctsr.upscale import upscale; row, = upscale([sys.argv[1]], sys.argv[2], sys.argv[3], steps=1, samples=2, uncertainty=True);"
-            "assert 'error' not in row, row; print(next(l.split()[1] for l in open('/proc/self/status') if l.startswith('VmHWM')))")
-    done = subprocess.run([sys.executable, "-c", code, tmp_path/"a.png", tmp_path/"b.png", tmp_path/"run"], capture_output=True, text=True, check=True)
+    save_tensors(tmp_path / "run" / "weights.safetensors", build_model(narrow).state_dict())
+    save_json(
+        tmp_path / "run" / "config.json",
+        dict(
+            model=narrow,
+            up="bicubic",
+            mean=0.5,
+            std=0.5,
+            task=dict(name="x2", hr=256, lr=128),
+            precision="bf16",
+        ),
+    )
+    Image.fromarray((blobs(1024, 1024) * 255).astype(np.uint8)).save(tmp_path / "a.png")
+    code = (
+        "import sys; from ctsr.apps.upscale import upscale; row, = upscale([sys.argv[1]], sys.argv[2], sys.argv[3], steps=1, samples=2, uncertainty=True);"
+        "assert 'error' not in row, row; print(next(l.split()[1] for l in open('/proc/self/status') if l.startswith('VmHWM')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "a.png", tmp_path / "b.png", tmp_path / "run"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert int(done.stdout) * 1024 < 1.25 * 2**30
-    assert Image.open(tmp_path/"b.png").size == Image.open(tmp_path/"b.uncertainty.png").size == (2048, 2048)
+    assert (
+        Image.open(tmp_path / "b.png").size
+        == Image.open(tmp_path / "b.uncertainty.png").size
+        == (2048, 2048)
+    )
 
 
 def test_a_large_picture_in_four_gibibytes(runs, tmp_path):
     "2048 x 2048 px, measured in a process of its own; in one piece it takes more than in tiles."
-    if not Path("/proc/self/status").exists(): pytest.skip("peak memory is read from /proc, which is not here")
-    Image.fromarray((blobs(1024, 1024) * 255).astype(np.uint8)).save(tmp_path/"a.png")
-    code = ("import sys; from ctsr.upscale import upscale; row, = upscale([sys.argv[1]], sys.argv[2], sys.argv[3], tile=int(sys.argv[4]));"
-            "assert row['size'] == (2048, 2048), row; print(next(l.split()[1] for l in open('/proc/self/status') if l.startswith('VmHWM')))")
-    peak = {tile: int(subprocess.run([sys.executable, "-c", code, tmp_path/"a.png", tmp_path/f"{tile}.png", runs/"runet", str(tile)], capture_output=True, text=True,
-                                     check=True).stdout) * 1024 for tile in (768, 2048)}
+    if not Path("/proc/self/status").exists():
+        pytest.skip("peak memory is read from /proc, which is not here")
+    Image.fromarray((blobs(1024, 1024) * 255).astype(np.uint8)).save(tmp_path / "a.png")
+    code = (
+        "import sys; from ctsr.apps.upscale import upscale; row, = upscale([sys.argv[1]], sys.argv[2], sys.argv[3], tile=int(sys.argv[4]));"
+        "assert row['size'] == (2048, 2048), row; print(next(l.split()[1] for l in open('/proc/self/status') if l.startswith('VmHWM')))"
+    )
+    peak = {
+        tile: int(
+            subprocess.run(
+                [
+                    sys.executable,
+                    "-c",
+                    code,
+                    tmp_path / "a.png",
+                    tmp_path / f"{tile}.png",
+                    runs / "runet",
+                    str(tile),
+                ],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        )
+        * 1024
+        for tile in (768, 2048)
+    }
     assert peak[768] < 4 * 2**30 and peak[768] < peak[2048]
-    with Image.open(tmp_path/"768.png") as a, Image.open(tmp_path/"2048.png") as b: assert a.size == (2048, 2048) and np.abs(np.asarray(a).astype(int) - b).max() <= 1
+    with Image.open(tmp_path / "768.png") as a, Image.open(tmp_path / "2048.png") as b:
+        assert a.size == (2048, 2048) and np.abs(np.asarray(a).astype(int) - b).max() <= 1
 
 
 def test_networks_that_are_named_are_stored(root):
     "By the command's default, the README, the site's pages; what has a path is a run of one's own."
-    pages = [root/"README.md", *(root/"nbs"/"site"/"pages").rglob("*.md")]
-    named = {m for page in pages for m in re.findall(r"--model ([\w.-]+)(?![\w./-])", page.read_text())}
-    assert named | {model_for()} <= {p.stem for p in (root/"ctsr"/"weights").glob("*.safetensors")}
+    pages = [root / "README.md", *(root / "nbs" / "site" / "pages").rglob("*.md")]
+    named = {
+        m for page in pages for m in re.findall(r"--model ([\w.-]+)(?![\w./-])", page.read_text())
+    }
+    assert named | {model_for()} <= {
+        p.stem for p in (root / "ctsr" / "weights").glob("*.safetensors")
+    }

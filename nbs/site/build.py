@@ -4,9 +4,11 @@ Copies of the notebooks are executed, nbdev renders their signatures, and Sphinx
 study, and of the texts in nbs/site/pages. A reader's browser fetches nothing from elsewhere; building fetches the sample CT and the weights
 of VGG16 and AlexNet, where they are not cached.
 """
+
 import argparse
 import ast
 import base64
+import importlib.util
 import itertools
 import json
 import os
@@ -28,103 +30,202 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
-from ctsr.claims import claims_html, front_claims, verdict_counts
-from ctsr.evaluate import condition_rows, load_tables
-from ctsr.plots import fig_bars, save_figure
-from ctsr.review import gain_sentence, seed_table
+from ctsr.evaluation.scores import condition_rows, load_tables
+from ctsr.figures.ablations import gain_sentence, seed_table
+from ctsr.figures.conditions import fig_bars, save_figure
+from ctsr.paper.claims import claims_html, front_claims, verdict_counts
 
 ROOT = Path(__file__).resolve().parents[2]
-WORK, OUT = ROOT/"build"/"docs", ROOT/"_docs"  # nbdev passes over folders whose names begin with _
-TREE, SOURCE = WORK/"tree", WORK/"source"
-LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "runs", "_proc", "_docs", "build", "dist", "*.egg-info", "__pycache__", ".*cache")
+WORK = ROOT / "build" / "docs"
+OUT = ROOT / "_docs"  # nbdev passes over folders whose names begin with _
+TREE = WORK / "tree"
+SOURCE = WORK / "source"
+LEFT_OUT = shutil.ignore_patterns(
+    ".git",
+    ".venv",
+    "runs",
+    "_proc",
+    "_docs",
+    "build",
+    "dist",
+    "*.egg-info",
+    "__pycache__",
+    ".*cache",
+)
 
 STUDIES = {  # published, in the order of reading: what each is
     "full": "read this first: the paper's own data, as its authors ran it, as it should have been run, and as well as we can",
     "quick": "what `make study` leaves in a quarter of an hour, on two freely fetched CT volumes: to see what your own run should look like",
-    "baseline": "a check of a minute, without training: interpolation alone, on the paper's test images"}
-BARS = dict(wide=(6.2, 2.45), narrow=(3.2, 3.9))  # inches of the front page's chart: beside the claims, and on a phone
-FIRST = ("test-images-unseen", "baseline-scores", "beats-input", "sr3-restores")  # claims of the front page; more are folded
+    "baseline": "a check of a minute, without training: interpolation alone, on the paper's test images",
+}
+BARS = dict(
+    wide=(6.2, 2.45), narrow=(3.2, 3.9)
+)  # inches of the front page's chart: beside the claims, and on a phone
+FIRST = (
+    "test-images-unseen",
+    "baseline-scores",
+    "beats-input",
+    "sr3-restores",
+)  # claims of the front page; more are folded
 INLINE = "module://matplotlib_inline.backend_inline"  # pictures into notebooks, whatever the caller has set
-LIBRARY = ("Each page is a notebook, executed when this site was built; the library is exported from them. None needs one that stands below "
-           "it.")
-SLOW = ("06_sr3", "08_restore", "09_upscale", "10_plots_sampling")  # executed first, so that no processor waits at the end
+LIBRARY = (
+    "Each page is a notebook, executed when this site was built; the library is exported from them. None needs one that stands below "
+    "it."
+)
+SLOW = (
+    "models.sr3",
+    "evaluation.restore",
+    "apps.upscale",
+    "figures.samples",
+)  # executed first, so that no processor waits at the end
 
 
 def run(*command, cwd=TREE, **environment):
     "Run Python in the copy of the project; what it printed stands in the error if it fails."
-    settings = os.environ | {"PYTHONPATH": str(TREE), "OMP_NUM_THREADS": "1", "MPLBACKEND": INLINE} | environment
-    done = subprocess.run([sys.executable, *map(str, command)], cwd=cwd, capture_output=True, text=True, env=settings)
-    if done.returncode: raise SystemExit(f"docs: {' '.join(map(str, command))} failed\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}")
+    settings = (
+        os.environ
+        | {"PYTHONPATH": str(TREE), "OMP_NUM_THREADS": "1", "MPLBACKEND": INLINE}
+        | environment
+    )
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], cwd=cwd, capture_output=True, text=True, env=settings
+    )
+    if done.returncode:
+        raise SystemExit(
+            f"docs: {' '.join(map(str, command))} failed\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
+        )
     return done.stdout
 
 
 def execute(notebook):
     "Execute a notebook of the copy, in place."
     started = time.time()
-    with tempfile.TemporaryDirectory(prefix="ctsr-") as sockets:  # kernels side by side must not take each other's ports
-        run("-m", "jupyter", "nbconvert", "--to", "notebook", "--execute", "--inplace", "--KernelManager.transport=ipc",
-            f"--KernelManager.ip={sockets}/kernel", notebook, cwd=notebook.parent)
-    print(f"  {notebook.stem}: {time.time() - started:.0f} s", flush=True)
+    with tempfile.TemporaryDirectory(
+        prefix="ctsr-"
+    ) as sockets:  # kernels side by side must not take each other's ports
+        run(
+            "-m",
+            "jupyter",
+            "nbconvert",
+            "--to",
+            "notebook",
+            "--execute",
+            "--inplace",
+            "--KernelManager.transport=ipc",
+            f"--KernelManager.ip={sockets}/kernel",
+            notebook,
+            cwd=notebook.parent,
+        )
+    print(f"  {dotted(notebook, TREE / 'nbs')}: {time.time() - started:.0f} s", flush=True)
 
 
-def symbols() -> dict: # name, and module.name -> (module, file, first line)
+def dotted(path, folder) -> str:
+    "Name of a module or lesson below a folder: `data.degrade` for `data/degrade.py`."
+    return ".".join(path.relative_to(folder).with_suffix("").parts)
+
+
+def library(folder) -> list:  # of paths
+    "The notebooks that export modules; one folder a subpackage."
+    packages = [path.parent.name for path in (ROOT / "ctsr").glob("*/__init__.py")]
+    return sorted(path for package in packages for path in (folder / package).glob("*.ipynb"))
+
+
+def modules() -> list:  # of paths
+    return sorted((ROOT / "ctsr").glob("*/[!_]*.py"))
+
+
+def symbols() -> dict:  # name, and module.name -> (module, file, first line)
     "Every public function and class of the library."
-    found, clashes = {}, set()
-    for file in sorted((ROOT/"ctsr").glob("[!_]*.py")):
+    found = {}
+    clashes = set()
+    for file in modules():
+        module = dotted(file, ROOT / "ctsr")
         for node in ast.parse(file.read_text()).body:
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
-                where = (file.stem, file.name, min([node.lineno, *(d.lineno for d in node.decorator_list)]))
-                if node.name in found: clashes.add(node.name)
-                found[node.name] = found[f"ctsr.{file.stem}.{node.name}"] = where
+                where = (
+                    module,
+                    file.name,
+                    min([node.lineno, *(d.lineno for d in node.decorator_list)]),
+                )
+                if node.name in found:
+                    clashes.add(node.name)
+                found[node.name] = found[f"ctsr.{module}.{node.name}"] = where
     return {name: where for name, where in found.items() if name not in clashes}
-
-
-def to_pages(text) -> str:
-    "Markdown whose links to notebooks lead to their pages."
-    return re.sub(r"\]\((?:\d\d_)?(\w+)\.ipynb\)", r"](\1.ipynb)", text)
 
 
 def target(module, name, known) -> str:
     "What a description is linked by; capitals make no difference to Sphinx."
-    return f"ctsr.{module}.{name}" + "-class" * (name != name.lower() and f"ctsr.{module}.{name.lower()}" in known)
+    return f"ctsr.{module}.{name}" + "-class" * (
+        name != name.lower() and f"ctsr.{module}.{name.lower()}" in known
+    )
 
 
 def linked(text, known, documented) -> str:
     "Markdown in which a name of the library in backticks leads to its description."
+
     def link(match):
         name = match[1]
-        if name not in known: return match[0]
-        module, bare = known[name][0], name.rpartition(".")[2]
-        return f"[`{name}`](#{target(module, bare, known)})" if f"ctsr.{module}.{bare}" in documented else match[0]
+        if name not in known:
+            return match[0]
+        module = known[name][0]
+        bare = name.rpartition(".")[2]
+        return (
+            f"[`{name}`](#{target(module, bare, known)})"
+            if f"ctsr.{module}.{bare}" in documented
+            else match[0]
+        )
+
     parts = re.split(r"(```.*?```)", text, flags=re.S)
-    return "".join(part if part.startswith("```") else re.sub(r"(?<![\[`])`([\w.]+)`(?!`)", link, part) for part in parts)
+    return "".join(
+        part if part.startswith("```") else re.sub(r"(?<![\[`])`([\w.]+)`(?!`)", link, part)
+        for part in parts
+    )
 
 
-def signature(cell, module, known) -> str: # Markdown
+def signature(cell, module, known) -> str:  # Markdown
     "What nbdev rendered of a definition, with a target to link to and a link to its source."
     text = cell.outputs[0]["data"]["text/markdown"].strip().removeprefix("---").strip()
     name = re.match(r"#+ (\S+)", text)[1]
-    _, file, line = known.get(f"ctsr.{module}.{name}", ("", f"{module}.py", 1))
+    line = known.get(f"ctsr.{module}.{name}", ("", "", 1))[2]
     head, _, rest = text.partition("\n")
-    return f"({target(module, name, known)})=\n### `{name}`\n\n{rest.strip()} <a href='../source/{module}.html#L-{line}'>source</a>"
+    return f"({target(module, name, known)})=\n### `{name}`\n\n{rest.strip()} <a href='../../source/{module}.html#L-{line}'>source</a>"
 
 
-def imports(source) -> list: # modules of the library that a file or a cell imports from
-    return [node.module for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom) and node.level]
+def imports(module) -> list:  # of modules
+    "Modules of the library that one of them imports from."
+    tree = ast.parse((ROOT / "ctsr").joinpath(*module.split(".")).with_suffix(".py").read_text())
+    relative = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.level and node.module
+    ]
+    names = [
+        importlib.util.resolve_name(
+            "." * node.level + node.module, f"ctsr.{module.rpartition('.')[0]}"
+        )
+        for node in relative
+    ]
+    return [name.removeprefix("ctsr.") for name in names]
 
 
-def in_order(modules) -> list: # none before one that it needs
+def in_order(names) -> list:  # none before one that it needs
     "Modules sorted by what they import, else as they were."
-    needs = {m: [n for n in imports((ROOT/"ctsr"/f"{m}.py").read_text()) if n in modules] for m in modules}
     order = []
+
     def add(module):
-        for need in needs[module]: add(need)
-        if module not in order: order.append(module)
-    for module in modules: add(module)
+        if module in order:
+            return
+        for need in imports(module):
+            if need in names:
+                add(need)
+        order.append(module)
+
+    for module in names:
+        add(module)
     return order
 
 
-def listed(title, text, entries) -> str: # Markdown
+def listed(title, text, entries) -> str:  # Markdown
     "A page of links, with a line on each; entries are (document, its title, what is on it)."
     lines = "\n".join(f"- [{name}]({document}): {about}" for document, name, about in entries)
     pages = "\n".join(document.partition(".")[0] for document, *_ in entries)
@@ -132,244 +233,436 @@ def listed(title, text, entries) -> str: # Markdown
 
 
 def only_imports(source) -> bool:
-    try: body = ast.parse(source).body
-    except SyntaxError: return False  # a magic
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:
+        return False  # a magic
     return bool(body) and all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in body)
 
 
 def save_picture(cell, name):
     "The picture that a cell drew, for other pages."
-    data = next(output["data"]["image/png"] for output in cell.outputs if "image/png" in output.get("data", {}))
-    (SOURCE/"generated"/f"{name}.png").write_bytes(base64.b64decode(data))
+    data = next(
+        output["data"]["image/png"]
+        for output in cell.outputs
+        if "image/png" in output.get("data", {})
+    )
+    (SOURCE / "generated" / f"{name}.png").write_bytes(base64.b64decode(data))
 
 
-def lesson(path, known, documented) -> tuple: # name of its page, title, description
+def lesson(path, known, documented) -> tuple:  # name of its page, title, description
     "A notebook as nbdev left it, made into a page of the library."
     nb = nbformat.read(path, as_version=4)
     front = yaml.safe_load(nb.cells[0].source.strip().strip("-"))
-    module, cells = front["output-file"].removesuffix(".html"), []
+    module = dotted(path, TREE / "_proc")
+    cells = []
     title, description = (" ".join(front.get(key, "").split()) for key in ("title", "description"))
-    head = f"# {title}\n\n*{description}*\n\n`ctsr.{module}` · [source](../source/{module}.md)"
+    head = f"# {title}\n\n*{description}*\n\n`ctsr.{module}` · [source](../../source/{module}.md)"
     for cell in [nbformat.v4.new_markdown_cell(head), *nb.cells[1:]]:
-        if "AUTOGENERATED! DO NOT EDIT" in cell.source: continue
+        if "AUTOGENERATED! DO NOT EDIT" in cell.source:
+            continue
         if cell.cell_type == "code" and "show_doc(" in cell.source:
-            if not cell.outputs: continue
+            if not cell.outputs:
+                continue
             cell = nbformat.v4.new_markdown_cell(signature(cell, module, known))
-        elif cell.cell_type == "markdown": cell.source = linked(to_pages(cell.source), known, documented)
-        elif cell.cell_type == "raw": continue
-        elif only_imports(cell.source): cell.metadata.tags = ["hide-input"]
+        elif cell.cell_type == "markdown":
+            cell.source = linked(cell.source, known, documented)
+        elif cell.cell_type == "raw":
+            continue
+        elif only_imports(cell.source):
+            cell.metadata.tags = ["hide-input"]
         for tag in cell.metadata.get("tags", []):
-            if tag.startswith("picture-"): save_picture(cell, tag)
+            if tag.startswith("picture-"):
+                save_picture(cell, tag)
         cells.append(cell)
     nb.cells = cells
-    nb.metadata.pop("widgets", None)  # on a page without a kernel they are nothing but scripts to fetch
-    nbformat.write(nb, SOURCE/"library"/f"{module}.ipynb")
+    nb.metadata.pop(
+        "widgets", None
+    )  # on a page without a kernel they are nothing but scripts to fetch
+    page = SOURCE / "library" / path.relative_to(TREE / "_proc")
+    page.parent.mkdir(exist_ok=True)
+    nbformat.write(nb, page)
     return module, title, description
 
 
-def made(text, files) -> str: # Markdown
+def made(text, files) -> str:  # Markdown
     "How a figure was made, with links to the notebook, and to its record and tables, which are downloads."
     text = re.sub(r"`nbs/study/(\w+)\.ipynb`", r"[`\1.ipynb`](../source/study-\1.md)", text)
-    file = lambda match: f"{{download}}`{match[1]} <{files.name}/{match[1]}>`" if (files/match[1]).exists() else match[0]
+
+    def file(match):
+        return (
+            f"{{download}}`{match[1]} <{files.name}/{match[1]}>`"
+            if (files / match[1]).exists()
+            else match[0]
+        )
+
     return ":::{div} made\n" + re.sub(r"`([\w.-]+\.(?:json|csv|csv\.gz))`", file, text) + "\n:::"
 
 
-def shown(nb, files) -> list: # of cells; files are those to download
+def shown(nb, files) -> list:  # of cells; files are those to download
     "An executed notebook as a reader should see it: no code, and what was printed as Markdown as Markdown, so that its headings count."
     cells = []
     for cell in nb.cells:
-        if cell.cell_type == "markdown": cells.append(cell)
+        if cell.cell_type == "markdown":
+            cells.append(cell)
         for output in cell.get("outputs", []):
             data = output.get("data", {})
-            if (text := data.get("text/markdown")): cells.append(nbformat.v4.new_markdown_cell(made(text, files) if text.startswith("Drawn by") else text))
-            elif data.get("text/html", "").startswith("<details><summary>Its record"): continue  # which is a download here
+            if text := data.get("text/markdown"):
+                cells.append(
+                    nbformat.v4.new_markdown_cell(
+                        made(text, files) if text.startswith("Drawn by") else text
+                    )
+                )
+            elif data.get("text/html", "").startswith("<details><summary>Its record"):
+                continue  # which is a download here
             elif output.output_type != "stream":
                 alt = output.get("metadata", {}).get("image/png", {}).get("alt", "")
-                cells.append(nbformat.v4.new_code_cell("shown", outputs=[output], metadata={"tags": ["remove-input"], "mystnb": {"image": {"alt": alt}}}))
+                cells.append(
+                    nbformat.v4.new_code_cell(
+                        "shown",
+                        outputs=[output],
+                        metadata={"tags": ["remove-input"], "mystnb": {"image": {"alt": alt}}},
+                    )
+                )
     return cells
 
 
-def title_of(folder) -> str: # of a published study; the name of its folder, if its preset lies elsewhere
-    preset = ROOT/"nbs"/"study"/"presets"/f"{folder.name}.yaml"
+def title_of(
+    folder,
+) -> str:  # of a published study; the name of its folder, if its preset lies elsewhere
+    preset = ROOT / "nbs" / "study" / "presets" / f"{folder.name}.yaml"
     return yaml.safe_load(preset.read_text())["title"] if preset.exists() else folder.name
 
 
-def rank(folder): # of a published study among the others
-    return (list(STUDIES).index(folder.name) if folder.name in STUDIES else len(STUDIES)), folder.name
+def rank(folder):  # of a published study among the others
+    return (
+        list(STUDIES).index(folder.name) if folder.name in STUDIES else len(STUDIES)
+    ), folder.name
 
 
-def size_of(file) -> str: # in words
+def size_of(file) -> str:  # in words
     n = file.stat().st_size
     return f"{n} bytes" if n < 1024 else f"{n / 1024:,.0f} KiB"
 
 
 def study_page(folder):
     "The report of a published study, with its tables to download."
-    report, page = TREE/"nbs"/"study"/f"report-{folder.name}.ipynb", SOURCE/"study"/f"{folder.name}.ipynb"
-    parameters = dict(title=title_of(folder), preset=folder.name, figures=str(folder.relative_to(ROOT)))
+    report = TREE / "nbs" / "study" / f"report-{folder.name}.ipynb"
+    page = SOURCE / "study" / f"{folder.name}.ipynb"
+    parameters = dict(
+        title=title_of(folder), preset=folder.name, figures=str(folder.relative_to(ROOT))
+    )
     flags = [part for key, value in parameters.items() for part in ("-r", key, value)]
     run("-m", "papermill", "nbs/study/report.ipynb", report, "--no-progress-bar", *flags)
     nb = nbformat.read(report, as_version=4)
-    files = SOURCE/"study"/f"files-{folder.name}"
+    files = SOURCE / "study" / f"files-{folder.name}"
     files.mkdir()
     for file in folder.iterdir():
-        if file.suffix in (".csv", ".gz") or file.suffix == ".json" and file.with_suffix(".png").exists(): shutil.copy2(file, files)
-    rows = "\n".join(f"- {{download}}`{f.name} <{files.name}/{f.name}>` ({size_of(f)})" for f in sorted(files.iterdir()) if f.suffix != ".json")
-    download = nbformat.v4.new_markdown_cell(f"## Downloads\n\nEvery table of this page; CSV, packed where large.\n\n{rows}")
-    nb.cells = [*(c for c in shown(nb, files) if "parameters" not in c.metadata.get("tags", []) and not c.source.startswith("# Report")), download]
+        if (
+            file.suffix in (".csv", ".gz")
+            or file.suffix == ".json"
+            and file.with_suffix(".png").exists()
+        ):
+            shutil.copy2(file, files)
+    rows = "\n".join(
+        f"- {{download}}`{f.name} <{files.name}/{f.name}>` ({size_of(f)})"
+        for f in sorted(files.iterdir())
+        if f.suffix != ".json"
+    )
+    download = nbformat.v4.new_markdown_cell(
+        f"## Downloads\n\nEvery table of this page; CSV, packed where large.\n\n{rows}"
+    )
+    nb.cells = [
+        *(
+            c
+            for c in shown(nb, files)
+            if "parameters" not in c.metadata.get("tags", [])
+            and not c.source.startswith("# Report")
+        ),
+        download,
+    ]
     nbformat.write(nb, page)
 
 
-def stretches(inked) -> list: # of (first, end)
+def stretches(inked) -> list:  # of (first, end)
     "Where rows or columns hold something, between those that hold nothing."
     steps = np.flatnonzero(np.diff(np.pad(inked.astype(int), 1)))
     return list(zip(steps[::2].tolist(), steps[1::2].tolist()))
 
 
-def first_row(picture, columns) -> list: # of images, one a column; none where it cannot be cut into so many
+def first_row(
+    picture, columns
+) -> list:  # of images, one a column; none where it cannot be cut into so many
     "The first row of Figure 2 in pieces, cut in the white between pictures; a picture is known by its height, which is about a column's width."
     image = PIL.Image.open(picture).convert("RGB")
     inked = (np.asarray(image) < 250).any(2)
     bands = stretches(inked.any(1))
-    tall = [band for band in bands if band[1] - band[0] > .7 * image.width / columns]
+    tall = [band for band in bands if band[1] - band[0] > 0.7 * image.width / columns]
     across = stretches(np.logical_or.reduce([inked[top:end].any(0) for top, end in tall]))
-    if len(across) != columns: return []
+    if len(across) != columns:
+        return []
     below = [end for _, end in bands if len(tall) < 2 or end <= tall[1][0]][-1]
     gap = min(b[0] - a[1] for a, b in itertools.pairwise(across)) // 2
-    return [image.crop((max(0, left - gap), tall[0][0], min(image.width, right + gap), below)) for left, right in across]
+    return [
+        image.crop((max(0, left - gap), tall[0][0], min(image.width, right + gap), below))
+        for left, right in across
+    ]
 
 
-def tiles(folder) -> str: # Markdown
+def tiles(folder) -> str:  # Markdown
     "The first row of Figure 2, each column a picture with its name."
-    of, whole, blocks = json.loads((folder/"fig2_examples.json").read_text())["parameters"], folder/"fig2_examples.png", []
+    of = json.loads((folder / "fig2_examples.json").read_text())["parameters"]
+    whole = folder / "fig2_examples.png"
+    blocks = []
     names = ["Original", *(of["columns"] or list(of["bars"])[:3])]
-    for n, (name, tile) in enumerate(list(zip(names, first_row(whole, len(names)))) or [("Examples", PIL.Image.open(whole))]):
-        tile.save(SOURCE/"generated"/f"example-{n}.png")
-        blocks.append(f"```{{figure}} /generated/example-{n}.png\n:alt: {name}: a test image, below it an enlarged detail{' and the map of errors' if n else ''}\n\n{name}\n```\n")
-    more = (f"A test image, chosen without looking at any score; PSNR / SSIM, a detail, the error.\n[More of them](study/{folder.name}.ipynb#figure-2-examples)")
+    for n, (name, tile) in enumerate(
+        list(zip(names, first_row(whole, len(names)))) or [("Examples", PIL.Image.open(whole))]
+    ):
+        tile.save(SOURCE / "generated" / f"example-{n}.png")
+        blocks.append(
+            f"```{{figure}} /generated/example-{n}.png\n:alt: {name}: a test image, below it an enlarged detail{' and the map of errors' if n else ''}\n\n{name}\n```\n"
+        )
+    more = f"A test image, chosen without looking at any score; PSNR / SSIM, a detail, the error.\n[More of them](study/{folder.name}.ipynb#figure-2-examples)"
     return "\n".join(["::::{div} examples", ":::{div} tiles", *blocks, ":::", "", more, "::::", ""])
 
 
-def chart(folder, scores) -> str: # Markdown
+def chart(folder, scores) -> str:  # Markdown
     "Figure 4 in the sizes of the front page: one for a screen, one for a phone."
-    of = json.loads((folder/"fig4_psnr.json").read_text())["parameters"]
+    of = json.loads((folder / "fig4_psnr.json").read_text())["parameters"]
     labels = {label: label for label in of["bars"]}
-    rows = pd.concat([condition_rows(scores, [*pair, of["task"]["name"]], "psnr").assign(run=label) for label, pair in of["bars"].items()])
-    text, blocks = "Mean PSNR over the test images, with 68 % intervals as in the paper's Figure 4", []
+    rows = pd.concat(
+        [
+            condition_rows(scores, [*pair, of["task"]["name"]], "psnr").assign(run=label)
+            for label, pair in of["bars"].items()
+        ]
+    )
+    text = "Mean PSNR over the test images, with 68 % intervals as in the paper's Figure 4"
+    blocks = []
     for name, size in BARS.items():
-        bars = fig_bars(rows, labels=labels, baseline=next(iter(labels)), paper=(of.get("paper") or {}).get("psnr"), size=size)
-        save_figure(bars, SOURCE/"generated"/f"bars-{name}.png")
-        blocks.append(f"```{{figure}} /generated/bars-{name}.png\n:alt: {text}\n:figclass: {name}\n```\n")
+        bars = fig_bars(
+            rows,
+            labels=labels,
+            baseline=next(iter(labels)),
+            paper=(of.get("paper") or {}).get("psnr"),
+            size=size,
+        )
+        save_figure(bars, SOURCE / "generated" / f"bars-{name}.png")
+        blocks.append(
+            f"```{{figure}} /generated/bars-{name}.png\n:alt: {text}\n:figclass: {name}\n```\n"
+        )
     return "\n".join(["::::{div} bars", *blocks, "::::", ""])
 
 
-def front(folder) -> str: # Markdown
+def front(folder) -> str:  # Markdown
     "The study in one screen: examples beside what they say, four claims and the bars; more of them on a click."
-    of = json.loads((folder/"fig4_psnr.json").read_text())["parameters"]
+    of = json.loads((folder / "fig4_psnr.json").read_text())["parameters"]
     label, pair = [bar for bar in of["bars"].items() if bar[0].startswith("RUNet")][-1]
-    scores = load_tables(folder/"per_image.csv.gz")
+    scores = load_tables(folder / "per_image.csv.gz")
     gains = seed_table(scores, {label: [*pair, of["task"]["name"]]}, ("psnr",))
     gain = f"{label}: {gain_sentence(gains, label)}."
-    if not (folder/"claims.csv").exists(): return "\n".join([gain, "", ":::::{div} front", tiles(folder), chart(folder, scores), ":::::", ""])
-    claims = pd.read_csv(folder/"claims.csv", keep_default_na=False)
+    if not (folder / "claims.csv").exists():
+        return "\n".join(
+            [gain, "", ":::::{div} front", tiles(folder), chart(folder, scores), ":::::", ""]
+        )
+    claims = pd.read_csv(folder / "claims.csv", keep_default_na=False)
     shown = front_claims(claims)
-    first = shown[shown.claim.isin(FIRST)] if set(FIRST) <= set(shown.claim) else shown.head(len(FIRST))
-    rest, counts = shown.drop(first.index), f"Of {claims.list.ne('criticism').sum()} claims of the paper and contradictions in it: {verdict_counts(claims)}"
-    table = lambda rows: claims_html(rows, headings=False).data
+    first = (
+        shown[shown.claim.isin(FIRST)] if set(FIRST) <= set(shown.claim) else shown.head(len(FIRST))
+    )
+    rest = shown.drop(first.index)
+    counts = f"Of {claims.list.ne('criticism').sum()} claims of the paper and contradictions in it: {verdict_counts(claims)}"
+
+    def table(rows):
+        return claims_html(rows, headings=False).data
+
     more = f"<details><summary>{len(rest)} more of them</summary>{table(rest)}</details>"
-    return "\n".join([gain, "", ":::::{div} front", tiles(folder), "::::{div} found", html_block(table(first)), html_block(more), "::::", "", chart(folder, scores),
-                      "::::{div} counts", f"{counts} ([all](study/{folder.name}.ipynb)).", "::::", ":::::", ""])
+    return "\n".join(
+        [
+            gain,
+            "",
+            ":::::{div} front",
+            tiles(folder),
+            "::::{div} found",
+            html_block(table(first)),
+            html_block(more),
+            "::::",
+            "",
+            chart(folder, scores),
+            "::::{div} counts",
+            f"{counts} ([all](study/{folder.name}.ipynb)).",
+            "::::",
+            ":::::",
+            "",
+        ]
+    )
 
 
-def html_block(text) -> str: return f"```{{raw}} html\n{text}\n```\n"
+def html_block(text) -> str:
+    return f"```{{raw}} html\n{text}\n```\n"
 
 
-def study_index(folders) -> str: # Markdown
+def study_index(folders) -> str:  # Markdown
     "The studies that are published, the one to read first on top."
-    return listed("The study", "Each page is the report of one study, as its command leaves it.",
-                  [(f"{f.name}.ipynb", f.name, STUDIES.get(f.name) or title_of(f)) for f in folders])
+    return listed(
+        "The study",
+        "Each page is the report of one study, as its command leaves it.",
+        [(f"{f.name}.ipynb", f.name, STUDIES.get(f.name) or title_of(f)) for f in folders],
+    )
 
 
 def source_page(file):
     "A module, with a target for each line."
-    html = highlight(file.read_text(), PythonLexer(), HtmlFormatter(lineanchors="L", cssclass="highlight", linenos=False))
-    text = f"---\norphan: true\n---\n# ctsr.{file.stem}\n\n[Notebook](../library/{file.stem}.ipynb)\n\n```{{raw}} html\n{html}\n```\n"
-    (SOURCE/"source"/f"{file.stem}.md").write_text(text)
+    html = highlight(
+        file.read_text(),
+        PythonLexer(),
+        HtmlFormatter(lineanchors="L", cssclass="highlight", linenos=False),
+    )
+    module = dotted(file, ROOT / "ctsr")
+    notebook = f"../library/{module.replace('.', '/')}.ipynb"
+    text = f"---\norphan: true\n---\n# ctsr.{module}\n\n[Notebook]({notebook})\n\n```{{raw}} html\n{html}\n```\n"
+    (SOURCE / "source" / f"{module}.md").write_text(text)
 
 
 def notebook_page(path):
     "A notebook of the study, which draws what other pages show."
-    fence = lambda cell: cell.source if cell.cell_type == "markdown" else f"````python\n{cell.source}\n````"
-    cells = "\n\n".join(fence(cell) for cell in nbformat.read(path, as_version=4).cells if cell.cell_type != "raw")
-    (SOURCE/"source"/f"study-{path.stem}.md").write_text(f"---\norphan: true\n---\n{cells}\n")
+
+    def fence(cell):
+        return cell.source if cell.cell_type == "markdown" else f"````python\n{cell.source}\n````"
+
+    cells = "\n\n".join(
+        fence(cell) for cell in nbformat.read(path, as_version=4).cells if cell.cell_type != "raw"
+    )
+    (SOURCE / "source" / f"study-{path.stem}.md").write_text(f"---\norphan: true\n---\n{cells}\n")
 
 
-def enlargeable(text, folder) -> str: # HTML
+def enlargeable(text, folder) -> str:  # HTML
     "Every picture of a page leads to its file, where it can be seen in full size; it is fetched when it comes into view, and its place is kept."
+
     def picture(match):
-        tag, src = match[0], match[1]
-        if ' height="' in tag: return tag
-        with PIL.Image.open(folder/src) as image: width, height = image.size
+        tag = match[0]
+        src = match[1]
+        if ' height="' in tag:
+            return tag
+        with PIL.Image.open(folder / src) as image:
+            width, height = image.size
         shown = re.search(r'\bwidth="(\d+)"', tag)
-        size = f'height="{round(int(shown[1]) * height / width)}"' if shown else f'width="{width}" height="{height}"'
+        size = (
+            f'height="{round(int(shown[1]) * height / width)}"'
+            if shown
+            else f'width="{width}" height="{height}"'
+        )
         return tag.replace("<img", f'<img loading="lazy" {size}', 1)
+
     text = re.sub(r'<img\b[^>]*\bsrc="([^":]*_images/[^"]+\.png)"[^>]*>', picture, text)
     parts = re.split(r"(<a\b.*?</a>)", text, flags=re.S)
-    return "".join(part if part.startswith("<a") else re.sub(r'(<img\b[^>]*\bsrc="([^":]*_images/[^"]+)"[^>]*>)', r'<a href="\2">\1</a>', part)
-                   for part in parts)
+    return "".join(
+        part
+        if part.startswith("<a")
+        else re.sub(
+            r'(<img\b[^>]*\bsrc="([^":]*_images/[^"]+)"[^>]*>)', r'<a href="\2">\1</a>', part
+        )
+        for part in parts
+    )
 
 
-def named_cells(text, most=80) -> str: # HTML
+def named_cells(text, most=80) -> str:  # HTML
     "Cells of a table say which column they are of, so that a narrow page can show a row as a list; tables of many cells are left to scroll."
+
     def table(match):
         head, _, body = match[0].partition("</thead>")
         names = [name.replace('"', "&quot;") for name in re.findall(r"<th>(.*?)</th>", head)]
-        if "<th" in body or not names or body.count("<td>") > most: return match[0]
+        if "<th" in body or not names or body.count("<td>") > most:
+            return match[0]
         column = itertools.cycle(names)
-        return head.replace('class="dataframe"', 'class="dataframe stack"') + "</thead>" + re.sub("<td>", lambda _: f'<td data-is="{next(column)}">', body)
+        return (
+            head.replace('class="dataframe"', 'class="dataframe stack"')
+            + "</thead>"
+            + re.sub("<td>", lambda _: f'<td data-is="{next(column)}">', body)
+        )
+
     return re.sub(r'<table [^>]*class="dataframe">.*?</table>', table, text, flags=re.S)
 
 
 def finish(page):
     "What Sphinx cannot be told about a page."
-    page.write_text(named_cells(enlargeable(page.read_text(encoding="utf-8"), page.parent)), encoding="utf-8")
+    page.write_text(
+        named_cells(enlargeable(page.read_text(encoding="utf-8"), page.parent)), encoding="utf-8"
+    )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="notebooks executed side by side")
-    parser.add_argument("--keep", action="store_true", help="keep notebooks that were executed before")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count(), help="notebooks executed side by side"
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="keep notebooks that were executed before"
+    )
     args = parser.parse_args()
     if not (args.keep and TREE.exists()):
         shutil.rmtree(WORK, ignore_errors=True)
         shutil.copytree(ROOT, TREE, ignore=LEFT_OUT)
-        notebooks = sorted((TREE/"nbs").glob("[0-9]*.ipynb"), key=lambda path: (path.stem not in SLOW, path.stem))
+        notebooks = sorted(
+            library(TREE / "nbs"), key=lambda path: (dotted(path, TREE / "nbs") not in SLOW, path)
+        )
         print(f"executing {len(notebooks)} notebooks", flush=True)
-        with ThreadPoolExecutor(args.jobs) as pool: list(pool.map(execute, notebooks))
-        (TREE/"nbs"/"study"/".notest").touch()
+        with ThreadPoolExecutor(args.jobs) as pool:
+            list(pool.map(execute, notebooks))
+        (TREE / "nbs" / "study" / ".notest").touch()
         run("-c", "from nbdev.serve import proc_nbs; proc_nbs(force=True, n_workers=0)")
     shutil.rmtree(SOURCE, ignore_errors=True)
-    shutil.copytree(ROOT/"nbs"/"site"/"pages", SOURCE)
-    for folder in ("library", "source", "study", "generated"): (SOURCE/folder).mkdir(exist_ok=True)
-    for file in (ROOT/"CITATION.cff", ROOT/"nbs"/"site"/"static"/"ctsr-math-LICENSE.txt"): shutil.copy2(file, SOURCE)
-    known, rendered = symbols(), sorted((TREE/"_proc").glob("[0-9]*.ipynb"))
-    documented = {f"ctsr.{known[m][0]}.{m}" for path in rendered for m in re.findall(r"show_doc\((\w+)\)", path.read_text()) if m in known}
-    lessons = {module: (f"{module}.ipynb", title, about) for module, title, about in (lesson(path, known, documented) for path in rendered)}
-    (SOURCE/"library"/"index.md").write_text(listed("The library", LIBRARY, [lessons[module] for module in in_order(list(lessons))]))
-    studies = sorted((f for f in (ROOT/"figures").iterdir() if (f/"table_jobs.csv").exists()), key=rank)
-    for folder in studies: study_page(folder)
-    (SOURCE/"study"/"index.md").write_text(study_index(studies))
-    (SOURCE/"generated"/"front.md").write_text("---\norphan: true\n---\n" + front(studies[0]))
-    for file in sorted((ROOT/"ctsr").glob("[!_]*.py")): source_page(file)
-    for path in sorted((ROOT/"nbs"/"study").glob("*.ipynb")): notebook_page(path)
-    settings = ["-c", str(ROOT/"nbs"/"site"), "-W", "--keep-going", "-q", "-j", "auto", "-b", "html"]
-    html = WORK/"html"
+    shutil.copytree(ROOT / "nbs" / "site" / "pages", SOURCE)
+    for folder in ("library", "source", "study", "generated"):
+        (SOURCE / folder).mkdir(exist_ok=True)
+    for file in (ROOT / "CITATION.cff", ROOT / "nbs" / "site" / "static" / "ctsr-math-LICENSE.txt"):
+        shutil.copy2(file, SOURCE)
+    known = symbols()
+    rendered = library(TREE / "_proc")
+    documented = {
+        f"ctsr.{known[m][0]}.{m}"
+        for path in rendered
+        for m in re.findall(r"show_doc\((\w+)\)", path.read_text())
+        if m in known
+    }
+    lessons = {
+        module: (f"{module.replace('.', '/')}.ipynb", title, about)
+        for module, title, about in (lesson(path, known, documented) for path in rendered)
+    }
+    (SOURCE / "library" / "index.md").write_text(
+        listed("The library", LIBRARY, [lessons[module] for module in in_order(list(lessons))])
+    )
+    studies = sorted(
+        (f for f in (ROOT / "figures").iterdir() if (f / "table_jobs.csv").exists()), key=rank
+    )
+    for folder in studies:
+        study_page(folder)
+    (SOURCE / "study" / "index.md").write_text(study_index(studies))
+    (SOURCE / "generated" / "front.md").write_text("---\norphan: true\n---\n" + front(studies[0]))
+    for file in modules():
+        source_page(file)
+    for path in sorted((ROOT / "nbs" / "study").glob("*.ipynb")):
+        notebook_page(path)
+    settings = [
+        "-c",
+        str(ROOT / "nbs" / "site"),
+        "-W",
+        "--keep-going",
+        "-q",
+        "-j",
+        "auto",
+        "-b",
+        "html",
+    ]
+    html = WORK / "html"
     shutil.rmtree(html, ignore_errors=True)
-    if subprocess.run([sys.executable, "-m", "sphinx", *settings, SOURCE, html]).returncode: raise SystemExit("docs: Sphinx found the faults above")
-    for page in html.rglob("*.html"): finish(page)
+    if subprocess.run([sys.executable, "-m", "sphinx", *settings, SOURCE, html]).returncode:
+        raise SystemExit("docs: Sphinx found the faults above")
+    for page in html.rglob("*.html"):
+        finish(page)
     shutil.rmtree(OUT, ignore_errors=True)
     html.rename(OUT)
     print(f"docs: {OUT.relative_to(ROOT)}/index.html")
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,5 @@
 "Write README.md from nbs/index.ipynb: executed, without its code, links as seen from the top folder."
+
 import sys
 from pathlib import Path
 
@@ -11,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def readme() -> str:
     "The text that README.md should hold."
-    nb = nbformat.read(ROOT/"nbs"/"index.ipynb", as_version=4)
-    ExecutePreprocessor(timeout=120).preprocess(nb, {"metadata": {"path": str(ROOT/"nbs")}})
+    nb = nbformat.read(ROOT / "nbs" / "index.ipynb", as_version=4)
+    ExecutePreprocessor(timeout=120).preprocess(nb, {"metadata": {"path": str(ROOT / "nbs")}})
     text = MarkdownExporter(exclude_input=True).from_notebook_node(nb)[0]
     lines = [line.rstrip() for line in text.replace("](../", "](").splitlines()]
     return "\n".join(l for i, l in enumerate(lines) if l or (i and lines[i - 1])).strip() + "\n"
@@ -20,5 +21,10 @@ def readme() -> str:
 
 if __name__ == "__main__":
     text = readme()
-    if "--check" in sys.argv: raise SystemExit(0 if text == (ROOT/"README.md").read_text() else "README.md is out of step with nbs/index.ipynb: run make readme")
-    (ROOT/"README.md").write_text(text)
+    if "--check" in sys.argv:
+        raise SystemExit(
+            0
+            if text == (ROOT / "README.md").read_text()
+            else "README.md is out of step with nbs/index.ipynb: run make readme"
+        )
+    (ROOT / "README.md").write_text(text)
