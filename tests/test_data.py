@@ -25,17 +25,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import ctsr.data.prepare
-from ctsr.core.files import CTSRError
+from ctsr.core.errors import CTSRError
 from ctsr.data.degrade import TASKS
-from ctsr.data.prepare import (
-    COLUMNS,
-    describe,
-    load_prepared,
-    prepare,
-    read_images,
-    read_volume,
-    split_by_fraction,
-)
+from ctsr.data.prepare import COLUMNS, describe, load_prepared, prepare
+from ctsr.data.readers import read_images
+from ctsr.data.splits import split_by_fraction
+from ctsr.data.volumes import read_volume
 from ctsr.evaluation.restore import Interpolate, load_run
 from ctsr.evaluation.scores import per_image
 from ctsr.metrics.perceptual import WEIGHTS, VGGLoss, load_features, read_arrays
@@ -985,7 +980,7 @@ def test_the_copies_are_copies_in_the_files(paper, kaggle):
 def test_rotating_first_fills_the_corners(kaggle):
     "A large picture of the paper: rotated whole and then cropped, as coded, against cropped and then rotated, as written; and against PIL's rotation of the whole."
     from ctsr.data.degrade import center, rotate, rotation_margin
-    from ctsr.data.prepare import center_crop, crop_with_margin
+    from ctsr.data.grey import center_crop, crop_with_margin
 
     files = sorted((kaggle / "Data" / "train").rglob("*.png"))
     picture = next(
@@ -1206,7 +1201,7 @@ def test_the_phantom_is_the_same_in_every_process_and_differs_by_subject():
 @pytest.mark.parametrize("slices", [6, 12, 24, 60])
 def test_one_volume_serves_all_three_splits(slices):
     "Training, validation and test each get slices, in this order along the axis, and long volumes leave a gap between them."
-    from ctsr.data.prepare import split_along_axis
+    from ctsr.data.splits import split_along_axis
 
     split = split_along_axis(pd.DataFrame(dict(subject="one", position=range(slices)))).tolist()
     assert {"train", "valid", "test"} <= set(split) and [x for x in split if x] == sorted(

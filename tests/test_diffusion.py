@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-from ctsr.core.files import CTSRError
+from ctsr.core.errors import CTSRError
 from ctsr.models.diffusion import (
     SAMPLERS,
     SPACINGS,

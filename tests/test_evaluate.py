@@ -6,30 +6,31 @@ import pytest
 import torch
 from scipy import stats
 
-from ctsr.core.files import CTSRError, save_csv
+from ctsr.core.errors import CTSRError
+from ctsr.core.files import save_csv
 from ctsr.data.degrade import Task, upsample
 from ctsr.data.prepare import Prepared, load_prepared, prepare
 from ctsr.evaluation.restore import Interpolate
 from ctsr.evaluation.scores import (
-    COLUMNS,
-    bootstrap_means,
-    breakdown,
     choose_examples,
     evaluate,
-    holm,
-    interval,
     load_samples,
-    load_tables,
     main,
-    paired,
     per_image,
     rank_images,
     sample_images,
+)
+from ctsr.evaluation.statistics import (
+    bootstrap_means,
+    breakdown,
+    holm,
+    interval,
+    paired,
     summary,
-    tidy,
     unit_note,
     wilcoxon,
 )
+from ctsr.evaluation.table import COLUMNS, load_tables, tidy
 from ctsr.figures.conditions import (
     fig_bars,
     fig_by_class,
@@ -37,9 +38,8 @@ from ctsr.figures.conditions import (
     fig_design,
     fig_examples,
     fig_paired,
-    palette,
-    save_figure,
 )
+from ctsr.figures.style import palette, save_figure
 
 TASK = Task(name="x4", hr=64, lr=16)
 

@@ -30,7 +30,8 @@ from ctsr.evaluation.pretrained import FOLDER
 def here(tmp_path_factory):
     "A folder as a checkout is after a study of the phantom: prepared images, and two small networks."
     from ctsr.data.prepare import prepare
-    from ctsr.training.loop import TrainConfig, train
+    from ctsr.training.loop import train
+    from ctsr.training.settings import TrainConfig
 
     folder = tmp_path_factory.mktemp("here")
     data = prepare(

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from ctsr.core.files import CTSRError
+from ctsr.core.errors import CTSRError
 from ctsr.data.degrade import TASKS, degrade
 from ctsr.metrics.fidelity import (
     PROTOCOLS,

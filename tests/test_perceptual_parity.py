@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from ctsr.core.files import CTSRError
+from ctsr.core.errors import CTSRError
 from ctsr.data.degrade import Task, degrade_pair, gaussian_blur
 from ctsr.data.phantom import phantom_slice
 from ctsr.metrics.perceptual import LPIPS, NETS, load_features

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ctsr.core.files import CTSRError
+from ctsr.core.errors import CTSRError
 from ctsr.data.degrade import TASKS, Task, degrade
 from ctsr.data.prepare import load_prepared, prepare
 from ctsr.evaluation.pretrained import (
@@ -22,7 +22,8 @@ from ctsr.evaluation.restore import Interpolate, load_run, read_card
 from ctsr.metrics.fidelity import psnr
 from ctsr.pipeline.presets import load_preset, plan, run_settings
 from ctsr.pipeline.study import run_notebook
-from ctsr.training.loop import TrainConfig, train
+from ctsr.training.loop import train
+from ctsr.training.settings import TrainConfig
 
 
 @pytest.mark.parametrize("name", pretrained())

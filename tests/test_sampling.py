@@ -8,12 +8,13 @@ import pandas as pd
 import pytest
 import torch
 
-from ctsr.core.files import CTSRError
+from ctsr.core.errors import CTSRError
 from ctsr.data.degrade import Task, task_from
 from ctsr.data.prepare import load_prepared, prepare
 from ctsr.evaluation.restore import Cascade, load_run
 from ctsr.evaluation.sampling import draw_scores
-from ctsr.evaluation.scores import load_tables, per_image
+from ctsr.evaluation.scores import per_image
+from ctsr.evaluation.table import load_tables
 from ctsr.pipeline.presets import check_preset, checkout, plan, run_settings
 from ctsr.pipeline.study import run_notebook
 from ctsr.training.loop import train

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ctsr.core.files import CTSRError
+from ctsr.core.errors import CTSRError
 from ctsr.models.diffusion import SAMPLERS, TARGETS
 from ctsr.models.sr3 import SR3, noisy_pair, sample
 

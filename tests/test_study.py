@@ -17,7 +17,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from ctsr.core.files import CTSRError
+from ctsr.core.errors import CTSRError
 from ctsr.pipeline.presets import load_preset, plan
 from ctsr.pipeline.study import publish, read_stamp, redraw, run_notebook, stale
 

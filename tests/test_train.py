@@ -15,16 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ctsr.core.files import CTSRError, save_tensors
+from ctsr.core.errors import CTSRError
+from ctsr.core.files import save_tensors
 from ctsr.data.prepare import load_prepared, prepare
-from ctsr.training.loop import (
-    TrainConfig,
-    checked,
-    step_generator,
-    stored_weights,
-    train,
-    train_batch,
-)
+from ctsr.training.loop import step_generator, stored_weights, train, train_batch
+from ctsr.training.settings import TrainConfig, checked
 
 SETTINGS = dict(
     task=dict(name="x5", hr=64, lr=13),

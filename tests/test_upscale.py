@@ -29,11 +29,13 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittle
 from safetensors.torch import load_file
 
 from ctsr.apps.upscale import load_model, restore_slice, shortened, tiled, upscale, write_slice
-from ctsr.core.files import CTSRError, file_sha256, save_json, save_tensors
+from ctsr.core.errors import CTSRError
+from ctsr.core.files import file_sha256, save_json, save_tensors
 from ctsr.data.degrade import Task
 from ctsr.evaluation.pretrained import model_for, pack
 from ctsr.evaluation.restore import load_run
-from ctsr.training.loop import TrainConfig, build_model, train
+from ctsr.training.loop import build_model, train
+from ctsr.training.settings import TrainConfig
 
 X2 = dict(name="x2", hr=64, lr=32)
 X5 = dict(name="x5", hr=256, lr=51)
@@ -922,7 +924,7 @@ def test_no_geometry_is_made_up(runs, tmp_path):
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
 def test_a_slice_with_too_few_pixels_is_refused(runs, tmp_path, syntax):
     "GDCM fills up what is not there."
-    from ctsr.data.prepare import read_volume
+    from ctsr.data.volumes import read_volume
 
     d = as_dicom(tmp_path / "in" / "a.dcm", thorax(1, 96, 96)[0].clip(-1024, 3000))
     d.PixelData = d.PixelData[:5000]

@@ -15,8 +15,8 @@ from typing import Annotated
 import typer
 
 import ctsr
-from ..core.files import CTSRError
-from ..data.prepare import window_from
+from ..core.errors import CTSRError
+from ..data.grey import window_from
 
 # %% ../../nbs/apps/cli.ipynb #07c7f7d5
 app = typer.Typer(
@@ -128,7 +128,7 @@ def data(
 ):
     "Fetch, prepare and describe images: counts, sizes, duplicates, a contact sheet."
     from ctsr.data.prepare import contact_sheet, describe, load_prepared, prepare
-    from ctsr.figures.conditions import save_figure
+    from ctsr.figures.style import save_figure
 
     path = prepare(name, out, hr=hr, fit=fit, window=window, on_error=on_error, data=data)
     prepared = load_prepared(path)

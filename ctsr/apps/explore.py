@@ -38,12 +38,16 @@ from matplotlib.patches import Rectangle
 from matplotlib.widgets import RectangleSelector
 
 from .upscale import GreyPicture, answers_so_far, open_scan, tiled
-from ..core.files import CTSRError
+from ..core.errors import CTSRError
 from ..data.degrade import MODES, TASKS, Task, degrade, task_from, upsample
-from ..data.prepare import WINDOWS, load_prepared, lung_share, read_source, window_from
+from ..data.grey import WINDOWS, window_from
+from ..data.prepare import load_prepared
+from ..data.sources import read_source
+from ..data.volumes import lung_share
 from ..evaluation.pretrained import load_pretrained, pretrained
 from ..evaluation.restore import Interpolate, NetRestorer, load_run, read_card
-from ..figures.conditions import theme, zoom_box
+from ..figures.conditions import zoom_box
+from ..figures.style import theme
 from ..metrics.fidelity import lr_consistency, measure
 from ..training.loop import MODELS
 

@@ -36,9 +36,12 @@ from torch import nn
 from tqdm import tqdm
 
 import ctsr
-from ..core.files import CTSRError, _disk_error, atomic_path, file_sha256
+from ..core.errors import CTSRError
+from ..core.files import _disk_error, atomic_path, file_sha256
 from ..data.degrade import Task, task_from
-from ctsr.data.prepare import (
+from ..data.grey import window_limits
+from ..data.prepare import machine_memory
+from ctsr.data.volumes import (
     DICOM,
     IMAGE,
     VOLUME,
@@ -51,8 +54,6 @@ from ctsr.data.prepare import (
     _quiet,
     _sitk,
     _why,
-    machine_memory,
-    window_limits,
 )
 from ctsr.evaluation.pretrained import (
     FOLDER,

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core.files import CTSRError
+from ..core.errors import CTSRError
 
 # %% ../../nbs/data/degrade.ipynb #44612a68
 def _check(x, name: str = "x") -> Tensor:

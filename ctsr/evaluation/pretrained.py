@@ -16,10 +16,12 @@ import pandas as pd
 import torch
 
 import ctsr
-from ..core.files import CTSRError, file_sha256, save_csv, save_json, save_tensors
+from ..core.errors import CTSRError
+from ..core.files import file_sha256, save_csv, save_json, save_tensors
 from ..data.degrade import task_from
 from .restore import NetRestorer, read_card, restorer_of
-from ..training.loop import TrainConfig, read_safetensors
+from ..training.loop import read_safetensors
+from ..training.settings import TrainConfig
 
 # %% ../../nbs/evaluation/pretrained.ipynb #b422cbbb
 FOLDER = Path(ctsr.__file__).parent / "weights"

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from ..core.files import CTSRError
+from ..core.errors import CTSRError
 from ..data.degrade import MODES, Task, degrade, task_from, upsample
 from ..models.diffusion import image_seed
 from ..models.sr3 import SR3

@@ -14,24 +14,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..core.files import CTSRError
+from ..core.errors import CTSRError
 from ..data.degrade import Task
 from ..data.prepare import Prepared
 from .restore import Interpolate, load_run, project_lr
-from ctsr.evaluation.scores import (
-    BETTER,
-    FEW,
-    _batch,
-    _check_size,
-    _score,
-    choose_examples,
-    interval,
-    paired,
-    per_image,
-    select,
-    summary,
-    tidy,
-)
+from .scores import _batch, _check_size, _score, choose_examples, per_image
+from .statistics import FEW, interval, paired, summary
+from .table import BETTER, select, tidy
 
 # %% ../../nbs/evaluation/sampling.ipynb #480ae46d
 ASIDE = ("+projected", "+drawn")  # ends of the names of a sample to which more was done, or less

@@ -17,15 +17,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from ctsr.evaluation.scores import (
-    BETTER,
-    FEW,
-    _one_value,
-    bootstrap_means,
-    condition_rows,
-    interval,
-)
-from .conditions import _number, _themed, axis_label
+from ..evaluation.statistics import FEW, _one_value, bootstrap_means, interval
+from ..evaluation.table import BETTER, condition_rows
+from .style import _number, _themed, axis_label
 
 # %% ../../nbs/figures/ablations.ipynb #add0e463
 def _against(t, zero):  # each row of t less the value of zero on its image

@@ -18,19 +18,9 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
-from ..core.files import CTSRError
-from ctsr.figures.conditions import (
-    METRICS,
-    _colours,
-    _log_axis,
-    _mix,
-    _number,
-    _panel,
-    _picture,
-    _themed,
-    axis_label,
-    palette,
-)
+from ..core.errors import CTSRError
+from .conditions import _log_axis, _panel, _picture
+from .style import METRICS, _colours, _mix, _number, _themed, axis_label, palette
 
 # %% ../../nbs/figures/samples.ipynb #4170b056
 SAMPLERS = {

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core.files import CTSRError
+from ..core.errors import CTSRError
 from ..data.degrade import Task, degrade
 
 # %% ../../nbs/metrics/fidelity.ipynb #acffdcd8

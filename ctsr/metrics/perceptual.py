@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..core.files import CTSRError, cache_dir, fetch_package, save_tensors
+from ..core.errors import CTSRError
+from ..core.fetch import cache_dir, fetch_package
+from ..core.files import save_tensors
 
 # %% ../../nbs/metrics/perceptual.ipynb #556de7fb
 def _conv3(*widths):

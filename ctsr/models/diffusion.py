@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.files import CTSRError
+from ..core.errors import CTSRError
 
 # %% ../../nbs/models/diffusion.ipynb #09066aaf
 SCHEDULES = ("linear", "cosine", "logsnr")  # see noise_schedule

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..core.files import CTSRError
+from ..core.errors import CTSRError
 
 # %% ../../nbs/models/runet.ipynb #570c7338
 def scaled(

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..core.files import CTSRError
+from ..core.errors import CTSRError
 from ctsr.models.diffusion import (
     SAMPLERS,
     SCHEDULES,

@@ -14,8 +14,8 @@ import html
 import numpy as np
 import pandas as pd
 
-from ..core.files import CTSRError
-from ..evaluation.scores import interval
+from ..core.errors import CTSRError
+from ..evaluation.statistics import interval
 from .claims import Evidence, Value, _minus, beyond, both, gain, mean
 
 # %% ../../nbs/paper/aims.ipynb #1239c997

@@ -21,9 +21,10 @@ import pandas as pd
 import yaml
 from scipy.stats import spearmanr
 
-from ..core.files import CTSRError
-from ..evaluation.scores import FEW, _one_value, bootstrap_means, condition_rows, interval
-from ..training.loop import checked
+from ..core.errors import CTSRError
+from ..evaluation.statistics import FEW, _one_value, bootstrap_means, interval
+from ..evaluation.table import condition_rows
+from ..training.settings import checked
 
 # %% ../../nbs/paper/claims.ipynb #a98bb253
 PROTOCOL = {  # holds as coded, holds when corrected -> verdict, where the corrected side differs by its protocol alone

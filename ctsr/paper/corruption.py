@@ -12,10 +12,12 @@ import torch
 from scipy.interpolate import RegularGridInterpolator
 from scipy.optimize import least_squares
 
-from ..core.files import CTSRError
+from ..core.errors import CTSRError
 from ..data.degrade import Task, degrade_pair
-from ..data.prepare import Prepared, center_crop, read_source
-from ..evaluation.scores import bootstrap_means, interval
+from ..data.grey import center_crop
+from ..data.prepare import Prepared
+from ..data.sources import read_source
+from ..evaluation.statistics import bootstrap_means, interval
 from ..metrics.fidelity import chest_wall, measure, psnr, region_mse, ssim
 
 # %% ../../nbs/paper/corruption.ipynb #7ddb7cbf

@@ -23,12 +23,15 @@ from pathlib import Path
 
 import yaml
 
-from ..core.files import CTSRError
+from ..core.errors import CTSRError
 from ..data.degrade import MODES, rotation_margin, task_from
-from ..data.prepare import NAMED, WINDOWS, prepared_name
+from ..data.grey import WINDOWS
+from ..data.prepare import prepared_name
+from ..data.sources import NAMED
 from ..metrics.fidelity import PROTOCOLS
 from ..models.diffusion import SAMPLERS
-from ..training.loop import TrainConfig, build_model, check_loss, checked
+from ..training.loop import build_model, check_loss
+from ..training.settings import TrainConfig, checked
 
 # %% ../../nbs/pipeline/presets.ipynb #6952fe2b
 def checkout(

@@ -28,15 +28,9 @@ import threading
 import time
 from pathlib import Path
 
-from ..core.files import CTSRError, atomic_path, file_sha256, locked, save_csv, save_json
-from ctsr.pipeline.presets import (
-    Preset,
-    as_shown,
-    check_preset,
-    checkout,
-    load_preset,
-    plan,
-)
+from ..core.errors import CTSRError
+from ..core.files import atomic_path, file_sha256, locked, save_csv, save_json
+from .presets import Preset, as_shown, check_preset, checkout, load_preset, plan
 
 # %% ../../nbs/pipeline/study.ipynb #cfe3f132
 def notebook_parameters(
@@ -300,7 +294,7 @@ class Keep:
         return table
 
     def figure(self, name, fig, inputs=None):  # name without .png; returns the figure
-        from ctsr.figures.conditions import save_figure
+        from ctsr.figures.style import save_figure
 
         sidecar(
             save_figure(fig, self.path(f"{name}.png")),
@@ -331,7 +325,7 @@ def with_taken(
     "Rows of a published table, and below them a table."
     import pandas as pd
 
-    from ctsr.evaluation.scores import load_tables
+    from ctsr.evaluation.table import load_tables
 
     if not Path(published).exists():
         raise CTSRError(f"{published} is not there: run the study without --published")
@@ -442,7 +436,8 @@ def headline(
     "Mean and 95 % interval of PSNR, SSIM and, where it was measured, LPIPS of every condition."
     import pandas as pd
 
-    from ctsr.evaluation.scores import load_tables, summary
+    from ctsr.evaluation.statistics import summary
+    from ctsr.evaluation.table import load_tables
 
     if clean:
         t = summary(load_tables(Path(figures) / "per_image.csv.gz").query("leaked == 'none'"))
@@ -974,7 +969,7 @@ def pack_run(
 ) -> Path:  # the .safetensors file
     "Store the weights of a tested run with the package."
     from ctsr.evaluation.pretrained import pack
-    from ctsr.evaluation.scores import load_tables
+    from ctsr.evaluation.table import load_tables
 
     chosen = Path(evaluated) / "choice.json"
     scores = load_tables(Path(evaluated) / "per_image.csv")

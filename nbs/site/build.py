@@ -30,9 +30,10 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
-from ctsr.evaluation.scores import condition_rows, load_tables
+from ctsr.evaluation.table import condition_rows, load_tables
 from ctsr.figures.ablations import gain_sentence, seed_table
-from ctsr.figures.conditions import fig_bars, save_figure
+from ctsr.figures.conditions import fig_bars
+from ctsr.figures.style import save_figure
 from ctsr.paper.claims import claims_html, front_claims, verdict_counts
 
 ROOT = Path(__file__).resolve().parents[2]
