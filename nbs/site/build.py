@@ -429,6 +429,19 @@ def study_page(folder):
     nbformat.write(nb, page)
 
 
+def results_page():
+    "The account of the study, without its code, with its figures."
+    nb = nbformat.read(TREE / "nbs" / "results.ipynb", as_version=4)
+    nb.cells = shown(nb, SOURCE)
+    for cell in nb.cells:
+        for figure in re.findall(r"\]\(\.\./(figures/[\w/-]+\.png)\)", cell.source):
+            (SOURCE / figure).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / figure, SOURCE / figure)
+        cell.source = re.sub(r"\]\(\.\./figures/(\w+)\)", r"](study/\1.ipynb)", cell.source)
+        cell.source = cell.source.replace("](../figures/", "](figures/")
+    nbformat.write(nb, SOURCE / "results.ipynb")
+
+
 def stretches(inked) -> list:  # of (first, end)
     "Where rows or columns hold something, between those that hold nothing."
     steps = np.flatnonzero(np.diff(np.pad(inked.astype(int), 1)))
@@ -657,8 +670,9 @@ def main():
     if not (args.keep and TREE.exists()):
         shutil.rmtree(WORK, ignore_errors=True)
         shutil.copytree(ROOT, TREE, ignore=LEFT_OUT)
+        notebooks = [*library(TREE / "nbs"), TREE / "nbs" / "results.ipynb"]
         notebooks = sorted(
-            library(TREE / "nbs"), key=lambda path: (dotted(path, TREE / "nbs") not in SLOW, path)
+            notebooks, key=lambda path: (dotted(path, TREE / "nbs") not in SLOW, path)
         )
         print(f"executing {len(notebooks)} notebooks", flush=True)
         with ThreadPoolExecutor(args.jobs) as pool:
@@ -691,6 +705,7 @@ def main():
     )
     for folder in studies:
         study_page(folder)
+    results_page()
     (SOURCE / "study" / "index.md").write_text(study_index(studies))
     (SOURCE / "generated" / "front.md").write_text("---\norphan: true\n---\n" + front(studies[0]))
     for file in modules():
