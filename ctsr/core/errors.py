@@ -35,6 +35,6 @@ def check_choice(
     value,  # as given
     choices,  # the values allowed
 ):
-    "Refuse a value that is not one of the choices."
-    if value not in list(choices):
+    "Refuse a value that is not one of the choices, in value and type."
+    if not any(type(value) is type(choice) and value == choice for choice in choices):
         raise CTSRError(f"{name} is {value!r}: use one of {', '.join(map(str, choices))}")
