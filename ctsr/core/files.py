@@ -29,18 +29,28 @@ WRITE_ERRORS = (ENOSPC, EDQUOT, EFBIG, EROFS)  # only a write raises them
 ACCESS_ERRORS = (EACCES, EPERM, ENOTDIR, EEXIST)  # a read may raise them too
 
 
+def _is_about(
+    e: BaseException,  # raised while `path` was written
+    path: Path,  # the file or folder to be written
+) -> bool:
+    "Whether an error names the output, its temporary name, a file in it or a folder above it."
+    temporary = str(path.parent / f".{path.stem}.")
+    name = getattr(e, "filename", None)
+    if name is None:
+        return temporary in str(e)
+    named = Path(str(name))
+    below = path in (named, *named.parents)
+    return below or named in path.parents or str(named).startswith(temporary)
+
+
 def _disk_error(
     e: BaseException,  # raised while `path` was written
-    path: Path,  # the file to be written
-    tmp: Path | None = None,  # its temporary name
-) -> CTSRError | None:  # None where writing the file is not to blame
+    path: Path,  # the file or folder to be written
+) -> CTSRError | None:  # None where writing is not to blame
     "Describe a failed write in one line that names the folder."
     known = WRITE_ERRORS + ACCESS_ERRORS
     code = getattr(e, "errno", None) or next((c for c in known if os.strerror(c) in str(e)), None)
-    outputs = {str(p) for p in (tmp, path, *path.parents) if p is not None}
-    name = getattr(e, "filename", None)
-    about_output = str(name) in outputs if name else str(tmp or path) in str(e)
-    if code in WRITE_ERRORS or (code in ACCESS_ERRORS and about_output):
+    if code in WRITE_ERRORS or (code in ACCESS_ERRORS and _is_about(e, path)):
         remedy = f"free space in, or get write access to, {path.parent}, or choose another folder"
         return CTSRError(f"cannot write {path}: {os.strerror(code)}; {remedy}")
     return None
@@ -73,7 +83,7 @@ def atomic_path(
     except BaseException as e:
         if tmp.exists():
             tmp.unlink()
-        if line := _disk_error(e, path, tmp):
+        if line := _disk_error(e, path):
             raise line from e
         raise
 
@@ -155,7 +165,7 @@ def locked(
         folder.mkdir(parents=True, exist_ok=True)
         handle = open(folder / ".lock", "a+")
     except OSError as e:
-        raise (_disk_error(e, folder, folder / ".lock") or e) from None
+        raise (_disk_error(e, folder) or e) from None
     with handle:
         until = time.time() + wait
         while not _try_lock(handle):
