@@ -420,10 +420,10 @@ def test_one_scale_holds_for_the_deep_pictures_of_a_series(tmp_path):
     bright = noise(48, 48, high=4096, dtype=np.uint16)
     dim = (bright // 3).astype(np.uint16)
     bright.flat[0] = 4095
-    frames = [Image.fromarray(bright), Image.fromarray(dim)]
-    for number, frame in enumerate(frames):
-        frame.save(tmp_path / f"{number}.png")
-    frames[0].save(tmp_path / "both.tif", save_all=True, append_images=frames[1:])
+    Image.fromarray(bright).save(tmp_path / "0.png")
+    Image.fromarray(dim).save(tmp_path / "1.png")
+    both = [Image.fromarray(bright), Image.fromarray(dim)]
+    both[0].save(tmp_path / "both.tif", save_all=True, append_images=both[1:])
     found, skipped = read_images(tmp_path)
     assert not skipped and [p.origin for p in found] == ["0.png", "1.png", "both.tif", "both.tif"]
     for picture, levels in zip(found, [bright, dim, bright, dim]):
