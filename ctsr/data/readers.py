@@ -95,7 +95,7 @@ def _kind(
         return "volume"
     return "dicom" if _is_dicom(path) else "is no image file"
 
-
+# %% ../../nbs/data/readers.ipynb #84c286f6
 def _walk(
     root: Path,  # folder
 ) -> list:  # of Path, sorted
@@ -122,7 +122,7 @@ def origin_of(
     controls = "[\x00-\x1f\x7f-\x9f\u2028\u2029]"
     return re.sub(controls, lambda m: m[0].encode("unicode_escape").decode(), text)
 
-
+# %% ../../nbs/data/readers.ipynb #a013998c
 def _find(
     root: Path,  # a folder or one file
 ) -> list:  # of (origin, kind, files), sorted by origin
@@ -143,7 +143,7 @@ def _find(
             found.append((origin_of(name, base), "dicom", series))
     return sorted(found, key=lambda job: job[0])
 
-
+# %% ../../nbs/data/readers.ipynb #c794d0d9
 @contextmanager
 def unpacked(
     path,  # folder, file or zip archive
@@ -164,7 +164,7 @@ def unpacked(
             raise CTSRError(f"{failure}: fetch it again, or free space there") from None
         yield Path(tmp)
 
-# %% ../../nbs/data/readers.ipynb #f8f887f6
+# %% ../../nbs/data/readers.ipynb #0be23492
 MIN_SIDE = 16  # pixels
 
 
@@ -210,7 +210,7 @@ def _read_pictures(
         return [Picture(frames[0], split, cls, None, origin)]
     return [Picture(a, split, cls, None, origin, i) for i, a in enumerate(frames)]
 
-# %% ../../nbs/data/readers.ipynb #23f3372d
+# %% ../../nbs/data/readers.ipynb #4d6e919b
 def _read_slices(
     origin: str,  # what to call them
     files: list,  # of a volume or of a DICOM series
@@ -237,7 +237,7 @@ def _read_slices(
     subject = patient or _stem(origin)
     return [Picture(a, split, cls, subject, origin, z) for z, a in usable.items()], reasons
 
-# %% ../../nbs/data/readers.ipynb #c98f46bb
+# %% ../../nbs/data/readers.ipynb #fa5f55ea
 def _read_file(
     origin: str,  # what to call it
     kind: str,  # see `_kind`
