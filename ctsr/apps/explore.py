@@ -9,7 +9,7 @@ __all__ = ['LEAKS', 'LIMIT', 'AS_CODED', 'YELLOW', 'BLUE', 'GREY', 'KNOWN', 'COL
            'as_upscale', 'Case', 'Look', 'show_image', 'say_why', 'Scene', 'scale_of', 'Panels', 'score_table',
            'LiveCanvas', 'one_line', 'in_red', 'ImageChooser', 'size_text', 'LookControls', 'Methods', 'Explorer']
 
-# %% ../../nbs/apps/explore.ipynb #62d9629e
+# %% ../../nbs/apps/explore.ipynb #692cc223
 import asyncio
 import hashlib
 import html
@@ -51,7 +51,7 @@ from ..figures.style import theme
 from ..metrics.fidelity import lr_consistency, measure
 from ..training.loop import MODELS
 
-# %% ../../nbs/apps/explore.ipynb #36e5bf3b
+# %% ../../nbs/apps/explore.ipynb #3cff79b3
 LEAKS = {"exact": ", has a copy in training", "near": ", has a relative in training"}
 
 
@@ -63,7 +63,7 @@ class Collection:
     read: Callable  # number -> (H, W) float32 in [0, 1]
     first: int = 0  # number of the image to begin with
 
-# %% ../../nbs/apps/explore.ipynb #0895c220
+# %% ../../nbs/apps/explore.ipynb #e481cb94
 def prepared_images(
     path: Path,  # .safetensors file of a prepared set
 ) -> Collection:
@@ -78,7 +78,7 @@ def prepared_images(
     ]
     return Collection(names, lambda n: prepared.images[n].numpy().astype(np.float32) / 255)
 
-# %% ../../nbs/apps/explore.ipynb #413190bc
+# %% ../../nbs/apps/explore.ipynb #c3f419ad
 def source_images(
     source: str,  # 'sample', 'phantom' or a path, see `ctsr.data.sources.read_source`
     **reading,  # further arguments of `read_source`
@@ -94,7 +94,7 @@ def source_images(
     first = max(some, key=lambda n: lung_share(pictures[n].pixels, air))
     return Collection(names, lambda n: pictures[n].pixels.astype(np.float32) / 255, first)
 
-# %% ../../nbs/apps/explore.ipynb #c2833555
+# %% ../../nbs/apps/explore.ipynb #40d6c095
 def file_images(
     path: str | Path,  # PNG, JPEG, DICOM, NIfTI, NRRD or MHA, or a folder with one DICOM series
     window=None,  # a name of `WINDOWS`, or (centre, width) in HU; in grey levels for pictures
@@ -133,7 +133,7 @@ def slice_reader(
 
     return read
 
-# %% ../../nbs/apps/explore.ipynb #25c45080
+# %% ../../nbs/apps/explore.ipynb #bc247b6f
 def collections(
     root: str | Path = ".",  # the folder that holds `runs`
 ) -> dict:  # label -> function that opens the collection
@@ -147,7 +147,7 @@ def collections(
     found["Phantom (drawn)"] = partial(source_images, "phantom", phantom=drawn)
     return found
 
-# %% ../../nbs/apps/explore.ipynb #6424c986
+# %% ../../nbs/apps/explore.ipynb #a3ef4adb
 LIMIT = 512  # px, of a side that is restored at once
 
 
@@ -177,7 +177,7 @@ def part_of(
     start = min(max(round(centre * length - side / 2), 0), length - side)
     return slice(start, start + side)
 
-# %% ../../nbs/apps/explore.ipynb #e96a08a1
+# %% ../../nbs/apps/explore.ipynb #1daef749
 AS_CODED = "as-coded"  # how names of weights end that were trained as the authors' code trains
 
 
@@ -204,7 +204,7 @@ def is_meant_for(
     same_kernel = (own.down, own.antialias) == (task.down, task.antialias)
     return same_kernel and abs(own.scale / task.scale - 1) < 0.01
 
-# %% ../../nbs/apps/explore.ipynb #5481d6fe
+# %% ../../nbs/apps/explore.ipynb #549919ae
 def methods_for(
     task: Task,
     root: str | Path = ".",  # the folder that holds `runs`
@@ -246,7 +246,7 @@ def first_choice(
         first.setdefault(known[name].model, name)
     return ["bicubic", *(first[model] for model in MODELS if model in first)]
 
-# %% ../../nbs/apps/explore.ipynb #94cea639
+# %% ../../nbs/apps/explore.ipynb #6279349a
 @dataclass
 class Answer:
     "What a method made of an image."
@@ -286,7 +286,7 @@ def answers(
         yield shown
         begun = time.perf_counter()
 
-# %% ../../nbs/apps/explore.ipynb #835aa18e
+# %% ../../nbs/apps/explore.ipynb #2d8fc975
 def as_upscale(
     restorer,  # see `ctsr.evaluation.restore`
     task: Task,
@@ -303,7 +303,7 @@ def as_upscale(
     restorer.net.register_forward_hook(lambda *_: tick())
     return restorer
 
-# %% ../../nbs/apps/explore.ipynb #fc61ebcc
+# %% ../../nbs/apps/explore.ipynb #8f4e418f
 @dataclass
 class Case:
     "A picture under a task: the part that is restored, and the answers so far."
@@ -397,7 +397,7 @@ class Case:
                 rows[title]["region"] = -10 * math.log10(max(1e-12, mse))
         return rows
 
-# %% ../../nbs/apps/explore.ipynb #2f7e8145
+# %% ../../nbs/apps/explore.ipynb #4c55f5d5
 @dataclass(eq=False)
 class Look:
     "Where we look, and at what."
@@ -424,7 +424,7 @@ class Look:
         "Row of the line, px of the whole image."
         return self.box[0] + min(self.box[2] - 1, int(self.row * self.box[2]))
 
-# %% ../../nbs/apps/explore.ipynb #96fecc89
+# %% ../../nbs/apps/explore.ipynb #0751e329
 YELLOW = "#FFC20A"
 BLUE = "#56B4E9"
 GREY = dict(cmap="gray", vmin=0, vmax=1)
@@ -448,7 +448,7 @@ def say_why(
     text = textwrap.fill(why, 90)
     figure.text(0.5, 0.5, text, ha="center", va="center", color="#B00020", fontsize=10)
 
-# %% ../../nbs/apps/explore.ipynb #6c66ce32
+# %% ../../nbs/apps/explore.ipynb #27adc67b
 @dataclass(eq=False)
 class Scene:
     "The whole image, the wipe, and the grey levels along a line."
@@ -522,13 +522,14 @@ class Scene:
             ax.plot(columns, picture[row] * 255, label=name, **{} if n else dict(c="black", lw=2))
         ax.set(xlabel=f"column in row {look.line}, px", ylabel="grey level")
         ax.set_xlim(columns[0], columns[-1])
+        ax.tick_params(labelsize=7.5)
         ncols = 2 if width > 9 else 1
         names = max(0.3, math.ceil(len(pictures) / ncols) * 0.15 + 0.1)  # inches
         ax.set_position((0.692, 0.45 / height, 0.3, 1 - (0.45 + names) / height))
         place = dict(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2)
         ax.legend(ncols=ncols, fontsize=7, handlelength=1.4, labelspacing=0.3, **place)
 
-# %% ../../nbs/apps/explore.ipynb #4f9d9265
+# %% ../../nbs/apps/explore.ipynb #035514ec
 def scale_of(
     maps: list,  # of (H, W), at least 0
     cmap: str,
@@ -582,9 +583,8 @@ class Panels:
             if below is not None and rows == 2:
                 under = self.scales["error"] if start[0] != title else GREY
                 show_image(axes[1], below, self.case.corner, **under)
-                axes[1].set_title(
-                    "input" if title == start[0] else self._reach("error"), fontsize=8
-                )
+                name = "input" if title == start[0] else f"error, {self._reach('error')}"
+                axes[1].set_title(name, fontsize=8)
 
     def _grid(self, lines, rows, columns, title=0.42):
         "Axes with shared limits, (panels, rows), in a figure of fitting height; in inches."
@@ -605,7 +605,7 @@ class Panels:
         return axes.reshape(lines, rows, columns).swapaxes(1, 2).reshape(-1, rows)
 
     def _reach(self, kind):
-        return f"{kind}, 0 to {self.scales[kind]['vmax'] * 255:.1f} grey levels"
+        return f"0 to {self.scales[kind]['vmax'] * 255:.1f} grey levels"
 
     def show(self, look: Look):
         "Bring the figure up to where we look now."
@@ -619,7 +619,7 @@ class Panels:
                 below = self._reach("spread")
             ax.set_title(f"{title}\n{below}", fontsize=8)
 
-# %% ../../nbs/apps/explore.ipynb #68bbb2c3
+# %% ../../nbs/apps/explore.ipynb #a3b7c846
 COLUMNS = {
     "psnr": ("PSNR, dB", 1, ".2f"),
     "region": ("in the region, dB", 1, ".2f"),
@@ -643,7 +643,7 @@ def score_table(
             columns[title] = [format(value * factor, form) for value in frame[name]]
     return pd.DataFrame(columns, index=frame.index).to_html(border=0)
 
-# %% ../../nbs/apps/explore.ipynb #09061a69
+# %% ../../nbs/apps/explore.ipynb #55fbabb7
 WIDTH = 830  # px, of figures: what a notebook has next to the file browser on a screen of 1280 px
 TURN = threading.RLock()  # held while figures are changed or drawn
 
@@ -680,7 +680,7 @@ def in_red(
     "An error as one line of a widget."
     return f"<b style='color:#B00020'>{html.escape(one_line(error))}</b>"
 
-# %% ../../nbs/apps/explore.ipynb #0cec2516
+# %% ../../nbs/apps/explore.ipynb #a75ab971
 FILE = "A file of one's own"
 
 
@@ -781,7 +781,7 @@ def size_text(
     "A size as people say it, width first."
     return f"{shape[1]} x {shape[0]} px"
 
-# %% ../../nbs/apps/explore.ipynb #ce2ebea2
+# %% ../../nbs/apps/explore.ipynb #5218562d
 class LookControls(W.HBox):
     "Sliders for the region, the line and the wipe."
 
@@ -868,7 +868,7 @@ class LookControls(W.HBox):
         self.setting = False
         self._look()
 
-# %% ../../nbs/apps/explore.ipynb #1b70156c
+# %% ../../nbs/apps/explore.ipynb #78a5f6bb
 KEPT = 24  # cases whose answers are kept
 MOST = 6  # methods next to each other
 PAUSE = 0.2  # s between two samples, in which the other widgets answer
@@ -1054,7 +1054,7 @@ class Methods(W.VBox):
     def _tick_bar(self):
         self.bar.value += 1
 
-# %% ../../nbs/apps/explore.ipynb #1a4729a0
+# %% ../../nbs/apps/explore.ipynb #b922e031
 class Explorer(W.VBox):
     "Images, methods and region: everything next to everything else."
 
