@@ -20,7 +20,8 @@ import pytest
 from matplotlib.backend_bases import MouseEvent
 from PIL import Image
 
-from ctsr.apps.explore import FILE, KEPT, Explorer, Scene, file_images
+from ctsr.apps.compare import Scene, file_images
+from ctsr.apps.explore import FILE, KEPT, Explorer
 from ctsr.apps.upscale import load_model, open_scan, restore_slice, upscale
 from ctsr.data.degrade import upsample
 from ctsr.evaluation.pretrained import FOLDER
@@ -423,21 +424,12 @@ def test_a_figure_is_not_drawn_while_it_is_being_changed(here, tmp_path, monkeyp
 def mouse(explorer, *places):
     "Press at the first place, move, let go at the last; in pixels of the image."
     canvas = explorer.canvases[0]
-    ax = explorer.views[0].whole
-    for n, (kind, place) in enumerate(
-        [("press", places[0]), *(("move", p) for p in places), ("release", places[-1])]
-    ):
-        event = MouseEvent(
-            {
-                "press": "button_press_event",
-                "move": "motion_notify_event",
-                "release": "button_release_event",
-            }[kind],
-            canvas,
-            *ax.transData.transform(place),
-            button=1,
-        )
-        canvas.callbacks.process(event.name, event)
+    steps = [("button_press_event", places[0])]
+    steps += [("motion_notify_event", place) for place in places]
+    steps += [("button_release_event", places[-1])]
+    for kind, place in steps:
+        pixel = explorer.views[0].whole.transData.transform(place)
+        canvas.callbacks.process(kind, MouseEvent(kind, canvas, *pixel, button=1))
 
 
 def test_dragging_and_sliders_say_the_same(here, tmp_path):
