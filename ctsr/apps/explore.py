@@ -6,7 +6,7 @@
 __all__ = ['WIDTH', 'TURN', 'FILE', 'KEPT', 'MOST', 'PAUSE', 'LiveCanvas', 'one_line', 'in_red', 'ImageChooser', 'size_text',
            'LookControls', 'Methods', 'Explorer']
 
-# %% ../../nbs/apps/explore.ipynb #6a9101cc
+# %% ../../nbs/apps/explore.ipynb #5ca0b890
 import asyncio
 import html
 import re
@@ -42,7 +42,7 @@ from ..data.grey import WINDOWS, window_from
 from ..figures.conditions import zoom_box
 from ..training.loop import MODELS
 
-# %% ../../nbs/apps/explore.ipynb #156d376f
+# %% ../../nbs/apps/explore.ipynb #23a2edba
 WIDTH = 830  # px, of figures: what a notebook has next to the file browser on a screen of 1280 px
 TURN = threading.RLock()  # held while figures are changed or drawn
 
@@ -65,7 +65,7 @@ class LiveCanvas(Canvas):
         with TURN:
             super().draw()
 
-
+# %% ../../nbs/apps/explore.ipynb #6efbbf15
 def one_line(
     error: Exception | str,
 ) -> str:
@@ -79,7 +79,7 @@ def in_red(
     "An error as one line of a widget."
     return f"<b style='color:#B00020'>{html.escape(one_line(error))}</b>"
 
-# %% ../../nbs/apps/explore.ipynb #95d0093e
+# %% ../../nbs/apps/explore.ipynb #001ada4b
 FILE = "A file of one's own"
 
 
@@ -173,14 +173,14 @@ class ImageChooser(W.VBox):
             self.path.value = ""
             self.path.value = str(path)
 
-
+# %% ../../nbs/apps/explore.ipynb #d14ff0f1
 def size_text(
     shape: tuple,  # (H, W)
 ) -> str:
     "A size as people say it, width first."
     return f"{shape[1]} x {shape[0]} px"
 
-# %% ../../nbs/apps/explore.ipynb #e9ebed99
+# %% ../../nbs/apps/explore.ipynb #d2ae6da9
 class LookControls(W.HBox):
     "Sliders for the region, the line and the wipe."
 
@@ -267,7 +267,7 @@ class LookControls(W.HBox):
         self.setting = False
         self._look()
 
-# %% ../../nbs/apps/explore.ipynb #a4933feb
+# %% ../../nbs/apps/explore.ipynb #a9fcd02c
 KEPT = 24  # cases whose answers are kept
 MOST = 6  # methods next to each other
 PAUSE = 0.2  # s between two samples, in which the other widgets answer
@@ -453,7 +453,7 @@ class Methods(W.VBox):
     def _tick_bar(self):
         self.bar.value += 1
 
-# %% ../../nbs/apps/explore.ipynb #0fcb7bd3
+# %% ../../nbs/apps/explore.ipynb #6b02193a
 class Explorer(W.VBox):
     "Images, methods and region: everything next to everything else."
 
