@@ -21,7 +21,7 @@ from matplotlib.backend_bases import MouseEvent
 from PIL import Image
 
 from ctsr.apps.compare import Scene, file_images
-from ctsr.apps.explore import FILE, KEPT, Explorer
+from ctsr.apps.explore import FILE, Explorer
 from ctsr.apps.upscale import load_model, open_scan, restore_slice, upscale
 from ctsr.data.degrade import upsample
 from ctsr.evaluation.pretrained import FOLDER
@@ -245,7 +245,8 @@ def test_another_image_ends_the_drawing_and_going_back_shows_what_was_drawn(here
     assert methods.case.waiting == [(name, (30, 5))]
 
 
-def test_going_back_computes_nothing_again_and_old_cases_are_dropped(here, tmp_path):
+def test_going_back_computes_nothing_again_and_old_cases_are_dropped(here, tmp_path, monkeypatch):
+    monkeypatch.setattr("ctsr.apps.explore.KEPT", 3)
     explorer = Explorer(here, tmp_path)
     calls = []
     explorer.methods.add("mine", lambda lr, task: calls.append(1) or enlarge(lr, task))
@@ -256,14 +257,15 @@ def test_going_back_computes_nothing_again_and_old_cases_are_dropped(here, tmp_p
     explorer.chooser.number.value -= 1
     assert explorer.methods.case.visible["mine"] is answer and len(calls) == 3
     explorer.methods.choose("nearest")
-    for seed in range(KEPT):
+    for seed in range(4):
         explorer.methods.begin(np.random.default_rng(seed).random((64, 64), np.float32))
-    assert len(explorer.methods.cases) == KEPT
+    assert len(explorer.methods.cases) == 3
     assert explorer.methods.case.visible  # the case on the screen is kept
     explorer.methods.add("mine", lambda lr, task: enlarge(lr, task) * 0.5)  # another function
     assert explorer.methods.case.visible["mine"] is not answer
 
 
+@pytest.mark.slow
 @without_loop
 def test_samples_are_those_of_upscale(here, stored, tmp_path):
     path = grey_file(tmp_path / "one.png", (64, 60))
@@ -353,7 +355,7 @@ def test_every_line_of_panels_begins_with_the_original(here, tmp_path):
     # bicubic, RUNet, and of SR3 a sample, the mean and the spread, next to the original
     assert [len(line) for line in lines()] == [6]
     explorer.methods.choose("bilinear", "bicubic", "nearest", "toy/runet-x5", "toy/sr3-x5")
-    assert [len(line) for line in lines()] == [5, 5]
+    assert [len(line) for line in lines()] == [5, 4]
     case = explorer.methods.case
     images = [ax for ax in explorer.canvases[1].figure.axes if ax.images]
     for (title, start), *_ in lines():
@@ -504,6 +506,7 @@ def test_of_a_large_image_the_part_follows_the_region(here, tmp_path):
     assert explorer.controls.look.box == (0, left, side)  # we look at the same place
 
 
+@pytest.mark.slow
 @without_loop
 def test_an_image_is_enlarged_as_it_is(here, tmp_path):
     explorer = Explorer(here, tmp_path)
@@ -706,7 +709,7 @@ def dicom_slice(path, series, z, values):
     ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = CTImageStorage
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = generate_uid()
     ds.Modality, ds.PatientID, ds.PatientName = "CT", "one", "one"
-    ds.StudyInstanceUID, ds.SeriesInstanceUID = f"{series}.1", series
+    ds.StudyInstanceUID = ds.SeriesInstanceUID = series
     ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
     ds.ImagePositionPatient = [0, 0, 2.0 * z]
     ds.PixelSpacing, ds.SliceThickness, ds.InstanceNumber = [1, 1], 2, z + 1

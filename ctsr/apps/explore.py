@@ -6,7 +6,7 @@
 __all__ = ['WIDTH', 'TURN', 'FILE', 'KEPT', 'MOST', 'PAUSE', 'LiveCanvas', 'one_line', 'in_red', 'ImageChooser', 'size_text',
            'LookControls', 'Methods', 'Explorer']
 
-# %% ../../nbs/apps/explore.ipynb #5ca0b890
+# %% ../../nbs/apps/explore.ipynb #74f6466f
 import asyncio
 import html
 import re
@@ -42,7 +42,7 @@ from ..data.grey import WINDOWS, window_from
 from ..figures.conditions import zoom_box
 from ..training.loop import MODELS
 
-# %% ../../nbs/apps/explore.ipynb #23a2edba
+# %% ../../nbs/apps/explore.ipynb #655bb118
 WIDTH = 830  # px, of figures: what a notebook has next to the file browser on a screen of 1280 px
 TURN = threading.RLock()  # held while figures are changed or drawn
 
@@ -65,7 +65,7 @@ class LiveCanvas(Canvas):
         with TURN:
             super().draw()
 
-# %% ../../nbs/apps/explore.ipynb #6efbbf15
+# %% ../../nbs/apps/explore.ipynb #36ac584b
 def one_line(
     error: Exception | str,
 ) -> str:
@@ -79,7 +79,7 @@ def in_red(
     "An error as one line of a widget."
     return f"<b style='color:#B00020'>{html.escape(one_line(error))}</b>"
 
-# %% ../../nbs/apps/explore.ipynb #001ada4b
+# %% ../../nbs/apps/explore.ipynb #71758f3e
 FILE = "A file of one's own"
 
 
@@ -173,14 +173,14 @@ class ImageChooser(W.VBox):
             self.path.value = ""
             self.path.value = str(path)
 
-# %% ../../nbs/apps/explore.ipynb #d14ff0f1
+# %% ../../nbs/apps/explore.ipynb #02d0386e
 def size_text(
     shape: tuple,  # (H, W)
 ) -> str:
     "A size as people say it, width first."
     return f"{shape[1]} x {shape[0]} px"
 
-# %% ../../nbs/apps/explore.ipynb #d2ae6da9
+# %% ../../nbs/apps/explore.ipynb #0309cad1
 class LookControls(W.HBox):
     "Sliders for the region, the line and the wipe."
 
@@ -267,7 +267,7 @@ class LookControls(W.HBox):
         self.setting = False
         self._look()
 
-# %% ../../nbs/apps/explore.ipynb #a9fcd02c
+# %% ../../nbs/apps/explore.ipynb #a4b37428
 KEPT = 24  # cases whose answers are kept
 MOST = 6  # methods next to each other
 PAUSE = 0.2  # s between two samples, in which the other widgets answer
@@ -343,8 +343,8 @@ class Methods(W.VBox):
         if picture is not None:
             try:
                 case = Case(picture, task, self.input.value, self.centre)
-                self.case = self.cases.pop(case.key, case)
-                self.cases[case.key] = self.case
+                key = case.key
+                self.case = self.cases[key] = self.cases.pop(key, case)
             except CTSRError as error:  # another task may show it
                 self.why = one_line(error)
                 self.said.value = in_red(error)
@@ -453,7 +453,7 @@ class Methods(W.VBox):
     def _tick_bar(self):
         self.bar.value += 1
 
-# %% ../../nbs/apps/explore.ipynb #6b02193a
+# %% ../../nbs/apps/explore.ipynb #3e1145fb
 class Explorer(W.VBox):
     "Images, methods and region: everything next to everything else."
 
