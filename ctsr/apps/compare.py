@@ -8,7 +8,7 @@ __all__ = ['LEAKS', 'LIMIT', 'AS_CODED', 'YELLOW', 'BLUE', 'GREY', 'NOTHING', 'C
            'is_meant_for', 'methods_for', 'first_choice', 'Answer', 'answers', 'as_upscale', 'Case', 'Look',
            'show_image', 'say_why', 'Scene', 'scale_of', 'Panels', 'score_table']
 
-# %% ../../nbs/apps/compare.ipynb #cdd4ebc6
+# %% ../../nbs/apps/compare.ipynb #545c5a8f
 import hashlib
 import math
 import os
@@ -40,7 +40,7 @@ from ..figures.style import theme
 from ..metrics.fidelity import lr_consistency, measure
 from ..training.loop import MODELS
 
-# %% ../../nbs/apps/compare.ipynb #ffe46aa5
+# %% ../../nbs/apps/compare.ipynb #2e74de27
 LEAKS = {"exact": ", has a copy in training", "near": ", has a relative in training"}
 
 
@@ -52,7 +52,7 @@ class Collection:
     read: Callable  # number -> (H, W) float32 in [0, 1]
     first: int = 0  # number of the image to begin with
 
-# %% ../../nbs/apps/compare.ipynb #e02b04b9
+# %% ../../nbs/apps/compare.ipynb #48880890
 def prepared_images(
     path: Path,  # .safetensors file of a prepared set
 ) -> Collection:
@@ -67,7 +67,7 @@ def prepared_images(
     ]
     return Collection(names, lambda n: prepared.images[n].numpy().astype(np.float32) / 255)
 
-# %% ../../nbs/apps/compare.ipynb #1eea90c3
+# %% ../../nbs/apps/compare.ipynb #7b03bd08
 def source_images(
     source: str,  # 'sample', 'phantom' or a path, see `ctsr.data.sources.read_source`
     **reading,  # further arguments of `read_source`
@@ -83,7 +83,7 @@ def source_images(
     first = max(some, key=lambda n: lung_share(pictures[n].pixels, air))
     return Collection(names, lambda n: pictures[n].pixels.astype(np.float32) / 255, first)
 
-# %% ../../nbs/apps/compare.ipynb #b018e6bb
+# %% ../../nbs/apps/compare.ipynb #f1656885
 def file_images(
     path: str | Path,  # PNG, JPEG, DICOM, NIfTI, NRRD or MHA, or a folder with one DICOM series
     window=None,  # a name of `WINDOWS`, or (centre, width) in HU; in grey levels for pictures
@@ -107,7 +107,7 @@ def file_images(
         len(names) // 2,
     )
 
-# %% ../../nbs/apps/compare.ipynb #a1834bc0
+# %% ../../nbs/apps/compare.ipynb #6d2e8112
 def slice_reader(
     scan,  # see `ctsr.apps.upscale.open_scan`
 ) -> Callable:  # number -> (H, W) values
@@ -122,7 +122,7 @@ def slice_reader(
 
     return read
 
-# %% ../../nbs/apps/compare.ipynb #6f3ba66c
+# %% ../../nbs/apps/compare.ipynb #3a843891
 def collections(
     root: str | Path = ".",  # the folder that holds `runs`
 ) -> dict:  # label -> function that opens the collection
@@ -136,7 +136,7 @@ def collections(
     found["Phantom (drawn)"] = partial(source_images, "phantom", phantom=drawn)
     return found
 
-# %% ../../nbs/apps/compare.ipynb #cecdb491
+# %% ../../nbs/apps/compare.ipynb #2f7ae203
 LIMIT = 512  # px, of a side that is restored at once
 
 
@@ -156,7 +156,7 @@ def longest_side(
     most = min(length, int(LIMIT / task.scale) if as_it_is else LIMIT)
     return max(n for n in range(least, most + 1) if fits(n))
 
-# %% ../../nbs/apps/compare.ipynb #9a7ae6d2
+# %% ../../nbs/apps/compare.ipynb #382699bc
 def part_of(
     length: int,  # px, a side of the picture
     side: int,  # px, of the part
@@ -166,7 +166,7 @@ def part_of(
     start = min(max(round(centre * length - side / 2), 0), length - side)
     return slice(start, start + side)
 
-# %% ../../nbs/apps/compare.ipynb #6bd1ef2b
+# %% ../../nbs/apps/compare.ipynb #87c53cc2
 AS_CODED = "as-coded"  # how names of weights end that were trained as the authors' code trains
 
 
@@ -181,7 +181,7 @@ class Method:
     def restorer(self):
         return self.load()
 
-# %% ../../nbs/apps/compare.ipynb #b0316a51
+# %% ../../nbs/apps/compare.ipynb #336220ea
 def is_meant_for(
     card: dict,  # of a network
     task: Task,
@@ -193,7 +193,7 @@ def is_meant_for(
     same_kernel = (own.down, own.antialias) == (task.down, task.antialias)
     return same_kernel and abs(own.scale / task.scale - 1) < 0.01
 
-# %% ../../nbs/apps/compare.ipynb #285fe470
+# %% ../../nbs/apps/compare.ipynb #7ec6b426
 def methods_for(
     task: Task,
     root: str | Path = ".",  # the folder that holds `runs`
@@ -220,7 +220,7 @@ def methods_for(
             found[name] = Method(partial(load_run, file.parent), card["model"].get("name", ""))
     return found
 
-# %% ../../nbs/apps/compare.ipynb #63d11bca
+# %% ../../nbs/apps/compare.ipynb #bff54432
 def first_choice(
     known: dict,  # name -> Method, see `methods_for`
     task: Task,
@@ -235,7 +235,7 @@ def first_choice(
         first.setdefault(known[name].model, name)
     return ["bicubic", *(first[model] for model in MODELS if model in first)]
 
-# %% ../../nbs/apps/compare.ipynb #8900e39c
+# %% ../../nbs/apps/compare.ipynb #7c92f90f
 @dataclass
 class Answer:
     "What a method made of an image."
@@ -275,7 +275,7 @@ def answers(
         yield shown
         begun = time.perf_counter()
 
-# %% ../../nbs/apps/compare.ipynb #867a2552
+# %% ../../nbs/apps/compare.ipynb #05bde181
 def as_upscale(
     restorer,  # see `ctsr.evaluation.restore`
     task: Task,
@@ -292,7 +292,7 @@ def as_upscale(
     restorer.net.register_forward_hook(lambda *_: tick())
     return restorer
 
-# %% ../../nbs/apps/compare.ipynb #e6824e1f
+# %% ../../nbs/apps/compare.ipynb #32c68d19
 @dataclass
 class Case:
     "A picture under a task: the part that is restored, and the answers so far."
@@ -386,7 +386,7 @@ class Case:
                 rows[title]["region"] = -10 * math.log10(max(1e-12, mse))
         return rows
 
-# %% ../../nbs/apps/compare.ipynb #85d16e14
+# %% ../../nbs/apps/compare.ipynb #f0933a59
 @dataclass(eq=False)
 class Look:
     "Where we look, and at what."
@@ -413,7 +413,7 @@ class Look:
         "Row of the line, px of the whole image."
         return self.box[0] + min(self.box[2] - 1, int(self.row * self.box[2]))
 
-# %% ../../nbs/apps/compare.ipynb #b9238cc4
+# %% ../../nbs/apps/compare.ipynb #965f032c
 YELLOW = "#FFC20A"
 BLUE = "#56B4E9"
 GREY = dict(cmap="gray", vmin=0, vmax=1)
@@ -427,7 +427,7 @@ def show_image(ax, picture, corner, size=None, **how):
     extent = left - 0.5, left + width - 0.5, top + height - 0.5, top - 0.5
     return ax.imshow(picture, extent=extent, interpolation="nearest", **GREY | how)
 
-# %% ../../nbs/apps/compare.ipynb #62568fba
+# %% ../../nbs/apps/compare.ipynb #30b11392
 def say_why(
     figure: Figure,  # that is emptied
     why: str,  # there are no pictures
@@ -437,7 +437,7 @@ def say_why(
     text = textwrap.fill(why, 90)
     figure.text(0.5, 0.5, text, ha="center", va="center", color="#B00020", fontsize=10)
 
-# %% ../../nbs/apps/compare.ipynb #8126823a
+# %% ../../nbs/apps/compare.ipynb #f1d75827
 @dataclass(eq=False)
 class Scene:
     "The whole image, the wipe, and the grey levels along a line."
@@ -518,7 +518,7 @@ class Scene:
         place = dict(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2)
         ax.legend(ncols=ncols, fontsize=7, handlelength=1.4, labelspacing=0.3, **place)
 
-# %% ../../nbs/apps/compare.ipynb #8b55d017
+# %% ../../nbs/apps/compare.ipynb #17562ca6
 def scale_of(
     maps: list,  # of (H, W), at least 0
     cmap: str,
@@ -528,7 +528,7 @@ def scale_of(
     highest = np.percentile(np.stack(maps), 99.5) if maps else 0
     return dict(cmap=cmap, vmin=0, vmax=max(least, highest))
 
-# %% ../../nbs/apps/compare.ipynb #683c0a19
+# %% ../../nbs/apps/compare.ipynb #c15a2c9d
 @dataclass(eq=False)
 class Panels:
     "The region by every method, the errors below, and how far samples differ."
@@ -608,7 +608,7 @@ class Panels:
                 below = self._reach("spread")
             ax.set_title(f"{title}\n{below}", fontsize=8)
 
-# %% ../../nbs/apps/compare.ipynb #e3872ecc
+# %% ../../nbs/apps/compare.ipynb #cfc93069
 COLUMNS = {
     "psnr": ("PSNR, dB", 1, ".2f"),
     "region": ("in the region, dB", 1, ".2f"),

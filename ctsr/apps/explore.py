@@ -6,7 +6,7 @@
 __all__ = ['WIDTH', 'TURN', 'FILE', 'KEPT', 'MOST', 'PAUSE', 'LiveCanvas', 'one_line', 'in_red', 'ImageChooser', 'size_text',
            'LookControls', 'Methods', 'Explorer']
 
-# %% ../../nbs/apps/explore.ipynb #f0d8c21b
+# %% ../../nbs/apps/explore.ipynb #7d8e07d8
 import asyncio
 import html
 import re
@@ -42,7 +42,7 @@ from ..data.grey import WINDOWS, window_from
 from ..figures.conditions import zoom_box
 from ..training.loop import MODELS
 
-# %% ../../nbs/apps/explore.ipynb #4ed73c72
+# %% ../../nbs/apps/explore.ipynb #aaa8277f
 WIDTH = 830  # px, of figures: what a notebook has next to the file browser on a screen of 1280 px
 TURN = threading.RLock()  # held while figures are changed or drawn
 
@@ -65,7 +65,7 @@ class LiveCanvas(Canvas):
         with TURN:
             super().draw()
 
-# %% ../../nbs/apps/explore.ipynb #6ecb39d6
+# %% ../../nbs/apps/explore.ipynb #5a164c73
 def one_line(
     error: Exception | str,
 ) -> str:
@@ -79,7 +79,7 @@ def in_red(
     "An error as one line of a widget."
     return f"<b style='color:#B00020'>{html.escape(one_line(error))}</b>"
 
-# %% ../../nbs/apps/explore.ipynb #18878b60
+# %% ../../nbs/apps/explore.ipynb #64890f1b
 FILE = "A file of one's own"
 
 
@@ -173,14 +173,14 @@ class ImageChooser(W.VBox):
             self.path.value = ""
             self.path.value = str(path)
 
-# %% ../../nbs/apps/explore.ipynb #9b80fbbe
+# %% ../../nbs/apps/explore.ipynb #18045c89
 def size_text(
     shape: tuple,  # (H, W)
 ) -> str:
     "A size as people say it, width first."
     return f"{shape[1]} x {shape[0]} px"
 
-# %% ../../nbs/apps/explore.ipynb #7ac5184d
+# %% ../../nbs/apps/explore.ipynb #1af01a2c
 class LookControls(W.HBox):
     "Sliders for the region, the line and the wipe."
 
@@ -267,7 +267,7 @@ class LookControls(W.HBox):
         self.setting = False
         self._look()
 
-# %% ../../nbs/apps/explore.ipynb #ae7eb93e
+# %% ../../nbs/apps/explore.ipynb #54e57837
 KEPT = 24  # cases whose answers are kept
 MOST = 6  # methods next to each other
 PAUSE = 0.2  # s between two samples, in which the other widgets answer
@@ -306,8 +306,9 @@ class Methods(W.VBox):
         self.bar = W.IntProgress(layout=W.Layout(visibility="hidden"))
         self.said = W.HTML()
         self.list = W.VBox(layout=W.Layout(width="34%", max_height="180px"))
-        hint = W.Label("0: as chosen on validation images")
-        rows = (self.task, self.input), (self.steps, self.samples), (self.drawing, self.bar, hint)
+        hint = W.Label("Steps or samples of 0: as chosen on validation images")
+        settings = (self.task, self.input), (self.steps, self.samples), [hint]
+        rows = *settings, (self.drawing, self.bar)
         column = W.VBox([W.HBox(row) for row in rows], layout=W.Layout(flex="1 1 0"))
         self.children = W.HBox([self.list, column]), self.said
         self.drawing.observe(self._toggle, "value")
@@ -453,7 +454,7 @@ class Methods(W.VBox):
     def _tick_bar(self):
         self.bar.value += 1
 
-# %% ../../nbs/apps/explore.ipynb #c2a6e47f
+# %% ../../nbs/apps/explore.ipynb #c455fb3f
 class Explorer(W.VBox):
     "Images, methods and region: everything next to everything else."
 
