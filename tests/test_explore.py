@@ -1,4 +1,4 @@
-"The explorer: by hand in Python, and in JupyterLab in a browser."
+"The explorer: its parts in Python, the widgets without a browser, and JupyterLab in a browser."
 
 import asyncio
 import json
@@ -20,15 +20,16 @@ import pytest
 from matplotlib.backend_bases import MouseEvent
 from PIL import Image
 
-from ctsr.apps.explore import FILE, Explorer, Scene, file_images
-from ctsr.apps.upscale import open_scan, upscale
+from ctsr.apps.compare import Scene, file_images
+from ctsr.apps.explore import FILE, Explorer
+from ctsr.apps.upscale import load_model, open_scan, restore_slice, upscale
 from ctsr.data.degrade import upsample
 from ctsr.evaluation.pretrained import FOLDER
 
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
-    "A folder as a checkout is after a study of the phantom: prepared images, and two small networks."
+    "A folder like a checkout after a study of the phantom: prepared images and two small networks."
     from ctsr.data.prepare import prepare
     from ctsr.training.loop import train
     from ctsr.training.settings import TrainConfig
@@ -59,7 +60,7 @@ def here(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stored(here, tmp_path_factory):
-    "Stored weights as the package has them: its own RUNets, and a small SR3 whose sampling was chosen."
+    "Stored weights like the package's: its RUNets, and a small SR3 whose sampling was chosen."
     from ctsr.evaluation.pretrained import pack
 
     folder = tmp_path_factory.mktemp("stored")
@@ -82,7 +83,7 @@ def stored(here, tmp_path_factory):
 
 
 def without_loop(test):
-    "In a thread of its own: a browser of other tests may keep a loop running in this one."
+    "Run a test in its own thread: a browser of other tests may keep a loop running in this one."
 
     @wraps(test)
     def run(*args, **kwargs):
@@ -92,105 +93,190 @@ def without_loop(test):
     return run
 
 
+def draw_samples(methods):
+    "Press the button and wait until all samples are drawn."
+
+    async def press():
+        methods.drawing.value = True
+        await methods.work
+
+    asyncio.run(press())
+
+
 def pixels(canvas):
     canvas.draw()
     return np.asarray(canvas.buffer_rgba()).copy()
 
 
-def test_what_is_at_hand_is_offered(here, tmp_path):
+def enlarge(lr, task):
+    "A method of the reader's own."
+    return upsample(lr, task.hr_size(*lr.shape[-2:]))
+
+
+def grey_file(path, shape, seed=0, depth=np.uint8, highest=255):
+    "Save noise as a picture."
+    noise = np.random.default_rng(seed).random(shape) * highest
+    Image.fromarray(noise.astype(depth)).save(path)
+    return str(path)
+
+
+def choose_file(explorer, path):
+    explorer.chooser.source.value = FILE
+    explorer.chooser.path.value = str(path)
+
+
+def panel_axes(explorer):
+    "Title -> axes of the panels; of lines of panels the last."
+    return dict(explorer.views[1].axes)
+
+
+def test_what_is_available_is_offered(here, tmp_path):
     explorer = Explorer(here, tmp_path)
     assert explorer.chooser.source.value == "toy: phantom-96-crop"
-    assert explorer.methods.chosen.options == (
-        "bilinear",
-        "bicubic",
-        "nearest",
-        "toy/runet-x5",
-        "toy/sr3-x5",
-    )
-    assert explorer.methods.chosen.value == ("bicubic", "toy/runet-x5", "toy/sr3-x5")
-    explorer.methods.task.value = "x2"
-    assert explorer.methods.chosen.options == (
-        "bilinear",
-        "bicubic",
-        "nearest",
-    )  # the networks are for another factor
+    interpolations = ["bilinear", "bicubic", "nearest"]
+    assert list(explorer.methods.boxes) == [*interpolations, "toy/runet-x5", "toy/sr3-x5"]
+    assert explorer.methods.ticked == ["bicubic", "toy/runet-x5", "toy/sr3-x5"]
+    explorer.methods.task.value = "x2"  # the networks are for another factor
+    assert list(explorer.methods.boxes) == interpolations
+    assert "No network here is for x2" in explorer.methods.said.value
+    explorer.methods.task.value = "x5"
+    assert explorer.methods.ticked == ["bicubic", "toy/runet-x5", "toy/sr3-x5"]
+
+
+def test_a_check_box_shows_and_hides_a_method(here, tmp_path):
+    explorer = Explorer(here, tmp_path)
+    explorer.methods.boxes["nearest"].value = True
+    assert list(explorer.methods.case.visible)[:2] == ["bicubic", "nearest"]
+    explorer.methods.boxes["nearest"].value = False
+    assert "nearest" not in explorer.methods.case.visible
+    for name in explorer.methods.boxes:
+        explorer.methods.boxes[name].value = True
+    for name in ("one", "two", "three"):
+        explorer.methods.add(name, enlarge)
+    assert len(explorer.methods.ticked) == 8 and len(explorer.methods.case.shown) == 6
+    assert "6 methods are shown" in explorer.methods.said.value
 
 
 @without_loop
 def test_stored_weights_are_sampled_as_was_chosen_for_them(here, stored):
-    async def play():
-        explorer = Explorer(here, stored)
-        methods, samples, seen = explorer.methods, explorer.methods.samples, []
-        assert methods.chosen.options == (
-            "bilinear",
-            "bicubic",
-            "nearest",
-            "runet-x5",
-            "sr3-x5",
-            "runet-x5-as-coded",
-            "toy/runet-x5",
-            "toy/sr3-x5",
-        )
-        assert methods.chosen.rows == 8 and methods.chosen.value == (
-            "bicubic",
-            "runet-x5",
-            "sr3-x5",
-        )
-        assert (samples.steps.value, samples.samples.value) == (
-            3,
-            3,
-        ) and samples.origin.value == "steps and samples as chosen on validation images"
-        assert list(methods.case.visible) == [
-            "bicubic",
-            "runet-x5",
-        ]  # of a single pass: there before the first sample
-        methods.observe(lambda _: seen.append(list(methods.case.visible)[2:]), "news")
-        await samples.finished
-        assert seen[0] == ["sr3-x5, one sample"] and seen[-1] == [
-            "sr3-x5, one sample",
-            "sr3-x5, mean of 3",
-        ]
-        methods.chosen.value = "bicubic", "toy/sr3-x5"
-        assert (samples.steps.value, samples.samples.value, samples.origin.value) == (
-            5,
-            4,
-            "",
-        )  # nothing was chosen for these
-        methods.chosen.value = "bicubic", "sr3-x5"
-        samples.steps.value = 2  # from now on what the reader says
-        assert (
-            samples.samples.value == 3
-            and samples.origin.value == "samples as chosen on validation images"
-        )
-        explorer.chooser.number.value = 1
-        assert [key for key in methods.case.shown if key[1]] == [("sr3-x5", (3, 2))]
-        samples.steps.value = samples.samples.value = 32  # for minutes
-        drawing = samples.finished
-        for _ in range(200):
-            if not samples.bar.value:
-                await asyncio.sleep(0.05)
-        assert samples.bar.value, methods.said.value  # it ticks while the first sample is drawn
-        explorer.chooser.number.value = 2
-        await asyncio.wait_for(drawing, 20)
-        assert samples.bar.max == 32 * 32 * 1 and samples.ticket
-        samples.give_up()
-
-    asyncio.run(play())
+    explorer = Explorer(here, stored)
+    methods = explorer.methods
+    stored_first = ["runet-x5", "sr3-x5", "runet-x5-as-coded", "toy/runet-x5", "toy/sr3-x5"]
+    assert list(methods.boxes)[3:] == stored_first
+    assert methods.ticked == ["bicubic", "runet-x5", "sr3-x5"]
+    assert list(methods.case.visible) == ["bicubic", "runet-x5"]  # samples wait for the button
+    assert methods.case.waiting == [("sr3-x5", (3, 3))]
+    seen = []
+    methods.observe(lambda _: seen.append(list(methods.case.visible)[2:]), "changed")
+    draw_samples(methods)
+    assert seen[0] == ["sr3-x5, one sample"]
+    assert seen[-1] == ["sr3-x5, one sample", "sr3-x5, mean of samples"]
+    assert methods.case.visible["sr3-x5, mean of samples"].samples == 3
+    methods.choose("bicubic", "toy/sr3-x5")  # nothing was chosen for these weights
+    assert methods.case.waiting == [("toy/sr3-x5", (4, 5))]
+    methods.choose("bicubic", "sr3-x5")
+    assert not methods.case.waiting
+    methods.steps.value = 2  # from now on what the reader says
+    assert methods.case.waiting == [("sr3-x5", (3, 2))]
+    explorer.chooser.number.value = 1
+    assert methods.case.waiting == [("sr3-x5", (3, 2))]
+    methods.steps.value = 0  # as chosen again
+    assert methods.case.waiting == [("sr3-x5", (3, 3))]
 
 
 @without_loop
-def test_samples_are_those_of_upscale(here, stored, tmp_path):
-    Image.fromarray((np.random.default_rng(0).random((64, 60)) * 255).astype(np.uint8)).save(
-        tmp_path / "one.png"
+def test_samples_are_drawn_on_demand_and_can_be_stopped(here, tmp_path):
+    explorer = Explorer(here, tmp_path)
+    methods = explorer.methods
+    name = "toy/sr3-x5"
+    methods.choose("bicubic", name)
+    draw_samples(methods)
+    shown = [f"{name}, one sample", f"{name}, mean of samples"]
+    assert list(methods.case.visible) == ["bicubic", *shown]
+    assert methods.case.visible[shown[1]].spread is not None
+    assert methods.bar.value == methods.bar.max == 4 * 5  # samples, steps
+    assert not methods.drawing.value and methods.drawing.description == "Draw samples"
+    explorer.controls.left.value = shown[0]
+    methods.steps.value = 3
+    assert list(methods.case.visible) == ["bicubic"] and explorer.controls.look.left == "input"
+    ticks = []
+    methods.bar.observe(
+        lambda change: ticks.append((change.new, len(methods.case.visible))), "value"
     )
+
+    async def stop_after_a_sample():
+        methods.samples.value = 30
+        methods.drawing.value = True
+        assert methods.drawing.description == "Stop"
+        while not methods.case.drawn((name, (30, 3))):
+            await asyncio.sleep(0.01)
+        methods.choose("bilinear", "bicubic", name)  # what is being drawn goes on
+        assert not methods.work.done()
+        methods.drawing.value = False
+        await methods.work
+
+    asyncio.run(stop_after_a_sample())
+    assert (1, 1) in ticks and (2, 1) in ticks  # the bar moves while the first sample is drawn
+    drawn = methods.case.drawn((name, (30, 3)))
+    assert 1 <= drawn < 30 and list(methods.case.visible)[2] == shown[0]
+    assert explorer.controls.look.left == shown[0]  # the reader's choice is back
+
+
+@without_loop
+def test_another_image_ends_the_drawing_and_going_back_shows_what_was_drawn(here, tmp_path):
+    explorer = Explorer(here, tmp_path)
+    methods = explorer.methods
+    name = "toy/sr3-x5"
+    methods.choose("bicubic", name)
+    methods.samples.value = 30
+
+    async def move_on():
+        methods.drawing.value = True
+        while not methods.case.drawn((name, (30, 5))):
+            await asyncio.sleep(0.01)
+        explorer.chooser.number.value += 1
+        await asyncio.wait_for(methods.work, 20)
+
+    first = methods.case
+    asyncio.run(move_on())
+    assert methods.case is not first and list(methods.case.visible) == ["bicubic"]
+    explorer.chooser.number.value -= 1
+    assert methods.case is first and f"{name}, one sample" in methods.case.visible
+    assert methods.case.waiting == [(name, (30, 5))]
+
+
+def test_going_back_computes_nothing_again_and_old_cases_are_dropped(here, tmp_path, monkeypatch):
+    monkeypatch.setattr("ctsr.apps.explore.KEPT", 3)
+    explorer = Explorer(here, tmp_path)
+    calls = []
+    explorer.methods.add("mine", lambda lr, task: calls.append(1) or enlarge(lr, task))
+    answer = explorer.methods.case.visible["mine"]
+    explorer.methods.task.value = "x2"
+    explorer.methods.task.value = "x5"
+    explorer.chooser.number.value += 1
+    explorer.chooser.number.value -= 1
+    assert explorer.methods.case.visible["mine"] is answer and len(calls) == 3
+    explorer.methods.choose("nearest")
+    for seed in range(4):
+        explorer.methods.begin(np.random.default_rng(seed).random((64, 64), np.float32))
+    assert len(explorer.methods.cases) == 3
+    assert explorer.methods.case.visible  # the case on the screen is kept
+    explorer.methods.add("mine", lambda lr, task: enlarge(lr, task) * 0.5)  # another function
+    assert explorer.methods.case.visible["mine"] is not answer
+
+
+@pytest.mark.slow
+@without_loop
+def test_samples_are_those_of_upscale(here, stored, tmp_path):
+    path = grey_file(tmp_path / "one.png", (64, 60))
     explorer = Explorer(here, stored)
-    explorer.methods.chosen.value = ("bicubic",)
+    explorer.methods.choose("bicubic")
     explorer.methods.input.value = True
-    explorer.chooser.source.value = FILE
-    explorer.chooser.path.value = str(tmp_path / "one.png")
-    explorer.methods.chosen.value = "bicubic", "sr3-x5"
+    choose_file(explorer, path)
+    explorer.methods.choose("bicubic", "sr3-x5")
+    draw_samples(explorer.methods)
     shown = explorer.methods.case.visible
-    for samples, title in ((1, "one sample"), (3, "mean of 3")):
+    for samples, title in ((1, "one sample"), (3, "mean of samples")):
         (row,) = upscale(
             [tmp_path / "one.png"],
             tmp_path / f"{samples}.png",
@@ -199,25 +285,20 @@ def test_samples_are_those_of_upscale(here, stored, tmp_path):
             uncertainty=samples > 1,
             folder=stored,
         )
-        assert (
-            np.asarray(Image.open(row["out"])) == (shown[f"sr3-x5, {title}"].image * 255).round()
-        ).all()  # four tiles
+        image = np.asarray(Image.open(row["out"]))
+        assert (image == (shown[f"sr3-x5, {title}"].image * 255).round()).all()  # four tiles
     deviation = np.asarray(Image.open(row["aside"])) / 65535
-    assert (
-        deviation.max() > 0.01
-        and np.abs(deviation - shown["sr3-x5, mean of 3"].spread).max() < 1e-5
-    )
-    explorer.methods.chosen.value = "bicubic", "runet-x5"
+    assert deviation.max() > 0.01
+    assert np.abs(deviation - shown["sr3-x5, mean of samples"].spread).max() < 1e-5
+    explorer.methods.choose("bicubic", "runet-x5")
     (row,) = upscale([tmp_path / "one.png"], tmp_path / "runet.png", "runet-x5", folder=stored)
-    assert (
-        np.asarray(Image.open(row["out"]))
-        == (explorer.methods.case.visible["runet-x5"].image * 255).round()
-    ).all()
+    image = explorer.methods.case.visible["runet-x5"].image
+    assert (np.asarray(Image.open(row["out"])) == (image * 255).round()).all()
 
 
 def test_every_control_changes_the_picture(here, tmp_path):
     explorer = Explorer(here, tmp_path)
-    explorer.methods.chosen.value = "bicubic", "toy/runet-x5"
+    explorer.methods.choose("bicubic", "toy/runet-x5")
     controls, (upper, lower) = explorer.controls, explorer.canvases
     for part, value in (
         (controls.wipe, 20),
@@ -243,21 +324,18 @@ def test_panels_stay_large_and_figures_are_as_wide_as_asked(here, tmp_path):
     upper, lower = (c.figure for c in explorer.canvases)
 
     def side():
-        return min(ax.get_window_extent().width for ax in explorer.views[1].axes.values())
+        return min(ax.get_window_extent().width for ax in panel_axes(explorer).values())
 
     def empty():
         return min(ax.get_position().y0 for ax in lower.axes)
 
-    explorer.methods.chosen.value = "bilinear", "bicubic", "nearest", "toy/runet-x5"
+    explorer.methods.choose("bilinear", "bicubic", "nearest", "toy/runet-x5")
     low = lower.get_figheight()
     assert side() > 100 and empty() < 0.02
     for n in (1, 2):
-        explorer.methods.add(
-            f"mine {n}", lambda lr, task: upsample(lr, task.hr_size(*lr.shape[-2:]))
-        )
-    assert (
-        side() > 150 and empty() < 0.02 and lower.get_figheight() > 2 * low
-    )  # six methods, in two lines
+        explorer.methods.add(f"mine {n}", enlarge)
+    assert side() > 150 and empty() < 0.02
+    assert lower.get_figheight() > 2 * low  # six methods, in two lines
     explorer.controls.width.value = 1200
     assert [f.get_figwidth() * 80 for f in (upper, lower)] == [1200, 1200] and side() > 270
 
@@ -265,86 +343,74 @@ def test_panels_stay_large_and_figures_are_as_wide_as_asked(here, tmp_path):
 @without_loop
 def test_every_line_of_panels_begins_with_the_original(here, tmp_path):
     explorer = Explorer(here, tmp_path)
-    explorer.methods.samples.samples.value = 2
-    panels = explorer.views[1]
-    case = explorer.methods.case
+    explorer.methods.samples.value = 2
+    draw_samples(explorer.methods)
 
     def lines():
-        tops = {round(ax.get_position().y0, 4): [] for ax in panels.axes.values()}
-        for ax in (*panels.starts, *(ax for ax in panels.axes.values() if ax not in panels.starts)):
-            tops[round(ax.get_position().y0, 4)].append(ax)
+        tops = {}
+        for title, ax in explorer.views[1].axes:
+            tops.setdefault(round(ax.get_position().y0, 4), []).append((title, ax))
         return [*tops.values()]
 
-    assert (
-        [len(line) for line in lines()] == [6]
-    )  # as it begins: bicubic, RUNet, and of SR3 a sample, the mean and the spread, beside the original
-    explorer.methods.chosen.value = "bilinear", "bicubic", "nearest", "toy/runet-x5", "toy/sr3-x5"
+    # bicubic, RUNet, and of SR3 a sample, the mean and the spread, next to the original
+    assert [len(line) for line in lines()] == [6]
+    explorer.methods.choose("bilinear", "bicubic", "nearest", "toy/runet-x5", "toy/sr3-x5")
     assert [len(line) for line in lines()] == [5, 4]
-    for start, *_ in lines():
-        assert (
-            (start.images[0].get_array() == case.hr).all()
-            and start.get_title() == "original\nbelow: input"
-            and start.get_position().x0 < 0.01
-        )
-        below = next(
+    case = explorer.methods.case
+    images = [ax for ax in explorer.canvases[1].figure.axes if ax.images]
+    for (title, start), *_ in lines():
+        assert title == "original" and start.get_title().startswith("original")
+        assert (start.images[0].get_array() == case.hr).all()
+        assert start.get_position().x0 < 0.01
+        place = start.get_position()
+        column = [
+            ax.get_position().y0 for ax in images if abs(ax.get_position().x0 - place.x0) < 0.01
+        ]
+        next_row = max(y for y in column if y < place.y0 - 0.01)
+        (below,) = (
             ax
-            for ax in start.figure.axes
-            if ax.images
-            and (ax.images[0].get_array() == case.input).all()
-            and 0 < start.get_position().y0 - ax.get_position().y1 < 0.02
+            for ax in images
+            if abs(ax.get_position().x0 - place.x0) < 0.01 and ax.get_position().y0 == next_row
         )
-        assert below.get_position().x0 == start.get_position().x0
+        assert below.get_title() == "input"
+        assert (below.images[0].get_array() == case.input).all()
     explorer.controls.place((20, 30, 40))
-    assert {ax.get_xlim() for ax in explorer.canvases[1].figure.axes if ax.images} == {(29.5, 69.5)}
+    assert {ax.get_xlim() for ax in images} == {(29.5, 69.5)}  # one zoom for all
 
 
 @without_loop
 def test_what_samples_differ_by_has_a_scale_of_its_own(here, tmp_path):
     explorer = Explorer(here, tmp_path)
-    explorer.methods.chosen.value = "bicubic", "toy/sr3-x5"
-    panels = explorer.views[1]
-    shown = explorer.methods.case.visible
-    limits = {kind: bar.vmax for kind, bar in panels.bars.items()}
-    (spread,) = (a.spread for a in shown.values() if a.spread is not None)
-    assert (
-        limits["spread"] == pytest.approx(max(0.004, np.percentile(spread, 99.5)))
-        and limits["error"] != limits["spread"]
-    )
-    assert panels.axes["toy/sr3-x5\nspread of 4 samples"].images[0].get_clim() == (
-        0,
-        limits["spread"],
-    )
-    said = [text.get_text() for bar in panels.bars.values() for text in bar.ax.texts]
-    assert said == [
-        "error, grey levels   0",
-        f"{limits['error'] * 255:.0f}",
-        "spread, grey levels   0",
-        f"{limits['spread'] * 255:.0f}",
-    ]
+    explorer.methods.choose("bicubic", "toy/sr3-x5")
+    draw_samples(explorer.methods)
+    limits = {kind: scale["vmax"] for kind, scale in explorer.views[1].scales.items()}
+    (spread,) = (a.spread for a in explorer.methods.case.visible.values() if a.spread is not None)
+    assert limits["spread"] == pytest.approx(max(0.004, np.percentile(spread, 99.5)))
+    assert limits["error"] != limits["spread"]
+    panel = panel_axes(explorer)["toy/sr3-x5, spread of 4 samples"]
+    assert panel.images[0].get_clim() == (0, limits["spread"])
+    titles = [ax.get_title() for ax in explorer.canvases[1].figure.axes]
+    assert f"error, 0 to {limits['error'] * 255:.1f} grey levels" in titles
+    assert any(f"0 to {limits['spread'] * 255:.1f} grey levels" in title for title in titles)
 
 
-def test_names_of_curves_lie_beside_them(here, tmp_path):
+def test_names_of_curves_lie_above_them(here, tmp_path):
     explorer = Explorer(here, tmp_path)
-    for n in (1, 2, 3):
-        explorer.methods.add(
-            f"mine {n}", lambda lr, task: upsample(lr, task.hr_size(*lr.shape[-2:]))
-        )
+    for name in ("one", "two", "three"):
+        explorer.methods.add(name, enlarge)
     for width in (480, 830, 1400):
         explorer.controls.width.value = width
         pixels(explorer.canvases[0])
         plot = explorer.views[0].plot
         names = plot.get_legend().get_window_extent()
         axes = plot.get_window_extent()
-        assert (
-            names.y0 >= axes.y1
-            and names.y1 <= plot.figure.bbox.y1
-            and names.x0 > explorer.views[0].wiped.get_window_extent().x1
-        ), width
+        assert names.y0 >= axes.y1 and names.y1 <= plot.figure.bbox.y1, width
+        assert names.x0 > explorer.views[0].wiped.get_window_extent().x1, width
         assert axes.height > 60
 
 
 def test_a_figure_is_not_drawn_while_it_is_being_changed(here, tmp_path, monkeypatch):
-    "JupyterLab answers widgets in a thread of their own."
+    "JupyterLab answers widgets in another thread than cells."
     explorer = Explorer(here, tmp_path)
     show = Scene.show
     drawing = []
@@ -367,21 +433,12 @@ def test_a_figure_is_not_drawn_while_it_is_being_changed(here, tmp_path, monkeyp
 def mouse(explorer, *places):
     "Press at the first place, move, let go at the last; in pixels of the image."
     canvas = explorer.canvases[0]
-    ax = explorer.views[0].whole
-    for n, (kind, place) in enumerate(
-        [("press", places[0]), *(("move", p) for p in places), ("release", places[-1])]
-    ):
-        event = MouseEvent(
-            {
-                "press": "button_press_event",
-                "move": "motion_notify_event",
-                "release": "button_release_event",
-            }[kind],
-            canvas,
-            *ax.transData.transform(place),
-            button=1,
-        )
-        canvas.callbacks.process(event.name, event)
+    steps = [("button_press_event", places[0])]
+    steps += [("motion_notify_event", place) for place in places]
+    steps += [("button_release_event", places[-1])]
+    for kind, place in steps:
+        pixel = explorer.views[0].whole.transData.transform(place)
+        canvas.callbacks.process(kind, MouseEvent(kind, canvas, *pixel, button=1))
 
 
 def test_dragging_and_sliders_say_the_same(here, tmp_path):
@@ -411,11 +468,8 @@ def test_dragging_and_sliders_say_the_same(here, tmp_path):
     )
     mouse(explorer, (50, 50), (90, 90))  # beyond the image
     top, left, side = controls.look.box
-    assert (
-        max(top, left) + side <= 95
-        and side >= 16
-        and drawn() == (left, left + side, top, top + side)
-    )  # 96 px are cut to 95 for x5
+    assert max(top, left) + side <= 95 and side >= 16  # 96 px are cut to 95 for x5
+    assert drawn() == (left, left + side, top, top + side)
 
 
 def test_numbers_are_those_of_the_study(here, tmp_path):
@@ -424,182 +478,142 @@ def test_numbers_are_those_of_the_study(here, tmp_path):
     explorer = Explorer(here, tmp_path)
     case = explorer.methods.case
     wanted = peak_signal_noise_ratio(case.hr, case.visible["bicubic"].image, data_range=1)
-    assert (
-        abs(case.scores((0, 0, 96))["bicubic"]["psnr"] - wanted) < 1e-4
-        and f"{wanted:.2f}" in explorer.numbers.value
-    )
-
-
-@without_loop
-def test_samples_come_later_and_are_given_up_when_nobody_waits(here, tmp_path):
-    async def play():
-        explorer = Explorer(here, tmp_path)
-        methods = explorer.methods
-        name = "toy/sr3-x5"
-        methods.chosen.value = "bicubic", name
-        assert list(methods.case.visible) == ["bicubic"]
-        drawing = methods.samples.finished
-        methods.chosen.value = "bilinear", "bicubic", name  # what is being drawn goes on
-        assert methods.samples.finished is drawing
-        await drawing
-        assert list(methods.case.visible) == [
-            "bilinear",
-            "bicubic",
-            f"{name}, one sample",
-            f"{name}, mean of 4",
-        ]
-        assert (
-            methods.case.visible[f"{name}, mean of 4"].spread is not None
-            and methods.samples.bar.value == methods.samples.bar.max == 5 * 4 * 4
-        )  # tiles
-        explorer.controls.left.value = f"{name}, one sample"
-        methods.samples.samples.value = 1  # drawn anew
-        await methods.samples.finished
-        assert list(methods.case.visible)[-1] == f"{name}, one sample"
-        assert explorer.controls.left.value == f"{name}, one sample"  # a wish that comes back
-        methods.samples.steps.value = 50
-        given_up = methods.case
-        explorer.chooser.number.value = 2
-        await methods.samples.finished
-        assert (name, (1, 50)) in methods.case.answers and (name, (1, 50)) not in given_up.answers
-
-    asyncio.run(play())
+    assert abs(case.scores((0, 0, 96))["bicubic"]["psnr"] - wanted) < 1e-4
+    assert f"{wanted:.2f}" in explorer.numbers.value
 
 
 def test_the_wipe_shows_a_network_and_stays_when_a_method_is_added(here, tmp_path):
     explorer = Explorer(here, tmp_path)
     assert explorer.controls.look.right == "toy/runet-x5"
-    explorer.methods.add("mine", lambda lr, task: upsample(lr, task.hr_size(*lr.shape[-2:])))
-    assert (
-        explorer.controls.look.right == "toy/runet-x5" and "mine" in explorer.controls.right.options
-    )
+    explorer.methods.add("mine", enlarge)
+    assert explorer.controls.look.right == "toy/runet-x5"
+    assert "mine" in explorer.controls.right.options
     explorer.controls.right.value = "mine"
     explorer.chooser.number.value = 1
-    assert explorer.controls.look.right == "mine"  # a wish
+    assert explorer.controls.look.right == "mine"  # the reader's choice
 
 
 def test_of_a_large_image_the_part_follows_the_region(here, tmp_path):
     explorer = Explorer(here, tmp_path)
     picture = np.random.default_rng(0).random((700, 530), np.float32)
-    explorer.methods.chosen.value = ("bicubic",)
-    explorer.chooser.image = picture
+    explorer.methods.choose("bicubic")
+    explorer.methods.begin(picture)
     first = explorer.methods.case
-    assert (
-        explorer.controls.y.max == 700 - explorer.controls.side.value
-        and "512 x 512 px of 530 x 700 px" in explorer.numbers.value
-    )
+    assert explorer.controls.y.max == 700 - explorer.controls.side.value
+    assert "512 x 512 px of 530 x 700 px" in explorer.numbers.value
     explorer.controls.place((300, 150, 100))
     mouse(explorer, (200, 350), (250, 400), (300, 690))
     (top, left, side), case = explorer.controls.look.box, explorer.methods.case
-    assert (
-        top + side == 700
-        and case is not first
-        and case.hr.shape == (512, 512)
-        and (case.hr == picture[188:, case.corner[1] :][:, :512]).all()
-    )
+    assert top + side == 700 and case is not first and case.hr.shape == (512, 512)
+    assert (case.hr == picture[188:, case.corner[1] :][:, :512]).all()
     explorer.controls.y.value = 0
-    assert (
-        explorer.methods.case.corner[0] == 0
-        and (explorer.methods.case.hr[0] == picture[0, case.corner[1] :][:512]).all()
-    )
-    explorer.chooser.image = picture[::-1].copy()
-    assert explorer.controls.look.box == (
-        0,
-        left,
-        side,
-    )  # another image of that size: one looks at the same place
+    case = explorer.methods.case
+    assert case.corner[0] == 0 and (case.hr[0] == picture[0, case.corner[1] :][:512]).all()
+    explorer.methods.begin(picture[::-1].copy())  # another image of that size
+    assert explorer.controls.look.box == (0, left, side)  # we look at the same place
 
 
+@pytest.mark.slow
 @without_loop
 def test_an_image_is_enlarged_as_it_is(here, tmp_path):
-    from ctsr.apps.upscale import load_model, restore_slice
-
     explorer = Explorer(here, tmp_path)
     name = "toy/runet-x5"
-    explorer.methods.chosen.value = "bicubic", name
+    explorer.methods.choose("bicubic", name)
     before = explorer.controls.look
     explorer.methods.input.value = True
     case = explorer.methods.case
     look = explorer.controls.look
-    assert (
-        case.hr is None and case.size == (482, 482) and (look.left, look.right) == ("bicubic", name)
-    )
+    assert case.hr is None and case.size == (482, 482)
+    assert (look.left, look.right) == ("bicubic", name)
     assert "PSNR" not in explorer.numbers.value and "LR-consistency" in explorer.numbers.value
-    assert (
-        list(explorer.views[1].axes) == ["input", "bicubic", name]
-        and len(explorer.canvases[1].figure.axes) == 3
-        and not explorer.views[1].bars
-    )  # no errors
-    assert np.allclose(
-        np.divide(look.centre, 482), np.divide(before.centre, 95), atol=0.02
-    )  # the same place
+    assert list(panel_axes(explorer)) == ["input", "bicubic", name]
+    shown = [ax for ax in explorer.canvases[1].figure.axes if ax.images]
+    assert len(shown) == 3  # no errors
+    same_place = np.divide(look.centre, 482), np.divide(before.centre, 95)
+    assert np.allclose(*same_place, atol=0.02)
     network, _ = load_model(here / "runs" / name.replace("/", "/train/"))
-    explorer.methods.samples.samples.value = 2
-    explorer.methods.chosen.value = "bicubic", "toy/sr3-x5"
-    assert list(explorer.views[1].axes)[-1] == "toy/sr3-x5\nspread of 2 samples" and list(
-        explorer.views[1].bars
-    ) == ["spread"]
-    explorer.methods.chosen.value = "bicubic", name
     alike, _ = restore_slice(case.picture, (0, 1), network, case.task)  # what `ctsr upscale` does
     assert (alike == case.visible[name].image).all()
-    explorer.chooser.image = np.random.default_rng(0).random((300, 200), np.float32)
-    controls = explorer.controls
+    explorer.methods.samples.value = 2
+    explorer.methods.choose("bicubic", "toy/sr3-x5")
+    draw_samples(explorer.methods)
+    assert list(panel_axes(explorer))[-1] == "toy/sr3-x5, spread of 2 samples"
+
+
+def test_as_it_is_the_part_follows_the_region(here, tmp_path):
+    explorer = Explorer(here, tmp_path)
+    explorer.methods.choose("bicubic")
+    explorer.methods.input.value = True
+    explorer.methods.begin(np.random.default_rng(0).random((300, 200), np.float32))
     moved = explorer.methods.case
     assert moved.size == (1506, 1004) and moved.lr.shape[-2:] == (102, 102)
-    for part in (controls.x, controls.y):
+    for part in (explorer.controls.x, explorer.controls.y):
         part.value = part.max
         assert explorer.methods.case is not moved and pixels(explorer.canvases[0]).any()
         moved = explorer.methods.case
     assert (moved.lr[0, 0].numpy() == moved.picture[-102:, -102:]).all()
 
 
+@without_loop
 def test_a_method_that_fails_is_named_and_the_others_stay(here, tmp_path):
     explorer = Explorer(here, tmp_path)
-    explorer.methods.add("mine", lambda lr, task: 1 / 0)
-    assert (
-        "mine: division by zero" in explorer.methods.said.value
-        and "toy/runet-x5" in explorer.methods.case.visible
-    )
+    methods = explorer.methods
+    methods.add("mine", lambda lr, task: 1 / 0)
+    assert "mine: division by zero" in methods.said.value
+    assert "toy/runet-x5" in methods.case.visible
     explorer.chooser.number.value = 1
-    assert "toy/runet-x5" in explorer.methods.case.visible
-    (here / "runs" / "toy" / "train" / "broken").mkdir()
+    assert "toy/runet-x5" in methods.case.visible
+
+    class Broken:
+        draws = True
+
+        def draw(self, lr, task, ids, k):
+            raise ValueError("no samples today")
+
+    methods.add("sampler", Broken())
+    methods.choose("bicubic", "sampler")
+    draw_samples(methods)
+    assert "sampler: no samples today" in methods.said.value and not methods.drawing.value
+    assert "bicubic" in methods.case.visible
+    broken = here / "runs" / "toy" / "train" / "broken"
+    broken.mkdir()
     for name in ("config.json", "weights.safetensors"):
-        (here / "runs" / "toy" / "train" / "broken" / name).write_text("{")
+        (broken / name).write_text("{")
     assert Explorer(here, tmp_path).methods.case.visible  # a damaged run is passed over
+    shutil.rmtree(broken)
 
 
 def test_choices_stay_from_image_to_image(here, tmp_path):
     explorer = Explorer(here, tmp_path)
-    explorer.methods.chosen.value = ("nearest",)
+    explorer.methods.choose("nearest")
     explorer.controls.x.value = 5
     explorer.controls.side.value = 30
     explorer.chooser.number.value = 3
-    assert explorer.methods.chosen.value == ("nearest",) and explorer.controls.look.box[1:] == (
-        5,
-        30,
-    )
+    assert explorer.methods.ticked == ["nearest"]
+    assert explorer.controls.look.box[1:] == (5, 30)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [256, 512])
 def test_runet_answers_within_two_seconds(here, tmp_path, side):
-    "The stored RUNet, from the choice of an image to the picture on the screen: read, made small, restored, measured, drawn; in processor time, which other work does not lengthen."
+    """The stored RUNet, from the choice of an image to the picture on the screen.
+
+    Read, made small, restored, measured, drawn; in processor time, which other work does not
+    lengthen.
+    """
     for file in FOLDER.glob("runet-x5.*"):
         shutil.copy(file, tmp_path)
     explorer = Explorer(here, tmp_path)
-    explorer.methods.chosen.value = "bicubic", "runet-x5"
-    explorer.chooser.source.value = FILE
+    explorer.methods.choose("bicubic", "runet-x5")
     seconds = []
     for n in range(5):
-        Image.fromarray(
-            (np.random.default_rng(n).random((side, side)) * 255).astype(np.uint8)
-        ).save(tmp_path / f"{n}.png")
+        path = grey_file(tmp_path / f"{n}.png", (side, side), n)
         begun = time.process_time()
-        explorer.chooser.path.value = str(tmp_path / f"{n}.png")
+        choose_file(explorer, path)
         assert pixels(explorer.canvases[0]).any() and pixels(explorer.canvases[1]).any()
         seconds.append(time.process_time() - begun)
-    print(
-        f"{side} px: {np.median(seconds):.2f} s of processor time; RUNet {explorer.methods.case.visible['runet-x5'].seconds:.2f} s on the clock"
-    )
+    runet = explorer.methods.case.visible["runet-x5"].seconds
+    print(f"{side} px: {np.median(seconds):.2f} s of processor; RUNet {runet:.2f} s on the clock")
     assert explorer.methods.case.hr.shape == (side, side) and np.median(seconds) < 2
 
 
@@ -607,25 +621,19 @@ def test_files_of_ones_own(here, tmp_path, monkeypatch):
     import SimpleITK as sitk
 
     rng = np.random.default_rng(0)
-    Image.fromarray((rng.random((120, 90)) * 255).astype(np.uint8)).save(tmp_path / "one.png")
-    sitk.WriteImage(
-        sitk.GetImageFromArray((rng.random((3, 64, 80)) * 1500 - 1300).astype(np.int16)),
-        str(tmp_path / "ct.nii.gz"),
-    )
+    one = grey_file(tmp_path / "one.png", (120, 90))
+    volume = (rng.random((3, 64, 80)) * 1500 - 1300).astype(np.int16)
+    sitk.WriteImage(sitk.GetImageFromArray(volume), str(tmp_path / "ct.nii.gz"))
     explorer = Explorer(here, tmp_path)
-    explorer.methods.chosen.value = ("bicubic",)
-    explorer.chooser.source.value = FILE
-    explorer.chooser.path.value = str(tmp_path / "one.png")
-    assert explorer.methods.case.picture.shape == (120, 90) and explorer.chooser.number.max == 0
-    Image.fromarray((rng.random((700, 530)) * 255).astype(np.uint8)).save(tmp_path / "large.png")
-    explorer.chooser.path.value = str(tmp_path / "large.png")
-    assert (
-        max(explorer.methods.case.hr.shape) <= 512 and "530 x 700 px" in explorer.chooser.said.value
-    )
-    explorer.chooser.path.value = str(tmp_path / "ct.nii.gz")
-    assert explorer.methods.case.picture.shape == (64, 80) and explorer.chooser.number.max == 2
-    lung = explorer.methods.case.picture
     chooser = explorer.chooser
+    explorer.methods.choose("bicubic")
+    choose_file(explorer, one)
+    assert explorer.methods.case.picture.shape == (120, 90) and chooser.number.max == 0
+    choose_file(explorer, grey_file(tmp_path / "large.png", (700, 530)))
+    assert max(explorer.methods.case.hr.shape) <= 512 and "530 x 700 px" in chooser.said.value
+    choose_file(explorer, tmp_path / "ct.nii.gz")
+    assert explorer.methods.case.picture.shape == (64, 80) and chooser.number.max == 2
+    lung = explorer.methods.case.picture
     for window in ("-600, 1500", "lung"):
         chooser.window.value = window
         assert (explorer.methods.case.picture == lung).all()
@@ -638,7 +646,7 @@ def test_files_of_ones_own(here, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     chooser.path.value = "~/one.png"
     assert explorer.methods.case.picture.shape == (120, 90) and "one.png" in chooser.said.value
-    explorer.chooser.upload.value = (
+    chooser.upload.value = (
         dict(
             name="up.png",
             type="image/png",
@@ -647,72 +655,98 @@ def test_files_of_ones_own(here, tmp_path, monkeypatch):
             last_modified=datetime.now(),
         ),
     )
-    assert explorer.methods.case.picture.shape == (120, 90)
+    assert explorer.methods.case.picture.shape == (120, 90) and "up.png" in chooser.said.value
 
 
 def test_of_a_file_that_cannot_be_shown_nothing_is_shown_but_why(here, tmp_path):
     explorer = Explorer(here, tmp_path)
-    rng = np.random.default_rng(0)
-    explorer.methods.chosen.value = "bicubic", "toy/runet-x5"
     chooser = explorer.chooser
     methods = explorer.methods
-    lines = lambda: [t.get_text().replace("\n", " ") for t in explorer.canvases[0].figure.texts]
+    methods.choose("bicubic", "toy/runet-x5")
+
+    def lines():
+        return [t.get_text().replace("\n", " ") for t in explorer.canvases[0].figure.texts]
+
     (tmp_path / "bad.png").write_bytes(b"no picture")
     Image.new("L", (20, 20)).save(tmp_path / "tiny.png")
-    Image.fromarray(((rng.random((80, 80)) > 0.5) * 255).astype(np.uint8)).save(
-        tmp_path / "mask.png"
-    )
+    mask = np.random.default_rng(0).random((80, 80)) > 0.5
+    Image.fromarray((mask * 255).astype(np.uint8)).save(tmp_path / "mask.png")
     for name, size in (("good", (80, 80)), ("other", (90, 70))):
-        Image.fromarray((rng.random(size) * 255).astype(np.uint8)).save(tmp_path / f"{name}.png")
-    chooser.source.value = FILE
-    chooser.path.value = str(tmp_path / "good.png")
-    for bad, why in (
-        ("bad.png", "cannot be read"),
-        ("none.png", "does not exist"),
-        ("tiny.png", "20 px"),
-        ("mask.png", "label map"),
+        grey_file(tmp_path / f"{name}.png", size)
+    choose_file(explorer, tmp_path / "good.png")
+    for bad, why, good in (
+        ("bad.png", "cannot be read", "good"),
+        ("none.png", "does not exist", "other"),
+        ("tiny.png", "20 px", "good"),
+        ("mask.png", "label map", "good"),
     ):
         chooser.path.value = str(tmp_path / bad)
-        assert why in chooser.said.value + methods.said.value and any(
-            why in line for line in lines()
-        )
-        assert (
-            methods.case is None
-            and not explorer.numbers.value
-            and not explorer.canvases[1].figure.axes
-        )
-        assert chooser.number.max == 0
+        assert why in chooser.said.value + methods.said.value
+        assert any(why in line for line in lines())
+        assert methods.case is None and not explorer.numbers.value
+        assert not explorer.canvases[1].figure.axes and chooser.number.max == 0
         explorer.controls.x.value += 1
         explorer.controls.width.value += 10
-        methods.chosen.value = ("bilinear",)
+        methods.choose("bilinear")
         methods.task.value = "x2"
         methods.task.value = "x5"
-        good = ("good", "other")[methods.case is None and bad == "none.png"]
         chooser.path.value = str(tmp_path / f"{good}.png")
-        assert (
-            good in chooser.said.value
-            and not methods.said.value
-            and not lines()
-            and methods.case.visible
-            and explorer.numbers.value
-        )
+        assert good in chooser.said.value and not methods.said.value and not lines()
+        assert methods.case.visible and explorer.numbers.value
         assert pixels(explorer.canvases[0]).any() and explorer.canvases[1].figure.axes
     chooser.path.value = str(tmp_path / "tiny.png")
     methods.input.value = True  # as it is, it can be shown
     assert methods.case.picture.shape == (20, 20) and not methods.said.value
-    Image.fromarray((rng.random((80, 80)) * 4095).astype(np.uint16)).save(
-        tmp_path / "deep.png"
-    )  # by the twelve bits it uses
-    for chooser.window.value in ("lung", ""):
+    deep = grey_file(tmp_path / "deep.png", (80, 80), depth=np.uint16, highest=4095)
+    for window in ("lung", ""):  # by the twelve bits that the picture uses
         chooser.path.value = ""
-        chooser.path.value = str(tmp_path / "deep.png")
+        chooser.window.value = window
+        chooser.path.value = deep
         assert methods.case.picture.max() > 0.9
 
 
-READY = (
-    "--no-print-directory",
-    "--assume-old=.venv/.ready",
-)  # nothing is to be installed, also under another make
+def dicom_slice(path, series, z, values):
+    "Write one CT slice in HU."
+    import pydicom
+    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+    ds = pydicom.Dataset()
+    ds.file_meta = pydicom.dataset.FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = CTImageStorage
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = generate_uid()
+    ds.Modality, ds.PatientID, ds.PatientName = "CT", "one", "one"
+    ds.StudyInstanceUID = ds.SeriesInstanceUID = series
+    ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    ds.ImagePositionPatient = [0, 0, 2.0 * z]
+    ds.PixelSpacing, ds.SliceThickness, ds.InstanceNumber = [1, 1], 2, z + 1
+    ds.Rows, ds.Columns = values.shape
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 1
+    ds.RescaleIntercept, ds.RescaleSlope = 0, 1
+    ds.PixelData = values.astype("<i2").tobytes()
+    ds.save_as(path, enforce_file_format=True)
+
+
+def test_slices_of_a_series_are_read_when_they_are_asked_for(tmp_path):
+    from pydicom.uid import generate_uid
+
+    series = generate_uid()
+    rng = np.random.default_rng(0)
+    for z in range(5):
+        dicom_slice(tmp_path / f"{z}.dcm", series, z, rng.integers(-1000, 200, (64, 64)))
+    whole = list(open_scan(tmp_path))
+    images = file_images(tmp_path)
+    assert len(images.names) == 5
+    for z in (0, 1, 2, 4):
+        (tmp_path / f"{z}.dcm").unlink()
+    assert (images.read(3) == ((whole[3] + 1350) / 1500).clip(0, 1).astype(np.float32)).all()
+    with pytest.raises(ValueError, match="1.dcm"):
+        images.read(1)
+
+
+# Nothing is to be installed, also under another make.
+READY = ("--no-print-directory", "--assume-old=.venv/.ready")
 
 
 def test_a_copy_of_ones_own_stays_and_an_older_one_is_named(root, tmp_path):
@@ -785,104 +819,67 @@ def run_all(page, address):
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
     page.wait_for_selector(".jupyter-matplotlib-canvas-container canvas", timeout=120_000)
-    page.get_by_text("lanczos").last.wait_for(
-        timeout=120_000
-    )  # the last cell's method is in the table
+    # The method of the last cell is in the table.
+    page.locator("th", has_text="lanczos").first.wait_for(timeout=120_000)
     page.wait_for_timeout(3000)
 
 
-def test_slices_of_a_series_are_read_when_they_are_asked_for(tmp_path, monkeypatch):
-    import SimpleITK as sitk
-
-    from ctsr.apps.upscale import new_uid, write_slice
-
-    series = new_uid()
-    rng = np.random.default_rng(0)
-    for z in range(5):
-        tags = {
-            "0008|0016": "1.2.840.10008.5.1.4.1.1.2",
-            "0008|0018": new_uid(),
-            "0008|0060": "CT",
-            "0020|000d": series + ".1",
-            "0020|000e": series,
-            "0020|0037": "1\\0\\0\\0\\1\\0",
-            "0028|0100": "16",
-            "0028|0101": "16",
-            "0028|0102": "15",
-            "0028|0103": "1",
-        }
-        write_slice(
-            rng.integers(-1000, 200, (64, 64)),
-            tmp_path / f"{z}.dcm",
-            tags,
-            ((1.0, 1.0, 2.0), (0.0, 0.0, 2.0 * z), (1.0, 0, 0, 0, 1, 0, 0, 0, 1)),
-        )
-    whole = list(open_scan(tmp_path))
-    read = sitk.ReadImage
-    asked = []
-    monkeypatch.setattr(sitk, "ReadImage", lambda *how: asked.append(how[0]) or read(*how))
-    images = file_images(tmp_path)
-    assert not asked and len(images.names) == 5
-    assert (
-        images.read(3) == ((whole[3] + 1350) / 1500).clip(0, 1).astype(np.float32)
-    ).all() and len(asked) == 1
+def changes(look, before, page):
+    "Wait until something looks otherwise than before."
+    for _ in range(120):
+        if look() != before:
+            return True
+        page.wait_for_timeout(500)
+    return False
 
 
+@pytest.mark.slow
+@pytest.mark.browser
 def test_in_jupyterlab_a_widget_changes_the_picture(root, here, browser, tmp_path):
     page = browser.new_page(viewport=dict(width=1280, height=720))
+    canvas = ".jupyter-matplotlib-canvas-container canvas"
     try:
         with lab(root, here, tmp_path) as address:
             run_all(page, address)
             assert not page.locator(".Toastify__toast").count(), "a message lies over the explorer"
-            inside = page.locator(
-                ".jp-OutputArea-output", has=page.locator(".widget-slider")
-            ).bounding_box()
-            parts = page.locator(
-                ".jupyter-matplotlib-canvas-container canvas, .widget-slider, .widget-dropdown select, .widget-select-multiple select"
+            output = page.locator(".jp-OutputArea-output", has=page.locator(".widget-slider"))
+            inside = output.bounding_box()
+            kinds = (
+                ".widget-slider, .widget-dropdown select, .widget-checkbox, .widget-toggle-button"
             )
-            edges = [
-                box["x"] + box["width"]
-                for box in (part.bounding_box() for part in parts.all())
-                if box
-            ]
-            assert len(edges) > 12 and max(edges) <= inside["x"] + inside["width"], (
-                "cut off on a laptop with the file browser open"
-            )
+            parts = page.locator(f"{canvas}, {kinds}").all()
+            boxes = [box for part in parts if (box := part.bounding_box())]
+            assert len(boxes) > 12, "some widgets are missing"
+            widest = max(box["x"] + box["width"] for box in boxes)
+            assert widest <= inside["x"] + inside["width"], "cut off next to the file browser"
 
-            def look():
-                return page.evaluate(
-                    "document.querySelectorAll('.jupyter-matplotlib-canvas-container canvas')[0].toDataURL()"
-                )
+            def first_figure():
+                script = f"document.querySelectorAll('{canvas}')[0].toDataURL()"
+                return page.evaluate(script)
 
-            before = look()
+            before = first_figure()
             handle = page.locator(".widget-slider", has_text="Wipe").locator(".noUi-handle")
             handle.focus()
             for _ in range(10):
                 page.keyboard.press("ArrowRight")
-            for _ in range(60):
-                if look() != before:
-                    break
-                page.wait_for_timeout(500)
-            assert len(before) > 5000 and look() != before
-            assert not page.locator(
-                ".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']"
-            ).count()
-            page.locator(
-                ".jp-CodeCell .cm-content"
-            ).first.click()  # as the notebook says how to begin
-            old = page.locator(".jp-CodeCell .jp-InputArea-prompt").first.text_content()
+            assert len(before) > 5000 and changes(first_figure, before, page)
+
+            page.get_by_role("button", name="Draw samples").click()
+            page.locator("th", has_text="one sample").first.wait_for(timeout=120_000)
+            page.get_by_role("button", name="Stop").click()
+            page.get_by_role("button", name="Draw samples").wait_for(timeout=120_000)
+            stderr = "data-mime-type='application/vnd.jupyter.stderr'"
+            assert not page.locator(f".jp-OutputArea-output[{stderr}]").count()
+
+            page.locator(".jp-CodeCell .cm-content").first.click()  # as the notebook says to begin
+            prompt = page.locator(".jp-CodeCell .jp-InputArea-prompt").first
+            old = prompt.text_content()
             page.keyboard.press("Control+Enter")
-            for _ in range(60):
-                if (
-                    now := page.locator(".jp-CodeCell .jp-InputArea-prompt").first.text_content()
-                ) not in (old, "[*]:"):
-                    break
-                page.wait_for_timeout(500)
+            assert changes(prompt.text_content, old, page)
+            assert changes(prompt.text_content, "[*]:", page)
             page.wait_for_timeout(2000)
             images = page.locator(".widget-dropdown select").first.bounding_box()
-            assert now not in (old, "[*]:") and 0 < images["y"] < 720 - images["height"], (
-                "out of view"
-            )
+            assert 0 < images["y"] < 720 - images["height"], "out of view"
     finally:
         page.screenshot(path=tmp_path / "explore.png")
         page.close()
