@@ -65,7 +65,6 @@ def draw_scores(
     lpips=None,  # an `LPIPS` module, or None to leave it out
     seed: int | None = None,  # of the training run
     batch_size: int = 4,  # images per batch
-    device="cpu",  # where LR is made and scores are computed
 ) -> tuple:  # tidy scores, and pictures, see below
     """Draw `k` samples of every image and score each, their means, and the first one changed.
 
@@ -79,7 +78,7 @@ def draw_scores(
     tables = []
     pictures = []
     for rows in np.array_split(np.arange(len(ids)), math.ceil(len(ids) / batch_size)):
-        hr, lr = task_batch(prepared, rows, task, device)
+        hr, lr = task_batch(prepared, rows, task, "cpu")
         names = list(ids[rows])
         drawn = restorer.draw(lr, task, names, k)
         if not drawn.isfinite().all():
@@ -149,19 +148,17 @@ def over_steps(
     run: str,  # name of the run
     samplers=("ddim", "ddpm", "dpm++"),  # to compare
     steps=(2, 5, 10, 20),  # network evaluations to compare
-    up: str | None = None,  # interpolation that feeds it (default: its own)
-    device=None,  # where restoring happens
     batch_size: int = 2,  # images per batch
     **kwargs,  # further arguments of `per_image`
 ) -> pd.DataFrame:  # tidy scores with a column `seconds` (per image)
     "Score one sample of every image for each sampler and number of steps."
     tables = []
-    common = dict(run=run, sample=0, device=device or "cpu")
+    common = dict(run=run, sample=0)
     for sampler in samplers:
-        warm_up = load_run(folder, up, device, sampler=sampler, steps=1)
+        warm_up = load_run(folder, sampler=sampler, steps=1)
         per_image(warm_up, prepared.only([0]), task, **common)
         for count in steps:
-            restorer = load_run(folder, up, device, sampler=sampler, steps=count)
+            restorer = load_run(folder, sampler=sampler, steps=count)
             restorer.mix = False  # for protocols that score colour channels
             timing, seconds = timed(restorer)
             scores = per_image(timing, prepared, task, **common, batch_size=batch_size, **kwargs)
@@ -169,21 +166,21 @@ def over_steps(
     return pd.concat(tables, ignore_index=True)
 
 # %% ../../nbs/evaluation/sampling.ipynb #295f9809
+MARGINS = dict(psnr=0.1, lpips=0.02)  # differences that do not count: dB, share of the value
+
+
 def choose_sampling(
     table: pd.DataFrame,  # scores of `over_steps` on the validation split
     floor: float = -np.inf,  # dB, least mean PSNR (protocol 'standard')
-    criterion: str = "lpips",  # metric; PSNR where it was not measured
-    slack: float | None = None,  # difference that does not count (default: 2 %, 0.1 dB of PSNR)
 ) -> dict:  # sampler, steps
     "Choose the cheapest of the best settings."
     scores = table[table.protocol.isin(["standard", ""])]
-    criterion = criterion if criterion in set(scores.metric) else "psnr"
+    criterion = "lpips" if "lpips" in set(scores.metric) else "psnr"
     settings = ["sampler", "steps"]
     means = scores.pivot_table("value", settings, "metric", "mean", sort=False).reset_index()
     able = means[means.psnr >= min(floor, means.psnr.max())]  # if none is, the least bad
     loss = -BETTER[criterion] * able[criterion]
-    if slack is None:
-        slack = 0.1 if criterion == "psnr" else 0.02 * abs(loss.min())
+    slack = MARGINS[criterion] * (1 if criterion == "psnr" else abs(loss.min()))
     close = able.assign(loss=loss)[loss <= loss.min() + slack]
     best = close.sort_values(["steps", "loss"]).iloc[0]
     return dict(sampler=best.sampler, steps=int(best.steps))
@@ -191,17 +188,13 @@ def choose_sampling(
 
 def choose_k(
     table: pd.DataFrame,  # scores of `draw_scores` on the validation split
-    slack: float = 0.1,  # dB, difference that does not count
 ) -> int:  # how many samples to average
     "Choose the smallest number of samples whose mean has (almost) the best PSNR."
     scores = select(table, metric="psnr", protocol="standard")
     means = scores[~scores.run.str.endswith(ASIDE)].groupby("k").value.mean()
-    return int(means.index[means >= means.max() - slack].min())
+    return int(means.index[means >= means.max() - MARGINS["psnr"]].min())
 
 # %% ../../nbs/evaluation/sampling.ipynb #f2f96bb5
-MARGINS = dict(psnr=0.1, lpips=0.02)  # what does not count: dB, share of the value with most steps
-
-
 def few_steps(
     table: pd.DataFrame,  # scores of `over_steps`
     draws: int = 10_000,  # bootstrap resamples

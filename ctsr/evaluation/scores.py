@@ -136,7 +136,6 @@ def per_image(
     task: Task,  # how LR is made from HR
     *,
     run: str,  # name of the run, e.g. bilinear or runet
-    model: str | None = None,  # None: the restorer's own `.model`
     up: str | None = None,  # interpolation that feeds the model; None: the restorer's own `.up`
     seed: int | None = None,  # of the training run
     protocols=("standard", "as_coded"),  # protocols of PSNR and SSIM
@@ -162,8 +161,7 @@ def per_image(
     scores = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     info = {name: getattr(restorer, name, None) for name in ("sampler", "steps", "k")}
     info |= dict(run=run, task=task.name, seed=seed, sample=sample)
-    info |= dict(model=model or getattr(restorer, "model", ""))
-    info |= dict(up=up or getattr(restorer, "up", ""))
+    info |= dict(model=getattr(restorer, "model", ""), up=up or getattr(restorer, "up", ""))
     return tidy(score_rows(prepared.table, scores, **info))
 
 # %% ../../nbs/evaluation/scores.ipynb #3da8b33e
