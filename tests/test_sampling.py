@@ -151,6 +151,7 @@ def test_what_cannot_be_sampled_is_refused_before_anything_starts(change, word):
         check_preset(CASCADE | change)
 
 
+@pytest.mark.slow
 def test_scores_of_samples_do_not_depend_on_the_batch_and_the_first_is_the_headline(tmp_path):
     file = prepare("phantom", tmp_path, hr=64, fit="resize", phantom=dict(subjects=10, slices=2))
     config = dataclasses.replace(run_settings(check_preset(CASCADE))["direct"], precision="fp32")
