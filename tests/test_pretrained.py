@@ -52,7 +52,7 @@ def test_card_says_what_the_weights_are(name):
 
 
 def test_stored_runet_restores_images_it_was_never_made_for(tmp_path):
-    "No CT of its data set: a drawn one. Far above the interpolation all the same."
+    "On a drawn slice, unlike any image of its training, it is far above the interpolation."
     images = (
         load_prepared(
             prepare("phantom", tmp_path, hr=256, fit="crop", phantom=dict(subjects=4, slices=1))
@@ -71,7 +71,10 @@ def test_stored_runet_restores_images_it_was_never_made_for(tmp_path):
 
 
 def test_weights_that_draw_samples(phantom, tmp_path):
-    "Packed after two stages and unpacked again: the recipe is theirs, they are sampled as was chosen, and they draw the same samples."
+    """Weights are packed after two stages and unpacked again.
+
+    The recipe has both stages, sampling is as it was chosen, and the samples are the same.
+    """
     first = TrainConfig(
         task=dict(name="x2", hr=64, lr=32),
         model=dict(name="sr3", channels=16),
@@ -125,8 +128,9 @@ def test_weights_that_draw_samples(phantom, tmp_path):
         unpack("sr3-small", replace(second, up="bilinear"), tmp_path / "other", tmp_path / "stored")
 
 
+@pytest.mark.slow
 def test_a_study_takes_stored_weights_in_place_of_training(root, tmp_path):
-    "The notebook that trains gives them as a finished training, and scores them on the validation images."
+    "The training notebook leaves them as a finished training and scores them on validation images."
     images = prepare("phantom", tmp_path, hr=256, fit="crop", phantom=dict(subjects=12, slices=1))
     job = next(
         j
@@ -160,7 +164,7 @@ def test_a_study_takes_stored_weights_in_place_of_training(root, tmp_path):
 
 
 def test_the_time_of_weights_that_others_begin_with_is_counted_once(tmp_path):
-    "sr3-x2 and sr3-x8 begin as sr3-x5 does: on their own, each has the time that it took from there."
+    "sr3-x2 and sr3-x8 begin as sr3-x5 does, and each counts only the time from there."
     preset = load_preset("full", stored=True)
     configs = run_settings(preset)
     runs = {run["stored"]: name for name, run in preset.runs.items() if run and run.get("stored")}

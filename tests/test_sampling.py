@@ -1,4 +1,4 @@
-"Samples in the study: what evaluation leaves, a cascade from preset to table, settings that are refused."
+"Samples in the study: scores of samples, a cascade from preset to table, refused settings."
 
 import dataclasses
 import json
@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from ctsr.core.errors import CTSRError
-from ctsr.data.degrade import Task, task_from
+from ctsr.data.degrade import Task, task_from, upsample
 from ctsr.data.prepare import load_prepared, prepare
-from ctsr.evaluation.restore import Cascade, load_run
+from ctsr.evaluation.restore import Cascade, SelfEnsemble, load_run
 from ctsr.evaluation.sampling import draw_scores
 from ctsr.evaluation.scores import per_image
 from ctsr.evaluation.table import load_tables
@@ -64,8 +64,12 @@ CASCADE = dict(
 )
 
 
+@pytest.mark.slow
 def test_a_cascade_goes_from_preset_to_table(tmp_path):
-    "Both stages trained, then evaluate.ipynb with the parameters that the plan gives it; a stage that is not tested itself is sampled as its own validation images say."
+    """Train both stages, then run evaluate.ipynb with the parameters that the plan gives it.
+
+    A stage that is not tested itself is sampled as its own validation images say.
+    """
     preset = check_preset(CASCADE)
     jobs = {job.name: job for job in plan(preset, tmp_path)}
     job = jobs["evaluate/cascade--x4"]
@@ -147,6 +151,7 @@ def test_what_cannot_be_sampled_is_refused_before_anything_starts(change, word):
         check_preset(CASCADE | change)
 
 
+@pytest.mark.slow
 def test_scores_of_samples_do_not_depend_on_the_batch_and_the_first_is_the_headline(tmp_path):
     file = prepare("phantom", tmp_path, hr=64, fit="resize", phantom=dict(subjects=10, slices=2))
     config = dataclasses.replace(run_settings(check_preset(CASCADE))["direct"], precision="fp32")
@@ -197,6 +202,54 @@ def test_scores_of_samples_do_not_depend_on_the_batch_and_the_first_is_the_headl
         for run in ("r+projected", "r")
     )
     assert projected < single / 10
+
+
+class Coloured:
+    "A restorer that leaves three channels as they are unless it mixes them, like NetRestorer."
+
+    mix = True
+    up = "bicubic"
+
+    def __call__(self, lr, task):
+        up = upsample(lr, task.hr_size(*lr.shape[-2:]), "bilinear")
+        colours = up + torch.tensor([-0.2, 0.0, 0.3])[:, None, None]
+        return colours.mean(1, keepdim=True).clamp(0, 1) if self.mix else colours
+
+
+@pytest.mark.parametrize("mix, channels", [(True, 1), (False, 3)])
+def test_a_cascade_mixes_channels_as_asked(mix, channels):
+    "The result has the channels of the second stage; what lies between the stages is grey."
+    seen = []
+
+    class Second(Coloured):
+        def __call__(self, lr, task):
+            seen.append(lr.shape[1])
+            return super().__call__(lr, task)
+
+    stages = Coloured(), Second()
+    cascade = Cascade(*stages, [dict(name="a", hr=32, lr=16), dict(name="b", hr=64, lr=32)])
+    cascade.mix = mix
+    lr = torch.rand(2, 1, 16, 16)
+    result = cascade(lr, Task("x4", 64, 16))
+    assert cascade.mix == mix and result.shape == (2, channels, 64, 64) and seen == [1]
+    middle = stages[0](lr, cascade.tasks[0])
+    assert torch.allclose(result, stages[1](middle, cascade.tasks[1]))
+
+
+def test_a_cascade_of_one_network_twice_still_has_a_grey_middle():
+    twice = Coloured()
+    cascade = Cascade(twice, twice, [dict(name="a", hr=32, lr=16), dict(name="b", hr=64, lr=32)])
+    cascade.mix = False
+    assert cascade(torch.rand(1, 1, 16, 16), Task("x4", 64, 16)).shape == (1, 3, 64, 64)
+
+
+@pytest.mark.parametrize("mix, channels", [(True, 1), (False, 3)])
+def test_a_self_ensemble_mixes_channels_as_asked(mix, channels):
+    inside = Coloured()
+    inside.name = inside.model = "coloured"
+    ensemble = SelfEnsemble(inside)
+    ensemble.mix = mix
+    assert ensemble(torch.rand(1, 1, 16, 16), Task("x2", 32, 16)).shape[1] == channels
 
 
 def test_stages_of_a_cascade_draw_noise_of_their_own(tmp_path):

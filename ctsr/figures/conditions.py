@@ -565,7 +565,7 @@ def _paired_note(t, metric, protocol):
     note = f"{_title(protocol, metric)}zero is {zero} on the same {n} images; whiskers: 95 % interval by group"
     if (t.get("subjects") == 1).any():
         note += "; one test subject: intervals and tests describe its slices"
-    return note + (f"; p: Wilcoxon, Holm over {m} comparisons" if _tested(t).any() else "")
+    return note + (f"; p: sign-flip test, Holm over {m} comparisons" if _tested(t).any() else "")
 
 # %% ../../nbs/figures/conditions.ipynb #ca789439
 @_themed
