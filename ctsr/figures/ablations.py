@@ -19,7 +19,7 @@ from ..evaluation.table import BETTER
 from .conditions import dodged, forest
 from .style import axis_label, number_text, themed
 
-# %% ../../nbs/figures/ablations.ipynb #c3d7ead6
+# %% ../../nbs/figures/ablations.ipynb #ba0cf0b7
 def _seed_dots(ax, order, points, hollow):
     "A dot for each seed; those of the conditions in `hollow` are not filled."
     y = points.condition.map(order.index)
@@ -105,11 +105,11 @@ def fig_leak(
     fig.legend(*entries, loc="outside lower center", ncols=len(kinds))
     return fig
 
-# %% ../../nbs/figures/ablations.ipynb #a530b6e1
+# %% ../../nbs/figures/ablations.ipynb #c9965f90
 def _reach(worth):
     "Half the width of an axis: the longest bar, or three times the third quartile if that is less."
     size = worth.abs()
-    return 1.1 * min(size.max(), 3 * size.quantile(0.75))
+    return 1.2 * min(size.max(), 3 * size.quantile(0.75))
 
 
 def _choices(ax, t, metric, reach):

@@ -224,7 +224,7 @@ def fig_examples(
         ax.set_title(textwrap.fill(title, int(13 * width)))
     return fig
 
-# %% ../../nbs/figures/conditions.ipynb #5d4a3cc1
+# %% ../../nbs/figures/conditions.ipynb #4f11853e
 def _values(table, metric, protocol, task, labels):
     "One value for each condition and image of one metric, protocol and task."
     if metric not in set(table.metric):
@@ -290,9 +290,9 @@ def fig_bars(
     size = size or (max(3.4, 0.78 * len(order) + 0.9), 2.9 + 1.2 * enlarge)
     fig = plt.figure(figsize=size, layout="constrained")
     heights = [1, 2] if enlarge else [1]
-    axes = fig.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)
-    above = axes[0, 0]
-    ax = axes[-1, 0]
+    grid = fig.add_gridspec(len(heights), 1, height_ratios=heights)
+    ax = fig.add_subplot(grid[-1])
+    above = fig.add_subplot(grid[0], sharex=ax) if enlarge else ax
     names = dict(x="condition", y="value", hue="condition", order=order, hue_order=order)
     how = names | dict(palette=shown_colours(order, colours, labels), errorbar=ends, legend=False)
     how |= dict(err_kws=dict(color="black", linewidth=0.9), capsize=0.1)
@@ -312,8 +312,9 @@ def fig_bars(
         above.margins(y=0.12)
         above.grid(axis="y")
         above.yaxis.set_major_locator(MaxNLocator(4))
-        above.tick_params(axis="x", length=0)
-    for panel in axes.flat:
+        above.set_xlabel("")
+        above.tick_params(axis="x", length=0, labelbottom=False)
+    for panel in fig.axes:
         _references(panel, baseline, means.get(baseline), order, paper)
     note = f"{_protocol_text(protocol, metric)}n = {values.image_id.nunique()} images; "
     note += f"whiskers: 68 % bootstrap interval by {unit}"
@@ -323,7 +324,7 @@ def fig_bars(
         fig.legend(handles, texts, loc="outside lower center", ncols=2)
     return fig
 
-# %% ../../nbs/figures/conditions.ipynb #96f86c46
+# %% ../../nbs/figures/conditions.ipynb #bc6c8382
 def forest(
     ax,
     order: list,  # conditions from top to bottom
@@ -338,7 +339,7 @@ def forest(
     for value, at, text in zip(values, y, texts):
         place = dict(textcoords="offset points", ha="center", fontsize=6.5)
         ax.annotate(text, (value, at), (0, 5), **place)
-    ax.axvline(0, color="black", lw=0.7, zorder=0.5)
+    ax.axvline(0, color="black", lw=0.7, zorder=0.6)
     ax.grid(axis="x")
     ax.set(ylim=(len(order) - 0.5, -0.75), yticks=range(len(order)))
     ax.xaxis.set_major_locator(MaxNLocator(4))

@@ -39,7 +39,7 @@ SAMPLERS = {
 }  # name, colour, marker
 MARKERS = "os^Dv<>P"
 
-# %% ../../nbs/figures/samples.ipynb #e14df6b1
+# %% ../../nbs/figures/samples.ipynb #d40bd786
 def _image_grid(fig, rect, shape, pad, **kwargs):
     "Axes for pictures side by side, without ticks, and the axes of a colour bar."
     grid = ImageGrid(fig, rect, shape, axes_pad=pad, cbar_mode="single", cbar_size=0.09, **kwargs)
@@ -80,29 +80,26 @@ def fig_ranked(
     where = {name: i for i, name in enumerate(pictures["image_ids"])}
     if missing := [i for i in ranks.image_id if i not in where]:
         raise CTSRError(f"fig_ranked: no picture of {missing[0]}; add it to pictures")
-    at = [where[i] for i in ranks.image_id]
-    shots = {key: as_picture(pictures[key])[at] for key in ("hr", "up", "sr")}
+    rows = [where[i] for i in ranks.image_id]
+    shots = {key: as_picture(pictures[key])[rows] for key in ("hr", "up", "sr")}
     shots["error"] = np.abs(shots["sr"] - shots["hr"])
     limit = limit or error_limit(shots["error"])
     n = n_images or ranks["rank"].max()
     best = np.flatnonzero(ranks.place.isin(["top", "median"]))
     worst = np.flatnonzero(ranks.place.eq("worst"))
-    rows = len(best)
-    fig = plt.figure(figsize=(7.2, 1.03 * rows + 0.75))
+    height = 1.03 * max(len(best), len(worst)) + 0.9
+    fig = plt.figure(figsize=(7.2, height))
     titles = ["HR", "up-sampled LR", textwrap.fill(restored, 14), "error"]
     for x, heading, group in ((0.01, "Best and median", best), (0.51, "Worst", worst)):
         heading += f", by {METRICS.get(metric, (metric,))[0]}"
         fig.text(x, 0.995, heading, fontweight="bold", va="top")
-        rect = (x, 0.14, 0.48, 0.72)
+        share = 1.03 * len(group) / height
+        rect = (x, 1 - 0.4 / height - share, 0.48, share)
         bar = dict(cbar_location="bottom", cbar_pad=0.08)
-        grid = _image_grid(fig, rect, (rows, 4), (0.03, 0.17), **bar)
+        grid = _image_grid(fig, rect, (len(group), 4), (0.03, 0.17), **bar)
         grid.set_label_mode("keep")
-        for r, line in enumerate(grid.axes_row):
-            if r >= len(group):
-                for ax in line:
-                    ax.set_visible(False)
-                continue
-            row = ranks.iloc[group[r]]
+        for at, line in zip(group, grid.axes_row):
+            row = ranks.iloc[at]
             text = "Median, rank" if row.place == "median" else "Rank"
             text += f" {row['rank']} of {n}: {_scores_text(row, metric)}"
             text += " †" * (row.get("leaked", "none") != "none")
@@ -110,7 +107,7 @@ def fig_ranked(
             for ax, (key, picture) in zip(line, shots.items()):
                 top = limit if key == "error" else 1
                 colours = "magma" if key == "error" else "gray"
-                ax.imshow(picture[group[r]], vmin=0, vmax=top, cmap=colours)
+                ax.imshow(picture[at], vmin=0, vmax=top, cmap=colours)
         for ax, title in zip(grid.axes_row[0], titles):
             place = dict(xycoords="axes fraction", ha="center", va="bottom", fontsize=7)
             ax.annotate(title, (0.5, 1.17), **place)
@@ -120,7 +117,7 @@ def fig_ranked(
         fig.text(0.01, 0.01, note, fontsize=6.5)
     return fig
 
-# %% ../../nbs/figures/samples.ipynb #fe2dc7a7
+# %% ../../nbs/figures/samples.ipynb #51b97d11
 def place_labels(
     ax,
     points,  # (N, 2) data coordinates
@@ -139,7 +136,7 @@ def place_labels(
     ]
     x, y = np.concatenate([np.reshape(points, (-1, 2)), np.reshape(avoid, (-1, 2))]).T
     lead = dict(arrowstyle="-", lw=0.4, color="#777777", shrinkA=0, shrinkB=3)
-    force = dict(force_text=(0.2, 0.4), force_static=(0.2, 0.4), expand=(1.15, 1.4))
+    force = dict(force_text=(0.2, 0.4), force_static=(0.2, 0.4), expand=(1.3, 1.5))
     limits = dict(iter_lim=400, max_move=5, min_arrow_len=9, arrowprops=lead)
     adjust_text(labels, x, y, objects=list(objects) or None, ax=ax, **force, **limits)
 
