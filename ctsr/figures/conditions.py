@@ -154,7 +154,7 @@ def zoom_box(
     i, j = divmod(int(means.argmax()), means.shape[1])
     return top + i * step, left + j * step, size
 
-# %% ../../nbs/figures/conditions.ipynb #7c866a5b
+# %% ../../nbs/figures/conditions.ipynb #c3566f63
 BOX = "#FFC20A"
 
 
@@ -189,7 +189,6 @@ def fig_examples(
     zoom=None,  # (top, left, size) px for all rows, or a list of them; None: `zoom_box`
     protocol: str = "standard",  # of the PSNR and SSIM below each picture
     limit: float | None = None,  # error shown brightest, of full range; None: `error_limit` of all
-    original: str = "Original",  # title of the first column
 ) -> Figure:
     """Original, input and restorations with detail, errors and scores (the paper's Figure 2).
 
@@ -220,11 +219,11 @@ def fig_examples(
             pair = (torch.tensor(x)[None, None] for x in (v[r], hr[r]))
             scores = {m: float(s) for m, s in measure(*pair, protocol).items()}
             ax.set_xlabel(form.format(**scores), fontsize=7)
-    for ax, title in zip(axes[0], [original, *images]):
+    for ax, title in zip(axes[0], ["Original", *images]):
         ax.set_title(textwrap.fill(title, int(13 * width)))
     return fig
 
-# %% ../../nbs/figures/conditions.ipynb #4f11853e
+# %% ../../nbs/figures/conditions.ipynb #9f72741f
 def _values(table, metric, protocol, task, labels):
     "One value for each condition and image of one metric, protocol and task."
     if metric not in set(table.metric):
@@ -272,8 +271,6 @@ def fig_bars(
     baseline: str | None = None,  # the condition, as shown, whose mean is a dashed line
     paper: dict | None = None,  # condition, as shown -> the paper's printed mean
     colours: dict | None = None,  # condition -> colour
-    seed: int = 0,  # of the bootstrap
-    enlarge: bool = True,  # show means and whiskers on an enlarged axis as well
     size: tuple | None = None,  # inches; texts are turned where bars are narrow
 ) -> Figure:
     "Mean score of each condition with a 68 % bootstrap interval (the paper's Figures 3 and 4)."
@@ -285,14 +282,13 @@ def fig_bars(
 
     def ends(scores):
         groups = values.group[scores.index] if unit == "group" else None
-        return tuple(interval(scores, groups, levels=(68,), seed=seed).values())
+        return tuple(interval(scores, groups, levels=(68,)).values())
 
-    size = size or (max(3.4, 0.78 * len(order) + 0.9), 2.9 + 1.2 * enlarge)
+    size = size or (max(3.4, 0.78 * len(order) + 0.9), 4.1)
     fig = plt.figure(figsize=size, layout="constrained")
-    heights = [1, 2] if enlarge else [1]
-    grid = fig.add_gridspec(len(heights), 1, height_ratios=heights)
-    ax = fig.add_subplot(grid[-1])
-    above = fig.add_subplot(grid[0], sharex=ax) if enlarge else ax
+    grid = fig.add_gridspec(2, 1, height_ratios=[1, 2])
+    ax = fig.add_subplot(grid[1])
+    above = fig.add_subplot(grid[0], sharex=ax)
     names = dict(x="condition", y="value", hue="condition", order=order, hue_order=order)
     how = names | dict(palette=shown_colours(order, colours, labels), errorbar=ends, legend=False)
     how |= dict(err_kws=dict(color="black", linewidth=0.9), capsize=0.1)
@@ -306,14 +302,12 @@ def fig_bars(
     wrap = 18 if turn else min(12, int(16 * room))
     ax.set_xticks(range(len(order)), [textwrap.fill(c, wrap) for c in order], rotation=turn)
     ax.set(xlabel="", ylabel=axis_label(metric, better=",\n"))
-    if enlarge:
-        sns.pointplot(values, ax=above, linestyle="none", markersize=4, **how)
-        above.set(ylabel=axis_label(metric, better="") + "\nenlarged")
-        above.margins(y=0.12)
-        above.grid(axis="y")
-        above.yaxis.set_major_locator(MaxNLocator(4))
-        above.set_xlabel("")
-        above.tick_params(axis="x", length=0, labelbottom=False)
+    sns.pointplot(values, ax=above, linestyle="none", markersize=4, **how)
+    above.set(xlabel="", ylabel=axis_label(metric, better="") + "\nenlarged")
+    above.margins(y=0.12)
+    above.grid(axis="y")
+    above.yaxis.set_major_locator(MaxNLocator(4))
+    above.tick_params(axis="x", length=0, labelbottom=False)
     for panel in fig.axes:
         _references(panel, baseline, means.get(baseline), order, paper)
     note = f"{_protocol_text(protocol, metric)}n = {values.image_id.nunique()} images; "
@@ -324,7 +318,7 @@ def fig_bars(
         fig.legend(handles, texts, loc="outside lower center", ncols=2)
     return fig
 
-# %% ../../nbs/figures/conditions.ipynb #bc6c8382
+# %% ../../nbs/figures/conditions.ipynb #e34107f2
 def forest(
     ax,
     order: list,  # conditions from top to bottom
@@ -397,27 +391,21 @@ def fig_paired(
     shown = [m for m in metrics if m in set(t.metric)]
     rank = _order(t.condition, labels)
     colours = shown_colours(rank, colours, labels)
-    wide = min(2, len(shown))
     orders = {
         task: [c for c in rank if c in set(part.condition)]
         for task, part in t.groupby("task", sort=False)
     }
-    rows = [(task, shown[i : i + wide]) for task in orders for i in range(0, len(shown), wide)]
-    heights = [0.36 * len(orders[task]) + 0.75 for task, _ in rows]
-    size = (1.5 + 2.8 * wide, sum(heights) + 0.35)
+    heights = [0.36 * len(order) + 0.75 for order in orders.values()]
+    size = (1.5 + 2.8 * len(shown), sum(heights) + 0.35)
     grid = dict(squeeze=False, layout="constrained", height_ratios=heights)
-    fig, axes = plt.subplots(len(rows), wide, figsize=size, **grid)
-    for (task, ms), line in zip(rows, axes):
-        for ax, m in itertools.zip_longest(line, ms):
-            if m is None:
-                ax.set_visible(False)
-            else:
-                part = t[t.task.eq(task) & t.metric.eq(m)]
-                _paired_panel(ax, part, orders[task], colours, m)
-        line[0].set_yticklabels([textwrap.fill(c, 24) for c in orders[task]])
+    fig, axes = plt.subplots(len(orders), len(shown), figsize=size, **grid)
+    for (task, order), line in zip(orders.items(), axes):
+        for ax, m in zip(line, shown):
+            _paired_panel(ax, t[t.task.eq(task) & t.metric.eq(m)], order, colours, m)
+        line[0].set_yticklabels([textwrap.fill(c, 24) for c in order])
         if len(orders) > 1:
             line[0].set_title(task, loc="left", fontweight="bold")
-    note = textwrap.fill(_paired_note(t, shown[0], protocol), 30 + 45 * wide)
+    note = textwrap.fill(_paired_note(t, shown[0], protocol), 30 + 45 * len(shown))
     fig.suptitle(note, fontsize=7, x=0.01, ha="left")
     return fig
 
