@@ -154,7 +154,7 @@ def zoom_box(
     i, j = divmod(int(means.argmax()), means.shape[1])
     return top + i * step, left + j * step, size
 
-# %% ../../nbs/figures/conditions.ipynb #c3566f63
+# %% ../../nbs/figures/conditions.ipynb #8ca25ef9
 BOX = "#FFC20A"
 
 
@@ -212,7 +212,7 @@ def fig_examples(
     fig, axes = plt.subplots(len(rows), n, figsize=size, squeeze=False, layout="compressed")
     for k, (r, box, line) in enumerate(zip(rows, zooms, axes)):
         _example(line[0], hr[r], None, box, limit)
-        name = "" if names is None else end_of(str(names[r]), int(21 * width) - 4)
+        name = "" if names is None else end_of(str(names[r]), int(17 * width) - 4)
         line[0].set_xlabel(f"({chr(97 + k)}) {name}".strip(), fontsize=7)
         for ax, v in zip(line[1:], images.values()):
             _example(ax, v[r], hr[r], box, limit)
@@ -223,7 +223,7 @@ def fig_examples(
         ax.set_title(textwrap.fill(title, int(13 * width)))
     return fig
 
-# %% ../../nbs/figures/conditions.ipynb #9f72741f
+# %% ../../nbs/figures/conditions.ipynb #8c5594b6
 def _values(table, metric, protocol, task, labels):
     "One value for each condition and image of one metric, protocol and task."
     if metric not in set(table.metric):
@@ -294,7 +294,7 @@ def fig_bars(
     how |= dict(err_kws=dict(color="black", linewidth=0.9), capsize=0.1)
     sns.barplot(values, ax=ax, saturation=1, width=0.68, **how)
     room = (size[0] - 0.7) / len(order)
-    turn = 90 if room < 0.44 else 0
+    turn = 90 if room < 0.56 else 0
     patch = dict(fc="white", ec="none", alpha=0.85, pad=1)
     for i, c in enumerate(order):
         at = dict(ha="center", va="center", rotation=turn, fontsize=7, bbox=patch)

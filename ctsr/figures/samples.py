@@ -39,7 +39,7 @@ SAMPLERS = {
 }  # name, colour, marker
 MARKERS = "os^Dv<>P"
 
-# %% ../../nbs/figures/samples.ipynb #d40bd786
+# %% ../../nbs/figures/samples.ipynb #4b71ffe4
 def _image_grid(fig, rect, shape, pad, **kwargs):
     "Axes for pictures side by side, without ticks, and the axes of a colour bar."
     grid = ImageGrid(fig, rect, shape, axes_pad=pad, cbar_mode="single", cbar_size=0.09, **kwargs)
@@ -90,11 +90,11 @@ def fig_ranked(
     height = 1.03 * max(len(best), len(worst)) + 0.9
     fig = plt.figure(figsize=(7.2, height))
     titles = ["HR", "up-sampled LR", textwrap.fill(restored, 14), "error"]
-    for x, heading, group in ((0.01, "Best and median", best), (0.51, "Worst", worst)):
+    for x, heading, group in ((0.02, "Best and median", best), (0.52, "Worst", worst)):
         heading += f", by {METRICS.get(metric, (metric,))[0]}"
         fig.text(x, 0.995, heading, fontweight="bold", va="top")
         share = 1.03 * len(group) / height
-        rect = (x, 1 - 0.4 / height - share, 0.48, share)
+        rect = (x, 1 - 0.4 / height - share, 0.46, share)
         bar = dict(cbar_location="bottom", cbar_pad=0.08)
         grid = _image_grid(fig, rect, (len(group), 4), (0.03, 0.17), **bar)
         grid.set_label_mode("keep")
@@ -117,7 +117,7 @@ def fig_ranked(
         fig.text(0.01, 0.01, note, fontsize=6.5)
     return fig
 
-# %% ../../nbs/figures/samples.ipynb #51b97d11
+# %% ../../nbs/figures/samples.ipynb #ae3ff0d1
 def place_labels(
     ax,
     points,  # (N, 2) data coordinates
