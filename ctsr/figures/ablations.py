@@ -19,7 +19,7 @@ from ..evaluation.table import BETTER
 from .conditions import dodged, forest
 from .style import axis_label, number_text, themed
 
-# %% ../../nbs/figures/ablations.ipynb #ba0cf0b7
+# %% ../../nbs/figures/ablations.ipynb #da09c38f
 def _seed_dots(ax, order, points, hollow):
     "A dot for each seed; those of the conditions in `hollow` are not filled."
     y = points.condition.map(order.index)
@@ -62,7 +62,7 @@ def fig_factors(
     fig.suptitle(note, fontsize=7, x=0.01, ha="left")
     return fig
 
-# %% ../../nbs/figures/ablations.ipynb #010b13f0
+# %% ../../nbs/figures/ablations.ipynb #4cae7cf6
 KINDS = dict(
     exact=("s", "#CC3311", "exact copy in training"),
     near=("D", "#EE9944", "near-duplicate"),
@@ -92,7 +92,7 @@ def fig_leak(
             marker, colour, text = KINDS[kind]
             at = (i - (len(kinds) - 1) / 2) * 0.22
             dodged(ax, rows, at, "gain", 95, fmt=marker, ms=4, mfc=colour, label=text)
-        ax.axhline(0, color="black", lw=0.7, zorder=0.5)
+        ax.axhline(0, color="black", lw=0.7, zorder=0.6)
         ax.set_title(label, loc="left")
         n = t.pivot_table(index="class", columns="leaked", values="n")
         n = n.reindex(index=classes, columns=kinds).fillna(0).astype(int).astype(str)

@@ -409,7 +409,7 @@ def fig_paired(
     fig.suptitle(note, fontsize=7, x=0.01, ha="left")
     return fig
 
-# %% ../../nbs/figures/conditions.ipynb #d8ce7de5
+# %% ../../nbs/figures/conditions.ipynb #2943dd01
 def dodged(
     ax,
     rows: pd.DataFrame,  # one for each category
@@ -459,7 +459,7 @@ def fig_by_class(
         dodged(ax, rows, at, value, level, color=colours[c], label=c)
     note = f"{_protocol_text(protocol, metric)}whiskers: {level} % bootstrap interval"
     if level == 95:
-        ax.axhline(0, color="black", lw=0.7, zorder=0.5)
+        ax.axhline(0, color="black", lw=0.7, zorder=0.6)
         note += f"; zero is {' / '.join(dict.fromkeys(t.baseline))}"
     n = t.groupby(column).n.max()
     ax.set_xticks(range(len(classes)), [f"{_class_name(c)}\n(n = {n[c]})" for c in classes])

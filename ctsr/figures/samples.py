@@ -117,7 +117,7 @@ def fig_ranked(
         fig.text(0.01, 0.01, note, fontsize=6.5)
     return fig
 
-# %% ../../nbs/figures/samples.ipynb #ae3ff0d1
+# %% ../../nbs/figures/samples.ipynb #3d665679
 def place_labels(
     ax,
     points,  # (N, 2) data coordinates
@@ -165,14 +165,11 @@ def _tradeoff_panel(ax, t, colours):
     ax.set(xlabel=axis_label("psnr"), ylabel=axis_label("lpips"))
     ax.xaxis.set_major_locator(MaxNLocator(6))
     ax.yaxis.set_major_locator(MaxNLocator(6))
-    look = dict(xycoords="axes fraction", fontsize=7, color="#555555", style="italic")
-    arrow = dict(arrowstyle="-|>", color="#555555")
-    hint = ax.annotate("better", (0.99, 0.99), (0.86, 0.89), arrowprops=arrow, **look)
     named = t[~t.label.astype(str).str.strip().isin(["", "nan", "None"])]
     dark = [shade(colours[m], "black", 0.45) for m in named.method]
     points = named[["psnr", "lpips"]].to_numpy()
     texts = list(named.label.astype(str))
-    place_labels(ax, points, texts, dark, np.vstack([points, *avoid]), [hint])
+    place_labels(ax, points, texts, dark, np.vstack([points, *avoid]))
 
 
 @themed
