@@ -154,7 +154,7 @@ def zoom_box(
     i, j = divmod(int(means.argmax()), means.shape[1])
     return top + i * step, left + j * step, size
 
-# %% ../../nbs/figures/conditions.ipynb #8ca25ef9
+# %% ../../nbs/figures/conditions.ipynb #6c058272
 BOX = "#FFC20A"
 
 
@@ -212,7 +212,7 @@ def fig_examples(
     fig, axes = plt.subplots(len(rows), n, figsize=size, squeeze=False, layout="compressed")
     for k, (r, box, line) in enumerate(zip(rows, zooms, axes)):
         _example(line[0], hr[r], None, box, limit)
-        name = "" if names is None else end_of(str(names[r]), int(17 * width) - 4)
+        name = "" if names is None else end_of(str(names[r]), int(16 * width) - 4)
         line[0].set_xlabel(f"({chr(97 + k)}) {name}".strip(), fontsize=7)
         for ax, v in zip(line[1:], images.values()):
             _example(ax, v[r], hr[r], box, limit)
