@@ -117,7 +117,7 @@ def fig_ranked(
         fig.text(0.01, 0.01, note, fontsize=6.5)
     return fig
 
-# %% ../../nbs/figures/samples.ipynb #3d665679
+# %% ../../nbs/figures/samples.ipynb #48401566
 def place_labels(
     ax,
     points,  # (N, 2) data coordinates
@@ -261,12 +261,12 @@ def fig_steps(
     fig.legend(entries.values(), entries, loc="outside lower center", ncols=columns)
     return fig
 
-# %% ../../nbs/figures/samples.ipynb #9a3a0aaa
+# %% ../../nbs/figures/samples.ipynb #fa889935
 def _calibrate(ax, t, k):
     "Error against standard deviation, a point for each group of pixels."
     t = t.sort_values("std")
     right = t["std"].max() * 1.06
-    slope = np.sqrt(1 + 1 / k)
+    slope = (t.expected / t["std"]).iloc[-1]
     top = max(t.rmse.max(), slope * right) * 1.12
     ends = np.array([0, right])
     ax.fill_between(ends, slope * ends, top, color="#F2F2F2", lw=0, zorder=0)
