@@ -462,7 +462,7 @@ def method_text(
     "Table 1: mean and 95 % interval of every method, PSNR over the baseline's, image by image, and what a picture costs."
     import pandas as pd
 
-    from ctsr.figures.ablations import gain_text
+    from ctsr.evaluation.ablations import gain_text
     from ctsr.paper.claims import _minus
 
     t = pd.read_csv(table).fillna({"protocol": ""}).query("subset == @subset")

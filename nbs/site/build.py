@@ -32,8 +32,8 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
+from ctsr.evaluation.ablations import gain_sentence, seed_table
 from ctsr.evaluation.table import condition_rows, load_tables
-from ctsr.figures.ablations import gain_sentence, seed_table
 from ctsr.figures.conditions import fig_bars
 from ctsr.figures.style import save_figure
 from ctsr.paper.claims import claims_html, front_claims, verdict_counts
