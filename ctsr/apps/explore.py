@@ -49,7 +49,7 @@ from ..evaluation.restore import Interpolate, NetRestorer, load_run, read_card
 from ..figures.conditions import zoom_box
 from ..figures.style import theme
 from ..metrics.fidelity import lr_consistency, measure
-from ..training.loop import MODELS
+from ..training.settings import MODELS
 
 # %% ../../nbs/apps/explore.ipynb #a426348a
 @dataclass
