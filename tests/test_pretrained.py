@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ctsr.core.errors import CTSRError
-from ctsr.data.degrade import TASKS, Task, degrade
+from ctsr.data.degrade import TASKS, degrade
 from ctsr.data.prepare import load_prepared, prepare
 from ctsr.evaluation.pretrained import (
     FOLDER,
