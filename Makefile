@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install study full full-report figures lab docs readme test bench clean
+.PHONY: help install study full full-report figures lab docs readme check test bench clean
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -47,7 +47,14 @@ docs: $(READY)  ## build the documentation site into _docs, a few minutes
 readme: $(READY)  ## write README.md anew from nbs/index.ipynb
 	@$(BIN)/python nbs/study/readme.py
 
-test: $(READY)  ## everything: export in step, notebooks clean and executed, tests/, a whole smoke study
+check: $(READY)  ## in a minute: style (ruff), library in step with the notebooks, fast tests
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/python -m pytest tests --numprocesses 2 --dist loadfile -m "not slow and not browser and not network"
+
+test: $(READY)  ## everything: style, notebooks clean and executed, tests/, a whole smoke study
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
 	@$(BIN)/python -m pytest tests --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 bench: $(READY)  ## time our denoising network against diffusers' and MONAI's (fetches both)

@@ -1,4 +1,4 @@
-"Build the package from settings.ini, the only place where its name, version and requirements are written."
+"Build the package; its name, version and requirements are written in settings.ini alone."
 
 from configparser import ConfigParser
 from pathlib import Path

@@ -1,4 +1,4 @@
-"What the tests share: the checkout, one prepared phantom, and where the paper's data lies if it is here."
+"What the tests share: the checkout, a prepared phantom, the paper's data, and a browser."
 
 import os
 import shutil

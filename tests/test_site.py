@@ -16,30 +16,75 @@ from urllib.parse import unquote, urldefrag, urlsplit
 import pytest
 import torch
 
-MOST = (
-    600 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else 1200
-)  # seconds of processor time that a build may take; an old processor is slower
+pytestmark = pytest.mark.slow
+# Seconds of processor time that a build may take; a processor without bf16 is older and slower.
+MOST = 600 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else 1200
+
+# Pictures of a page that do not load.
+BROKEN_PICTURES = """async () => {
+    const all = [...document.querySelectorAll('article img')];
+    all.forEach(image => image.loading = 'eager');
+    const came = await Promise.allSettled(all.map(image => image.decode()));
+    const failed = (image, n) => came[n].reason || !image.naturalWidth;
+    return all.filter(failed).map(image => image.src);
+}"""
+# Width, lower edge and scale of each visible picture that a selector names.
+PICTURE_BOXES = """selector => [...document.querySelectorAll(selector)]
+    .map(image => [image, image.getBoundingClientRect()])
+    .map(([image, box]) => [box.width, box.bottom, box.width / image.getAttribute('width')])
+    .filter(([width]) => width)"""
+# Lower edge of an element.
+LOWER_EDGE = "selector => document.querySelector(selector).getBoundingClientRect().bottom"
+# Pixels by which tables that should be lists are too wide for their parents.
+LISTS_TOO_WIDE = """() => [...document.querySelectorAll('article :is(.claims, .stack)')]
+    .map(table => table.scrollWidth - table.parentElement.clientWidth)"""
+# Contrast of text and ground (WCAG 2.1), and the luminance of the ground, of each text element.
+CONTRASTS = r"""() => {
+    const numbers = colour => colour.match(/[\d.]+/g).map(Number);
+    const ground = element => {
+        if (!element) return [255, 255, 255];
+        const colour = numbers(getComputedStyle(element).backgroundColor);
+        const opaque = colour.length < 4 || colour[3] > .5;
+        return opaque ? colour : ground(element.parentElement);
+    };
+    const linear = v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+    const luminance = colour => colour.slice(0, 3).map(v => linear(v / 255))
+        .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+    const both = element => {
+        const text = luminance(numbers(getComputedStyle(element).color));
+        const below = luminance(ground(element));
+        const contrast = (Math.max(text, below) + .05) / (Math.min(text, below) + .05);
+        return [contrast, below];
+    };
+    const selector = 'article :is(p, h1, h2, td, th, dt, dd, pre, code)';
+    const elements = [...document.querySelectorAll(selector)];
+    return elements.filter(element => element.innerText.trim()).map(both);
+}"""
+EQUATION_HEIGHTS = """() => [...document.querySelectorAll('.equation math')]
+    .map(equation => equation.getBoundingClientRect().height)"""
+# Pixels by which subscripts lie below their bases.
+SUBSCRIPTS = """() => [...document.querySelectorAll('.equation msub')]
+    .map(pair => [...pair.children].map(part => part.getBoundingClientRect().bottom))
+    .map(([base, subscript]) => subscript - base)"""
+
+
+def processor_seconds():
+    "Of the children of this process, and of theirs."
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @pytest.fixture(scope="module")
 def site(root):
-    "The site as `make docs` builds it: every notebook of the library executed, warnings are errors."
-
-    def used():
-        return sum(
-            resource.getrusage(resource.RUSAGE_CHILDREN)[:2]
-        )  # of this process's children, and theirs
-
+    "The site as `make docs` builds it: every notebook executed, warnings are errors."
     started = time.time()
-    before = used()
-    done = subprocess.run(
-        [sys.executable, "nbs/site/build.py"], cwd=root, capture_output=True, text=True
-    )
+    before = processor_seconds()
+    command = [sys.executable, "nbs/site/build.py"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-    taken = used() - before
-    print(
-        f"site: {time.time() - started:.0f} s, {taken:.0f} of them a processor's\n{done.stdout[-3000:]}"
-    )
+    taken = processor_seconds() - before
+    print(f"site: {time.time() - started:.0f} s, {taken:.0f} s of processor time")
+    print(done.stdout[-3000:])
     assert taken < MOST, f"building took {taken:.0f} seconds of processor time"
     return root / "_docs"
 
@@ -125,20 +170,21 @@ def served(site):
     server.shutdown()
 
 
+@pytest.mark.browser
 def test_pages_load_without_an_error_and_show_their_pictures(site, served, browser):
     page = browser.new_page()
     errors = []
-    page.on(
-        "console", lambda message: errors.append(message.text) if message.type == "error" else None
-    )
+
+    def note(message):
+        if message.type == "error":
+            errors.append(message.text)
+
+    page.on("console", note)
     page.on("pageerror", lambda error: errors.append(str(error)))
-    for name in [
-        *pages(site),
-        *(f"source/{p.name}" for p in sorted((site / "source").glob("*.html"))),
-    ]:
+    sources = [f"source/{p.name}" for p in sorted((site / "source").glob("*.html"))]
+    for name in [*pages(site), *sources]:
         page.goto(f"{served}/{name}", wait_until="load")
-        empty = page.evaluate("""async () => { const all = [...document.querySelectorAll('article img')]; all.forEach(i => i.loading = 'eager');
-            const came = await Promise.allSettled(all.map(i => i.decode())); return all.filter((i, n) => came[n].reason || !i.naturalWidth).map(i => i.src) }""")
+        empty = page.evaluate(BROKEN_PICTURES)
         assert not errors and not empty, (name, errors, empty)
     page.close()
 
@@ -149,27 +195,25 @@ def test_a_report_shows_its_tables_and_figures(site):
 
 
 def test_every_figure_of_a_report_can_be_linked_and_says_how_it_was_made(site, root):
+    sections = {"#figure-2-examples", "#figure-4-psnr", "#training", "#paired-differences"}
     for study in ("full", "quick"):
         text = (site / "study" / f"{study}.html").read_text(encoding="utf-8")
-        drawn = sorted(p.stem for p in (root / "figures" / study).glob("*.png"))
+        drawn = {p.stem for p in (root / "figures" / study).glob("*.png")}
         contents = text[text.index('class="page-toc') :]
         made = re.findall(r'<div class="made.*?</div>', text, flags=re.S)
         assert len(made) >= 10 and "Its record" not in text
         for words in made:
-            assert re.search(r'href="\.\./source/study-\w+\.html"', words) and re.search(
-                r'<a [^>]*download[^>]*href="[^"]*\.json"', words
-            ), words
+            assert re.search(r'href="\.\./source/study-\w+\.html"', words), words
+            assert re.search(r'<a [^>]*download[^>]*href="[^"]*\.json"', words), words
         found = [n for words in made for n in re.findall(r"([\w-]+)\.json</span>", words)]
-        assert len(found) == len(made) and set(drawn) - {"fig_by_class"} <= set(found) <= set(
-            drawn
-        )  # that is not shown of one class
-        assert {"#figure-2-examples", "#figure-4-psnr", "#training", "#paired-differences"} <= set(
-            re.findall(r'href="(#[\w-]+)"', contents)
-        )
+        assert len(found) == len(made)
+        # fig_by_class is not shown where there is one class
+        assert drawn - {"fig_by_class"} <= set(found) <= drawn
+        assert sections <= set(re.findall(r'href="(#[\w-]+)"', contents))
 
 
 class Pictures(HTMLParser):
-    "The pictures of a page: whether each leads to its file, and what it says to who cannot see it."
+    "The pictures of a page: whether each links to its file, and its alternative text."
 
     def __init__(self, text):
         super().__init__()
@@ -212,62 +256,45 @@ def test_pictures_can_be_enlarged_and_those_of_a_report_are_described(site):
             assert all(alt and "_images" not in alt for *_, alt in found), page
 
 
+@pytest.mark.browser
 def test_a_laptop_shows_the_first_table_of_a_report_whole(served, browser):
     page = browser.new_page(viewport=dict(width=1280, height=800))
     page.goto(f"{served}/study/quick.html", wait_until="load")
-    table, column = (
-        page.evaluate(f"document.querySelector('{what}').getBoundingClientRect().width")
-        for what in ("article table", "article")
-    )
+    width = "selector => document.querySelector(selector).getBoundingClientRect().width"
+    table = page.evaluate(width, "article table")
+    column = page.evaluate(width, "article")
     assert table <= column, f"{table:.0f} px in {column:.0f}"
     page.close()
 
 
+@pytest.mark.browser
 @pytest.mark.parametrize(
     "width, height, tile, chart",
     [(1280, 800, 130, 600), (1366, 768, 130, 600), (1000, 800, 130, 600), (390, 844, 150, 330)],
 )
-def test_the_front_page_shows_the_study_readably_and_on_a_laptop_in_one_screen(
+def test_the_front_page_is_readable_and_fits_the_screen_of_a_laptop(
     served, browser, width, height, tile, chart
 ):
     page = browser.new_page(viewport=dict(width=width, height=height))
     page.goto(f"{served}/index.html", wait_until="load")
-    tiles, charts = (
-        [
-            box
-            for box in page.evaluate(
-                """what => [...document.querySelectorAll(what)].map(e => [e, e.getBoundingClientRect()])
-        .map(([e, b]) => [b.width, b.bottom, b.width / e.getAttribute('width')])""",
-                f".front .{what} img",
-            )
-            if box[0]
-        ]
-        for what in ("tiles", "bars")
-    )
-    assert (
-        len(tiles) == 6
-        and min(w for w, *_ in tiles) >= tile
-        and len(charts) == 1
-        and charts[0][0] >= chart
-    ), (tiles, charts)
-    letters = (
-        7 * 200 / 72 * min(scale for *_, scale in [*tiles, *charts])
-    )  # the smallest in these pictures: of 7 points, at 200 dots an inch
+    tiles = page.evaluate(PICTURE_BOXES, ".front .tiles img")
+    charts = page.evaluate(PICTURE_BOXES, ".front .bars img")
+    assert len(tiles) == 6 and len(charts) == 1
+    assert min(w for w, *_ in tiles) >= tile and charts[0][0] >= chart, (tiles, charts)
+    # The smallest letters in these pictures have 7 points at 200 dots an inch.
+    letters = 7 * 200 / 72 * min(scale for *_, scale in [*tiles, *charts])
     assert letters > 10, f"letters of {letters:.1f} px"
     if width > 1200:
-        ends = [bottom for _, bottom, _ in [*tiles, *charts]] + page.evaluate(
-            "['.claims', '.examples > p'].map(c => document.querySelector('.front ' + c).getBoundingClientRect().bottom)"
-        )
+        ends = [bottom for _, bottom, _ in [*tiles, *charts]]
+        selectors = [".front .claims", ".front .examples > p"]
         if height >= 800:
-            ends.append(
-                page.evaluate(
-                    "document.querySelector('.front .counts').getBoundingClientRect().bottom"
-                )
-            )
+            selectors.append(".front .counts")
+        ends += [page.evaluate(LOWER_EDGE, selector) for selector in selectors]
         assert max(ends) <= height, ends
     page.close()
 
 
+@pytest.mark.browser
 def test_search_finds_what_is_there(served, browser):
     page = browser.new_page()
     page.goto(f"{served}/search.html?q=bootstrap", wait_until="load")
@@ -285,15 +312,14 @@ def pages(site):  # to read, without those of source and of Sphinx itself
     ]
 
 
+@pytest.mark.browser
 def test_a_phone_shows_it_without_scrolling_sideways(site, served, browser, tmp_path):
     page = browser.new_page(viewport=dict(width=390, height=844))
     for name in pages(site):
         page.goto(f"{served}/{name}", wait_until="load")
         wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
         assert wide <= 1, f"{name}: {wide} px too wide"
-        lists = page.evaluate(
-            "[...document.querySelectorAll('article :is(.claims, .stack)')].map(t => t.scrollWidth - t.parentElement.clientWidth)"
-        )
+        lists = page.evaluate(LISTS_TOO_WIDE)
         assert all(more <= 1 for more in lists), (
             f"{name}: a table that should be a list needs {max(lists)} px more"
         )
@@ -304,41 +330,30 @@ def test_a_phone_shows_it_without_scrolling_sideways(site, served, browser, tmp_
     page.close()
 
 
+@pytest.mark.browser
 def test_it_is_dark_where_a_reader_wants_it_and_text_stands_out(served, browser):
-    "Contrast of text and ground (WCAG 2.1), of every paragraph, heading and table cell."
-    light = """e => { const c = getComputedStyle(e).color.match(/[\\d.]+/g).map(Number), b = (function ground(e) { if (!e) return [255, 255, 255];
-        const g = getComputedStyle(e).backgroundColor.match(/[\\d.]+/g).map(Number); return g.length < 4 || g[3] > .5 ? g : ground(e.parentElement) })(e);
-        const lum = c => c.slice(0, 3).map(v => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4).reduce((a, v, i) => a + v * [.2126, .7152, .0722][i], 0);
-        const [x, y] = [lum(c), lum(b)]; return [(Math.max(x, y) + .05) / (Math.min(x, y) + .05), y] }"""
     for scheme in ("light", "dark"):
         page = browser.new_page(color_scheme=scheme)
         for name in ("index", "study/quick", "library/evaluation/scores", "use/upscale"):
             page.goto(f"{served}/{name}.html", wait_until="load")
             page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-            found = page.evaluate(
-                f"[...document.querySelectorAll('article :is(p, h1, h2, td, th, dt, dd, pre, code)')].filter(e => e.innerText.trim()).map({light})"
-            )
+            found = page.evaluate(CONTRASTS)
             assert found and min(contrast for contrast, _ in found) > 3, (scheme, name)
             assert all((ground < 0.2) == (scheme == "dark") for _, ground in found), (scheme, name)
         page.close()
 
 
+@pytest.mark.browser
 def test_equations_are_drawn(served, browser):
     page = browser.new_page()
     page.goto(f"{served}/library/metrics/fidelity.html", wait_until="load")
-    heights = page.evaluate(
-        "[...document.querySelectorAll('.equation math')].map(m => m.getBoundingClientRect().height)"
-    )
+    heights = page.evaluate(EQUATION_HEIGHTS)
     assert heights and min(heights) > 15
     page.goto(f"{served}/library/models/diffusion.html", wait_until="load")
-    assert page.evaluate(
-        "document.fonts.ready.then(() => document.fonts.check('16px \"ctsr Math\"'))"
-    )
-    below = page.evaluate("""[...document.querySelectorAll('.equation msub')].map(m => [...m.children].map(e => e.getBoundingClientRect()))
-        .map(([base, sub]) => sub.bottom - base.bottom)""")
-    assert below and min(below) > 0.5 and max(below) > 4, (
-        "a subscript that is no lower than its base"
-    )
+    font = "document.fonts.ready.then(() => document.fonts.check('16px \"ctsr Math\"'))"
+    assert page.evaluate(font)
+    below = page.evaluate(SUBSCRIPTS)
+    assert below and min(below) > 0.5 and max(below) > 4, "a subscript no lower than its base"
     page.close()
 
 

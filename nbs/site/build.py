@@ -1,8 +1,9 @@
 """Build the documentation site into _docs: `make docs`.
 
-Copies of the notebooks are executed, nbdev renders their signatures, and Sphinx makes pages of them, of the report of the last published
-study, and of the texts in nbs/site/pages. A reader's browser fetches nothing from elsewhere; building fetches the sample CT and the weights
-of VGG16 and AlexNet, where they are not cached.
+Copies of the notebooks are executed and nbdev renders their signatures. Sphinx makes pages of
+them, of the reports of the published studies, and of the texts in nbs/site/pages. A reader's
+browser fetches nothing from other sites. Building fetches the sample CT and the weights of VGG16
+and AlexNet unless they are cached.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
@@ -54,31 +56,38 @@ LEFT_OUT = shutil.ignore_patterns(
     ".*cache",
 )
 
-STUDIES = {  # published, in the order of reading: what each is
-    "full": "read this first: the paper's own data, as its authors ran it, as it should have been run, and as well as we can",
-    "quick": "what `make study` leaves in a quarter of an hour, on two freely fetched CT volumes: to see what your own run should look like",
-    "baseline": "a check of a minute, without training: interpolation alone, on the paper's test images",
+# The published studies in the order of reading, and what each is.
+STUDIES = {
+    "full": "read this first: the paper's data, as its authors ran it and as it should be run",
+    "quick": "what `make study` writes in minutes, from two freely available CT volumes",
+    "baseline": "a check of a minute: interpolation alone, on the paper's test images",
 }
-BARS = dict(
-    wide=(6.2, 2.45), narrow=(3.2, 3.9)
-)  # inches of the front page's chart: beside the claims, and on a phone
-FIRST = (
-    "test-images-unseen",
-    "baseline-scores",
-    "beats-input",
-    "sr3-restores",
-)  # claims of the front page; more are folded
-INLINE = "module://matplotlib_inline.backend_inline"  # pictures into notebooks, whatever the caller has set
+# Inches of the front page's chart: next to the claims, and on a phone.
+BARS = dict(wide=(6.2, 2.45), narrow=(3.2, 3.9))
+# Claims shown on the front page; the others are folded.
+FIRST = ("test-images-unseen", "baseline-scores", "beats-input", "sr3-restores")
+# Pictures go into the notebooks, whatever the caller has set.
+INLINE = "module://matplotlib_inline.backend_inline"
 LIBRARY = (
-    "Each page is a notebook, executed when this site was built; the library is exported from them. None needs one that stands below "
-    "it."
+    "Each page is a notebook, executed when this site was built; the library is exported from "
+    "them. The pages stand in the order of their imports: none needs one below it."
 )
-SLOW = (
-    "models.sr3",
-    "evaluation.restore",
-    "apps.upscale",
-    "figures.samples",
-)  # executed first, so that no processor waits at the end
+# The folders of the library, and what each holds.
+FOLDERS = {
+    "core": "Errors and files",
+    "data": "Images",
+    "metrics": "Metrics",
+    "models": "Networks",
+    "training": "Training",
+    "evaluation": "Evaluation",
+    "figures": "Figures",
+    "paper": "The paper",
+    "pipeline": "The pipeline",
+    "apps": "Applications",
+}
+# Executed first, so that no processor waits at the end.
+SLOW = ("models.sr3", "evaluation.restore", "apps.upscale", "figures.samples")
+SHORT = 30  # lines; the code of a longer definition is folded
 
 
 def run(*command, cwd=TREE, **environment):
@@ -92,18 +101,17 @@ def run(*command, cwd=TREE, **environment):
         [sys.executable, *map(str, command)], cwd=cwd, capture_output=True, text=True, env=settings
     )
     if done.returncode:
-        raise SystemExit(
-            f"docs: {' '.join(map(str, command))} failed\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
-        )
+        ran = " ".join(map(str, command))
+        printed = f"{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
+        raise SystemExit(f"docs: {ran} failed\n{printed}")
     return done.stdout
 
 
 def execute(notebook):
     "Execute a notebook of the copy, in place."
     started = time.time()
-    with tempfile.TemporaryDirectory(
-        prefix="ctsr-"
-    ) as sockets:  # kernels side by side must not take each other's ports
+    # Kernels side by side must not take each other's ports.
+    with tempfile.TemporaryDirectory(prefix="ctsr-") as sockets:
         run(
             "-m",
             "jupyter",
@@ -135,23 +143,33 @@ def modules() -> list:  # of paths
     return sorted((ROOT / "ctsr").glob("*/[!_]*.py"))
 
 
-def symbols() -> dict:  # name, and module.name -> (module, file, first line)
-    "Every public function and class of the library."
+@dataclass(frozen=True)
+class Symbol:
+    "A public function or class of the library."
+
+    module: str  # 'data.degrade'
+    line: int  # the first of its definition
+    source: str  # its code
+
+
+def symbols() -> dict:  # name, and module.name -> Symbol
+    "Find every public function and class of the library; a name used twice needs its module."
     found = {}
     clashes = set()
     for file in modules():
         module = dotted(file, ROOT / "ctsr")
-        for node in ast.parse(file.read_text()).body:
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
-                where = (
-                    module,
-                    file.name,
-                    min([node.lineno, *(d.lineno for d in node.decorator_list)]),
-                )
-                if node.name in found:
-                    clashes.add(node.name)
-                found[node.name] = found[f"ctsr.{module}.{node.name}"] = where
-    return {name: where for name, where in found.items() if name not in clashes}
+        text = file.read_text()
+        for node in ast.parse(text).body:
+            public = isinstance(node, (ast.FunctionDef, ast.ClassDef))
+            if not public or node.name.startswith("_"):
+                continue
+            first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+            source = "\n".join(text.splitlines()[first - 1 : node.end_lineno])
+            if node.name in found:
+                clashes.add(node.name)
+            found[node.name] = Symbol(module, first, source)
+            found[f"ctsr.{module}.{node.name}"] = found[node.name]
+    return {name: symbol for name, symbol in found.items() if name not in clashes}
 
 
 def target(module, name, known) -> str:
@@ -168,7 +186,7 @@ def linked(text, known, documented) -> str:
         name = match[1]
         if name not in known:
             return match[0]
-        module = known[name][0]
+        module = known[name].module
         bare = name.rpartition(".")[2]
         return (
             f"[`{name}`](#{target(module, bare, known)})"
@@ -183,13 +201,26 @@ def linked(text, known, documented) -> str:
     )
 
 
+def code_of(symbol) -> str:  # Markdown
+    "The code of a definition, as text of the lesson: open where it is short, folded where not."
+    code = f"```python\n{symbol.source}\n```"
+    lines = symbol.source.count("\n") + 1
+    if lines <= SHORT:
+        return code
+    return f"::::{{dropdown}} Code ({lines} lines)\n{code}\n::::"
+
+
 def signature(cell, module, known) -> str:  # Markdown
-    "What nbdev rendered of a definition, with a target to link to and a link to its source."
+    "What nbdev rendered of a definition, with a target to link to, its code and its source."
     text = cell.outputs[0]["data"]["text/markdown"].strip().removeprefix("---").strip()
     name = re.match(r"#+ (\S+)", text)[1]
-    line = known.get(f"ctsr.{module}.{name}", ("", "", 1))[2]
-    head, _, rest = text.partition("\n")
-    return f"({target(module, name, known)})=\n### `{name}`\n\n{rest.strip()} <a href='../../source/{module}.html#L-{line}'>source</a>"
+    rest = text.partition("\n")[2].strip()
+    symbol = known.get(f"ctsr.{module}.{name}")
+    if symbol is None:
+        return f"### `{name}`\n\n{rest}"
+    source = f"<a href='../../source/{module}.html#L-{symbol.line}'>source</a>"
+    head = f"({target(module, name, known)})=\n### `{name}`"
+    return f"{head}\n\n{rest} {source}\n\n{code_of(symbol)}"
 
 
 def imports(module) -> list:  # of modules
@@ -226,11 +257,26 @@ def in_order(names) -> list:  # none before one that it needs
     return order
 
 
+def contents(pages) -> str:  # Markdown
+    "A hidden table of contents; pages are names of documents."
+    names = "\n".join(page.partition(".")[0] for page in pages)
+    return f"```{{toctree}}\n:hidden:\n:maxdepth: 1\n\n{names}\n```\n"
+
+
 def listed(title, text, entries) -> str:  # Markdown
-    "A page of links, with a line on each; entries are (document, its title, what is on it)."
+    "A page of links; entries are (document, its title, what it is about)."
     lines = "\n".join(f"- [{name}]({document}): {about}" for document, name, about in entries)
-    pages = "\n".join(document.partition(".")[0] for document, *_ in entries)
-    return f"# {title}\n\n{text}\n\n{lines}\n\n```{{toctree}}\n:hidden:\n:maxdepth: 1\n\n{pages}\n```\n"
+    return f"# {title}\n\n{text}\n\n{lines}\n\n{contents([e[0] for e in entries])}"
+
+
+def library_index(lessons) -> str:  # Markdown; lessons are (document, its title, about), in order
+    "The lessons by folder, in the order of their imports."
+    parts = ["# The library", LIBRARY]
+    for folder, title in FOLDERS.items():
+        here = [entry for entry in lessons if entry[0].startswith(f"{folder}/")]
+        lines = "\n".join(f"- [{name}]({document}): {about}" for document, name, about in here)
+        parts += [f"## {title}", lines, contents([entry[0] for entry in here])]
+    return "\n\n".join(parts)
 
 
 def only_imports(source) -> bool:
@@ -277,9 +323,7 @@ def lesson(path, known, documented) -> tuple:  # name of its page, title, descri
                 save_picture(cell, tag)
         cells.append(cell)
     nb.cells = cells
-    nb.metadata.pop(
-        "widgets", None
-    )  # on a page without a kernel they are nothing but scripts to fetch
+    nb.metadata.pop("widgets", None)  # without a kernel they are only scripts to fetch
     page = SOURCE / "library" / path.relative_to(TREE / "_proc")
     page.parent.mkdir(exist_ok=True)
     nbformat.write(nb, page)
@@ -287,7 +331,7 @@ def lesson(path, known, documented) -> tuple:  # name of its page, title, descri
 
 
 def made(text, files) -> str:  # Markdown
-    "How a figure was made, with links to the notebook, and to its record and tables, which are downloads."
+    "How a figure was made, with links to the notebook and to its record and tables."
     text = re.sub(r"`nbs/study/(\w+)\.ipynb`", r"[`\1.ipynb`](../source/study-\1.md)", text)
 
     def file(match):
@@ -301,7 +345,7 @@ def made(text, files) -> str:  # Markdown
 
 
 def shown(nb, files) -> list:  # of cells; files are those to download
-    "An executed notebook as a reader should see it: no code, and what was printed as Markdown as Markdown, so that its headings count."
+    "An executed notebook without its code; printed Markdown is Markdown, so that headings count."
     cells = []
     for cell in nb.cells:
         if cell.cell_type == "markdown":
@@ -328,17 +372,17 @@ def shown(nb, files) -> list:  # of cells; files are those to download
     return cells
 
 
-def title_of(
-    folder,
-) -> str:  # of a published study; the name of its folder, if its preset lies elsewhere
+def title_of(folder) -> str:
+    "The title of a published study; the name of its folder if its preset lies elsewhere."
     preset = ROOT / "nbs" / "study" / "presets" / f"{folder.name}.yaml"
     return yaml.safe_load(preset.read_text())["title"] if preset.exists() else folder.name
 
 
-def rank(folder):  # of a published study among the others
-    return (
-        list(STUDIES).index(folder.name) if folder.name in STUDIES else len(STUDIES)
-    ), folder.name
+def rank(folder) -> tuple:
+    "Where a published study stands among the others."
+    known = list(STUDIES)
+    place = known.index(folder.name) if folder.name in known else len(known)
+    return place, folder.name
 
 
 def size_of(file) -> str:  # in words
@@ -385,16 +429,31 @@ def study_page(folder):
     nbformat.write(nb, page)
 
 
+def results_page():
+    "The account of the study, without its code, with its figures."
+    nb = nbformat.read(TREE / "nbs" / "results.ipynb", as_version=4)
+    nb.cells = shown(nb, SOURCE)
+    for cell in nb.cells:
+        for figure in re.findall(r"\]\(\.\./(figures/[\w/-]+\.png)\)", cell.source):
+            (SOURCE / figure).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / figure, SOURCE / figure)
+        cell.source = re.sub(r"\]\(\.\./figures/(\w+)\)", r"](study/\1.ipynb)", cell.source)
+        cell.source = cell.source.replace("](../figures/", "](figures/")
+    nbformat.write(nb, SOURCE / "results.ipynb")
+
+
 def stretches(inked) -> list:  # of (first, end)
     "Where rows or columns hold something, between those that hold nothing."
     steps = np.flatnonzero(np.diff(np.pad(inked.astype(int), 1)))
     return list(zip(steps[::2].tolist(), steps[1::2].tolist()))
 
 
-def first_row(
-    picture, columns
-) -> list:  # of images, one a column; none where it cannot be cut into so many
-    "The first row of Figure 2 in pieces, cut in the white between pictures; a picture is known by its height, which is about a column's width."
+def first_row(picture, columns) -> list:  # of images, one a column
+    """Cut the first row of Figure 2 in the white between its pictures.
+
+    A picture is known by its height, which is about the width of a column. The list is empty if
+    the row cannot be cut into that many.
+    """
     image = PIL.Image.open(picture).convert("RGB")
     inked = (np.asarray(image) < 250).any(2)
     bands = stretches(inked.any(1))
@@ -416,14 +475,18 @@ def tiles(folder) -> str:  # Markdown
     whole = folder / "fig2_examples.png"
     blocks = []
     names = ["Original", *(of["columns"] or list(of["bars"])[:3])]
-    for n, (name, tile) in enumerate(
-        list(zip(names, first_row(whole, len(names)))) or [("Examples", PIL.Image.open(whole))]
-    ):
+    pieces = list(zip(names, first_row(whole, len(names))))
+    if not pieces:
+        pieces = [("Examples", PIL.Image.open(whole))]
+    for n, (name, tile) in enumerate(pieces):
         tile.save(SOURCE / "generated" / f"example-{n}.png")
-        blocks.append(
-            f"```{{figure}} /generated/example-{n}.png\n:alt: {name}: a test image, below it an enlarged detail{' and the map of errors' if n else ''}\n\n{name}\n```\n"
-        )
-    more = f"A test image, chosen without looking at any score; PSNR / SSIM, a detail, the error.\n[More of them](study/{folder.name}.ipynb#figure-2-examples)"
+        below = "an enlarged detail and the map of errors" if n else "an enlarged detail"
+        alt = f":alt: {name}: a test image, below it {below}"
+        blocks.append(f"```{{figure}} /generated/example-{n}.png\n{alt}\n\n{name}\n```\n")
+    more = (
+        "A test image, chosen without looking at any score; PSNR / SSIM, a detail, the error.\n"
+        f"[More of them](study/{folder.name}.ipynb#figure-2-examples)"
+    )
     return "\n".join(["::::{div} examples", ":::{div} tiles", *blocks, ":::", "", more, "::::", ""])
 
 
@@ -455,7 +518,7 @@ def chart(folder, scores) -> str:  # Markdown
 
 
 def front(folder) -> str:  # Markdown
-    "The study in one screen: examples beside what they say, four claims and the bars; more of them on a click."
+    "The study in one screen: examples, four claims and the bars; more claims on a click."
     of = json.loads((folder / "fig4_psnr.json").read_text())["parameters"]
     label, pair = [bar for bar in of["bars"].items() if bar[0].startswith("RUNet")][-1]
     scores = load_tables(folder / "per_image.csv.gz")
@@ -471,7 +534,8 @@ def front(folder) -> str:  # Markdown
         shown[shown.claim.isin(FIRST)] if set(FIRST) <= set(shown.claim) else shown.head(len(FIRST))
     )
     rest = shown.drop(first.index)
-    counts = f"Of {claims.list.ne('criticism').sum()} claims of the paper and contradictions in it: {verdict_counts(claims)}"
+    judged = claims.list.ne("criticism").sum()
+    counts = f"Of {judged} claims and contradictions of the paper: {verdict_counts(claims)}"
 
     def table(rows):
         return claims_html(rows, headings=False).data
@@ -520,8 +584,8 @@ def source_page(file):
     )
     module = dotted(file, ROOT / "ctsr")
     notebook = f"../library/{module.replace('.', '/')}.ipynb"
-    text = f"---\norphan: true\n---\n# ctsr.{module}\n\n[Notebook]({notebook})\n\n```{{raw}} html\n{html}\n```\n"
-    (SOURCE / "source" / f"{module}.md").write_text(text)
+    head = f"---\norphan: true\n---\n# ctsr.{module}\n\n[Notebook]({notebook})"
+    (SOURCE / "source" / f"{module}.md").write_text(f"{head}\n\n{html_block(html)}")
 
 
 def notebook_page(path):
@@ -537,7 +601,7 @@ def notebook_page(path):
 
 
 def enlargeable(text, folder) -> str:  # HTML
-    "Every picture of a page leads to its file, where it can be seen in full size; it is fetched when it comes into view, and its place is kept."
+    "Link every picture to its file; load it when it comes into view, in a place of its size."
 
     def picture(match):
         tag = match[0]
@@ -567,7 +631,10 @@ def enlargeable(text, folder) -> str:  # HTML
 
 
 def named_cells(text, most=80) -> str:  # HTML
-    "Cells of a table say which column they are of, so that a narrow page can show a row as a list; tables of many cells are left to scroll."
+    """Name the column of each cell of a table, so that a narrow page shows a row as a list.
+
+    Tables of more than `most` cells scroll instead.
+    """
 
     def table(match):
         head, _, body = match[0].partition("</thead>")
@@ -603,8 +670,9 @@ def main():
     if not (args.keep and TREE.exists()):
         shutil.rmtree(WORK, ignore_errors=True)
         shutil.copytree(ROOT, TREE, ignore=LEFT_OUT)
+        notebooks = [*library(TREE / "nbs"), TREE / "nbs" / "results.ipynb"]
         notebooks = sorted(
-            library(TREE / "nbs"), key=lambda path: (dotted(path, TREE / "nbs") not in SLOW, path)
+            notebooks, key=lambda path: (dotted(path, TREE / "nbs") not in SLOW, path)
         )
         print(f"executing {len(notebooks)} notebooks", flush=True)
         with ThreadPoolExecutor(args.jobs) as pool:
@@ -620,7 +688,7 @@ def main():
     known = symbols()
     rendered = library(TREE / "_proc")
     documented = {
-        f"ctsr.{known[m][0]}.{m}"
+        f"ctsr.{known[m].module}.{m}"
         for path in rendered
         for m in re.findall(r"show_doc\((\w+)\)", path.read_text())
         if m in known
@@ -630,13 +698,14 @@ def main():
         for module, title, about in (lesson(path, known, documented) for path in rendered)
     }
     (SOURCE / "library" / "index.md").write_text(
-        listed("The library", LIBRARY, [lessons[module] for module in in_order(list(lessons))])
+        library_index([lessons[module] for module in in_order(list(lessons))])
     )
     studies = sorted(
         (f for f in (ROOT / "figures").iterdir() if (f / "table_jobs.csv").exists()), key=rank
     )
     for folder in studies:
         study_page(folder)
+    results_page()
     (SOURCE / "study" / "index.md").write_text(study_index(studies))
     (SOURCE / "generated" / "front.md").write_text("---\norphan: true\n---\n" + front(studies[0]))
     for file in modules():

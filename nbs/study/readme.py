@@ -1,4 +1,4 @@
-"Write README.md from nbs/index.ipynb: executed, without its code, links as seen from the top folder."
+"Write README.md from nbs/index.ipynb: executed, without code, links from the top folder."
 
 import sys
 from pathlib import Path
@@ -16,7 +16,10 @@ def readme() -> str:
     ExecutePreprocessor(timeout=120).preprocess(nb, {"metadata": {"path": str(ROOT / "nbs")}})
     text = MarkdownExporter(exclude_input=True).from_notebook_node(nb)[0]
     lines = [line.rstrip() for line in text.replace("](../", "](").splitlines()]
-    return "\n".join(l for i, l in enumerate(lines) if l or (i and lines[i - 1])).strip() + "\n"
+    return (
+        "\n".join(line for i, line in enumerate(lines) if line or (i and lines[i - 1])).strip()
+        + "\n"
+    )
 
 
 if __name__ == "__main__":
