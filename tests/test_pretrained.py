@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ctsr.core.errors import CTSRError
-from ctsr.data.degrade import TASKS, Task, degrade
+from ctsr.data.degrade import TASKS, degrade
 from ctsr.data.prepare import load_prepared, prepare
 from ctsr.evaluation.pretrained import (
     FOLDER,
@@ -20,7 +20,7 @@ from ctsr.evaluation.pretrained import (
 )
 from ctsr.evaluation.restore import Interpolate, load_run, read_card
 from ctsr.metrics.fidelity import psnr
-from ctsr.pipeline.presets import load_preset, plan, run_settings
+from ctsr.pipeline.presets import load_preset, plan
 from ctsr.pipeline.study import run_notebook
 from ctsr.training.loop import train
 from ctsr.training.settings import TrainConfig
@@ -122,7 +122,7 @@ def test_weights_that_draw_samples(phantom, tmp_path):
     stored = load_pretrained("sr3-small", folder=tmp_path / "stored")
     assert (again.sampler, again.steps) == (stored.sampler, stored.steps) == ("dpm++", 3)
     lr = torch.rand(2, 1, 20, 20)
-    task = Task(**first.task)
+    task = first.task
     assert torch.equal(again.draw(lr, task, k=2), stored.draw(lr, task, k=2))
     with pytest.raises(CTSRError, match="'up' is 'bicubic', not 'bilinear'"):
         unpack("sr3-small", replace(second, up="bilinear"), tmp_path / "other", tmp_path / "stored")
@@ -166,8 +166,8 @@ def test_a_study_takes_stored_weights_in_place_of_training(root, tmp_path):
 def test_the_time_of_weights_that_others_begin_with_is_counted_once(tmp_path):
     "sr3-x2 and sr3-x8 begin as sr3-x5 does, and each counts only the time from there."
     preset = load_preset("full", stored=True)
-    configs = run_settings(preset)
-    runs = {run["stored"]: name for name, run in preset.runs.items() if run and run.get("stored")}
+    configs = preset.trainings
+    runs = {run.stored: name for name, run in preset.runs.items() if run.stored}
 
     def hours(name):
         unpack(name, configs[runs[name]], tmp_path / name)

@@ -15,7 +15,7 @@ from ctsr.evaluation.restore import Cascade, SelfEnsemble, load_run
 from ctsr.evaluation.sampling import draw_scores
 from ctsr.evaluation.scores import per_image
 from ctsr.evaluation.table import load_tables
-from ctsr.pipeline.presets import check_preset, checkout, plan, run_settings
+from ctsr.pipeline.presets import check_preset, checkout, plan
 from ctsr.pipeline.study import run_notebook
 from ctsr.training.loop import train
 
@@ -78,8 +78,8 @@ def test_a_cascade_goes_from_preset_to_table(tmp_path):
         "evaluate/interpolation--first",
     } & set(jobs)
     for side, fit in ((32, "halved"), (64, "resize")):
-        prepare("phantom", tmp_path / "prepare", hr=side, fit=fit, phantom=preset.source["phantom"])
-    for name, config in run_settings(preset).items():
+        prepare("phantom", tmp_path / "prepare", hr=side, fit=fit, phantom=preset.source.phantom)
+    for name, config in preset.trainings.items():
         if name == "direct":
             continue
         train(
@@ -88,7 +88,7 @@ def test_a_cascade_goes_from_preset_to_table(tmp_path):
             tmp_path / "train" / name,
             progress=False,
         )
-        chosen = tmp_path / "evaluate" / f"{name}--{config.task['name']}"
+        chosen = tmp_path / "evaluate" / f"{name}--{config.task.name}"
         if chosen.name == "small--first":
             continue
         chosen.mkdir(parents=True)
@@ -154,7 +154,7 @@ def test_what_cannot_be_sampled_is_refused_before_anything_starts(change, word):
 @pytest.mark.slow
 def test_scores_of_samples_do_not_depend_on_the_batch_and_the_first_is_the_headline(tmp_path):
     file = prepare("phantom", tmp_path, hr=64, fit="resize", phantom=dict(subjects=10, slices=2))
-    config = dataclasses.replace(run_settings(check_preset(CASCADE))["direct"], precision="fp32")
+    config = dataclasses.replace(check_preset(CASCADE).trainings["direct"], precision="fp32")
     task = task_from(config.task)
     train(config, file, tmp_path / "run", progress=False)
     test = load_prepared(file).split("test")
@@ -255,7 +255,7 @@ def test_a_self_ensemble_mixes_channels_as_asked(mix, channels):
 def test_stages_of_a_cascade_draw_noise_of_their_own(tmp_path):
     "Two identical stages must not begin with the same numbers."
     file = prepare("phantom", tmp_path, hr=64, fit="resize", phantom=dict(subjects=10, slices=2))
-    train(run_settings(check_preset(CASCADE))["direct"], file, tmp_path / "run", progress=False)
+    train(check_preset(CASCADE).trainings["direct"], file, tmp_path / "run", progress=False)
     seen = []
     stage = load_run(tmp_path / "run", steps=1)
 

@@ -563,8 +563,6 @@ def test_wrong_notebook_parameters_are_refused(root, tmp_path, parameters, word)
 def test_own_images_take_the_source_s_place(tmp_path):
     (tmp_path / "mine").mkdir()
     own = load_preset("smoke", data=str(tmp_path / "mine")).source
-    assert own["name"] == str(tmp_path / "mine") and "phantom" not in own
-    assert load_preset("baseline", data=str(tmp_path / "mine")).source == {
-        "name": "kaggle",
-        "data": str(tmp_path / "mine"),
-    }
+    assert own.name == str(tmp_path / "mine") and not own.phantom
+    kaggle = load_preset("baseline", data=str(tmp_path / "mine")).source
+    assert (kaggle.name, kaggle.data) == ("kaggle", str(tmp_path / "mine"))

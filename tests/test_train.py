@@ -17,9 +17,12 @@ from safetensors.torch import load_file
 
 from ctsr.core.errors import CTSRError
 from ctsr.core.files import save_tensors
+from ctsr.core.settings import parse_settings
 from ctsr.data.prepare import load_prepared, prepare
-from ctsr.training.loop import step_generator, stored_weights, train, train_batch
-from ctsr.training.settings import TrainConfig, checked
+from ctsr.training.batches import step_generator, train_batch
+from ctsr.training.checkpoint import Plateau, stored_weights
+from ctsr.training.loop import train
+from ctsr.training.settings import TrainConfig
 
 SETTINGS = dict(
     task=dict(name="x5", hr=64, lr=13),
@@ -59,6 +62,7 @@ def whole(phantom, tmp_path_factory):
     return load_file(out / "weights.safetensors")
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_ends_in_the_same_bits(phantom, whole, tmp_path):
     "SIGKILL, twice, wherever it strikes; then left to end."
     config = tmp_path / "run.json"
@@ -175,6 +179,7 @@ SR3 = dict(
 )
 
 
+@pytest.mark.slow
 def test_a_diffusion_model_resumes_to_the_same_bits(phantom, tmp_path):
     "Noise levels and noise come from the step's own generator, so where training stopped leaves no trace."
     config = TrainConfig(**SR3)
@@ -214,6 +219,7 @@ def test_a_diffusion_model_that_begins_with_another_task_s_weights_measures_its_
     assert x2 == fresh < 0.7 * x5 and again == x5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["runet", "sr3"])
 def test_a_compiled_network_trains_alike(phantom, tmp_path, monkeypatch, name):
     "With the back end that changes no arithmetic, the same weights come out."
@@ -240,6 +246,7 @@ def test_a_diffusion_model_refuses_an_image_loss():
         TrainConfig(**SR3 | dict(loss={"vgg": 1.0}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
 def test_two_processes_train_together(phantom, tmp_path, launcher):
     config = tmp_path / "run.json"
@@ -325,8 +332,6 @@ def test_processes_take_equal_shares_and_other_numbers(phantom):
 
 def test_plateau_schedule_halves_as_torch_does(phantom, tmp_path):
     "The authors' schedule: the same halvings as torch's own on the same losses."
-    from ctsr.training.loop import Plateau
-
     losses = [5, 4, 4.1, 4.2, 4.05, 3.9, 3.9, 3.9, 3.95, 4, 3.9, 3.9]
     net = torch.nn.Linear(1, 1)
     optimizer = torch.optim.Adam(net.parameters(), 1.0)
@@ -336,6 +341,32 @@ def test_plateau_schedule_halves_as_torch_does(phantom, tmp_path):
         theirs.step(loss)
         ours.update(loss, 2)
         assert optimizer.param_groups[0]["lr"] == 0.5**ours.halvings
+
+
+def test_the_history_shows_the_learning_rate_that_was_used(phantom, tmp_path):
+    "A plateau lowers the rate of the next step, not of the one before; without one the rate stays."
+    short = SETTINGS | dict(steps=4, validate_every=1, warmup=0, ema=0.0, clip=0.0)
+    steady = short | dict(schedule="constant", learning_rate=1e-3)
+    # the rate is so small that the loss, to four digits, is never better than at first
+    stuck = short | dict(schedule="plateau", patience=0, learning_rate=1e-12)
+    for name, settings in dict(steady=steady, stuck=stuck).items():
+        train(TrainConfig(**settings), phantom, tmp_path / name, progress=False)
+    rates = {
+        name: pd.read_csv(tmp_path / name / "history.csv").learning_rate.tolist()
+        for name in ("steady", "stuck")
+    }
+    assert rates["steady"] == [1e-3] * 4
+    assert rates["stuck"] == [1e-12, 1e-12, 5e-13, 2.5e-13]
+
+
+def test_stopping_at_step_0_trains_nothing(phantom, tmp_path):
+    "Zero is a step like any other; without a step to stop at, a run goes to its end."
+    config = TrainConfig(**SETTINGS | dict(steps=2, validate_every=1))
+    assert len(train(config, phantom, tmp_path / "run", progress=False, stop_at=0)) == 0
+    assert not (tmp_path / "run" / "weights.safetensors").exists()
+    assert len(train(config, phantom, tmp_path / "run", progress=False, stop_at=1)) == 1
+    assert len(train(config, phantom, tmp_path / "run", progress=False)) == 2
+    assert (tmp_path / "run" / "weights.safetensors").exists()
 
 
 @pytest.mark.parametrize(
@@ -354,7 +385,12 @@ def test_plateau_schedule_halves_as_torch_does(phantom, tmp_path):
 )
 def test_bad_settings_are_named(phantom, tmp_path, change, word):
     with pytest.raises(CTSRError, match=word):
-        train(checked(TrainConfig, SETTINGS | change), phantom, tmp_path / "run", progress=False)
+        train(
+            parse_settings(TrainConfig, SETTINGS | change),
+            phantom,
+            tmp_path / "run",
+            progress=False,
+        )
     assert not (tmp_path / "run" / "weights.safetensors").exists()
 
 

@@ -20,7 +20,7 @@ from ..core.errors import CTSRError
 from ..core.files import file_sha256, save_csv, save_json, save_tensors
 from ..data.degrade import task_from
 from .restore import NetRestorer, read_card, restorer_of
-from ..training.loop import read_safetensors
+from ..training.checkpoint import read_safetensors
 from ..training.settings import TrainConfig
 
 # %% ../../nbs/evaluation/pretrained.ipynb #b422cbbb

@@ -22,9 +22,9 @@ import yaml
 from scipy.stats import spearmanr
 
 from ..core.errors import CTSRError
+from ..core.settings import parse_settings, settings
 from ..evaluation.statistics import FEW, _one_value, bootstrap_means, interval
 from ..evaluation.table import condition_rows
-from ..training.settings import checked
 
 # %% ../../nbs/paper/claims.ipynb #a98bb253
 PROTOCOL = {  # holds as coded, holds when corrected -> verdict, where the corrected side differs by its protocol alone
@@ -469,7 +469,7 @@ def evaluated(
     return EXPRESSIONS[kind](e, what, **dict(options))
 
 # %% ../../nbs/paper/claims.ipynb #9a52eb4d
-@dataclass(frozen=True)
+@settings
 class Claim:
     "A row of `claims.yaml`."
 
@@ -514,7 +514,7 @@ def load_claims(
     "Read the claims, refusing unknown keys by name."
     rows = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     claims = [
-        checked(Claim, row, f"{Path(path).name}: {row.get('id', 'a row without id')}")
+        parse_settings(Claim, row, f"{Path(path).name}: {row.get('id', 'a row without id')}")
         for row in rows
     ]
     for c in claims:

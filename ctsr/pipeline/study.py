@@ -862,7 +862,7 @@ def run_study(
     with locked(root, f"study '{preset.name}'"):
         todo = stale(the_plan, root, redo)  # another study may have ended meanwhile
         _make_ready(the_plan, todo, root)
-        save_json(root / "preset.json", dataclasses.asdict(preset))
+        save_json(root / "preset.json", preset.written)
         print(
             f"study '{preset.name}': {len(todo)} of {len(the_plan)} notebooks to run on {cores} cores, in {as_shown(root)}",
             flush=True,
@@ -917,7 +917,7 @@ def publish(
     for job in the_plan:
         for output in job.outputs if job.name.startswith("figures/") else []:
             shutil.copy2(root / output, fresh)
-    kept = dataclasses.asdict(preset)
+    kept = preset.written
     save_json(
         fresh / "preset.json",
         kept | dict(source={k: v for k, v in kept["source"].items() if k != "data"}),

@@ -1,0 +1,287 @@
+"Presets: overriding, skipping, bundled weights, published scores, and every kind of refusal."
+
+import json
+import re
+from dataclasses import asdict
+from unittest.mock import patch
+
+import pytest
+
+from ctsr.core.errors import CTSRError
+from ctsr.core.settings import parse_settings, settings
+from ctsr.pipeline import presets
+from ctsr.pipeline.presets import (
+    check_preset,
+    load_preset,
+    override,
+    plan,
+    published_runs,
+    stored_runs,
+    taken_runs,
+    with_stored,
+    without_skipped,
+)
+from ctsr.training.settings import TrainConfig
+
+
+@pytest.fixture(scope="module")
+def smoke():
+    return load_preset("smoke")
+
+
+@pytest.fixture(scope="module")
+def full():
+    return load_preset("full")
+
+
+def names_of(preset):
+    return [job.name for job in plan(preset, "runs/x")]
+
+
+# --- settings
+
+
+@settings
+class Inner:
+    count: int = 1
+
+
+@settings
+class Outer:
+    inner: Inner
+    by_name: dict[str, Inner]
+    share: float = 0.5
+    maybe: Inner | None = None
+
+
+GOOD = dict(inner={}, by_name=dict(a=dict(count=2)))
+
+
+def test_settings_are_read_into_objects():
+    "Nested classes come from mappings; whole numbers may stand for real ones."
+    outer = parse_settings(Outer, GOOD | dict(share=1, maybe=dict(count=3)))
+    assert outer == Outer(Inner(), {"a": Inner(2)}, 1.0, Inner(3))
+    assert parse_settings(Outer, asdict(outer)) == outer
+
+
+@pytest.mark.parametrize(
+    "change, line",
+    [
+        (dict(shar=1), "x: unknown key 'shar'; known are inner, by_name, share, maybe; did you"),
+        (dict(zzz=1), "x: unknown key 'zzz'; known are inner, by_name, share, maybe"),
+        (dict(share="1"), "x: 'share' must be a valid number, got '1'"),
+        (dict(share=float("nan")), "x: 'share' must be a finite number, got nan"),
+        (dict(inner=3), "x: 'inner' must be a mapping of settings, got 3"),
+        (dict(inner=dict(count=True)), "x.inner: 'count' must be a valid integer, got True"),
+        (dict(by_name=dict(a=dict(cuont=1))), "x.by_name.a: unknown key 'cuont'; known are count"),
+        (dict(maybe=dict(count=1.5)), "x.maybe: 'count' must be a valid integer, got 1.5"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_with_key_value_and_what_is_allowed(change, line):
+    with pytest.raises(CTSRError) as error:
+        parse_settings(Outer, GOOD | change, "x")
+    assert str(error.value).startswith(line) and "\n" not in str(error.value)
+
+
+def test_a_missing_setting_is_named():
+    with pytest.raises(CTSRError, match="^x: missing 'by_name'$"):
+        parse_settings(Outer, dict(inner={}), "x")
+
+
+# --- overriding
+
+
+def test_overriding_reaches_any_key_and_reads_yaml():
+    written = {"a": {"b": 1}}
+    for assignment in ("a.b=2", "a.c.d=[1, x]", "e=true", "f=a=b"):
+        override(written, assignment)
+    assert written == {"a": {"b": 2, "c": {"d": [1, "x"]}}, "e": True, "f": "a=b"}
+
+
+@pytest.mark.parametrize("assignment", ["nonsense", "=3", "a.b.c=3", "a=[1"])
+def test_a_wrong_override_is_refused(assignment):
+    with pytest.raises(CTSRError, match=re.escape(f"--set {assignment}")):
+        override({"a": {"b": 1}}, assignment)
+
+
+def test_an_override_changes_what_it_names_alone(smoke):
+    other = load_preset("smoke", ["runs.runet-x5.steps=7"])
+    assert other.trainings["runet-x5"].steps == 7
+    rest = {k: v for k, v in other.trainings.items() if k != "runet-x5"}
+    assert rest == {k: v for k, v in smoke.trainings.items() if k != "runet-x5"}
+
+
+def test_own_sampling_settings_lie_on_top_of_the_study_s(smoke):
+    other = load_preset("smoke", ["runs.sr3-x5.sampling={k: 3}"])
+    assert other.runs["sr3-x5"].sampling.k == 3
+    assert other.runs["sr3-x5"].sampling.choices == smoke.evaluation.sampling.choices == [1, 2]
+
+
+# --- skipping
+
+
+def test_a_skipped_run_leaves_with_all_that_shows_it(smoke):
+    skipped = load_preset("smoke", ["runs.nn-runet-x5.skip=true"])
+    assert set(smoke.runs) - set(skipped.runs) == {"nn-runet-x5"}
+    assert "NN+RUNet" in smoke.figures.bars and "NN+RUNet" not in skipped.figures.bars
+    assert smoke.figures.contrasts and not skipped.figures.contrasts
+    assert "coded_nearest_2" not in skipped.figures.review.roles
+    assert not any("nn-runet" in name for name in names_of(skipped))
+    assert "train/nn-runet-x5" in names_of(smoke)
+
+
+def test_without_skipped_leaves_its_input_alone():
+    written = dict(
+        runs=dict(a=dict(skip=True)),
+        figures=dict(
+            bars=dict(A=["a", "nearest"]),
+            published=dict(steps="a", pictures=dict(x5=dict(A=["a", "nearest"]))),
+            mechanism=dict(network="a"),
+        ),
+    )
+    before = json.dumps(written)
+    kept = without_skipped(written)["figures"]
+    assert json.dumps(written) == before
+    assert kept["published"] == dict(steps="", pictures=dict(x5={})) and "mechanism" not in kept
+
+
+def test_what_begins_with_a_skipped_run_is_refused_by_the_plan_s_names(full):
+    "The published full study leaves the authors' networks out; asked for, they are back."
+    assert "coded-nearest" not in full.runs
+    assert "coded-nearest" in load_preset("full", ["runs.coded-nearest.skip=false"]).runs
+
+
+# --- bundled weights and published scores
+
+
+def test_bundled_weights_replace_trainings_of_the_same_recipe_only(full):
+    found = stored_runs(full)
+    assert found["ours-x5"] == "runet-x5"
+    assert not stored_runs(load_preset("full", ["training.clip=2"]))
+    stored = with_stored(full)
+    assert {name for name, run in stored.runs.items() if run.stored} == set(found)
+    assert "ours-crops" in full.runs and "ours-crops" not in stored.runs
+    assert stored.trainings["ours-x5"].init == "" and full.trainings["ours-x5"].init == "ours-crops"
+
+
+def test_published_scores_are_used_where_nothing_changed(smoke):
+    everything = [*smoke.runs, *smoke.cascades]
+    assert published_runs(smoke, smoke) == everything
+    changed = load_preset("smoke", ["runs.clean-x5.steps=3"])
+    assert published_runs(changed, smoke) == [name for name in everything if name != "clean-x5"]
+    assert published_runs(load_preset("smoke", ["evaluation.regions=false"]), smoke) == []
+
+
+def test_a_study_without_published_tables_is_refused_and_with_them_is_short(smoke, tmp_path):
+    with pytest.raises(CTSRError, match=r"figures/smoke/preset.json is not there"):
+        load_preset("smoke", published=True)
+    published = load_preset("quick", published=True)
+    assert set(taken_runs(published)) >= set(published.runs)
+    assert not any(name.startswith(("train/", "evaluate/")) for name in names_of(published))
+
+
+def test_what_is_written_reads_back_as_the_same_preset(smoke, full):
+    "preset.json: a study's sections, with the marks of bundled weights."
+    for preset in (smoke, full, with_stored(full)):
+        again = check_preset(json.loads(json.dumps(preset.written)))
+        assert again == preset
+        assert [asdict(job) for job in plan(again, "x")] == [asdict(j) for j in plan(preset, "x")]
+
+
+def test_a_preset_is_parsed_once(smoke):
+    "A plan is made from the objects: nothing is parsed again."
+    with patch.object(presets, "parse_settings", side_effect=AssertionError("parsed again")):
+        assert names_of(smoke)
+
+
+# --- trainings
+
+
+def test_seeds_make_trainings_and_an_init_begins_with_the_same_seed(full):
+    assert [t for t, run in full.run_of.items() if run == "base"] == [
+        "base-s0",
+        "base-s1",
+        "base-s2",
+    ]
+    assert full.trainings["base-s2"].seed == 2
+    assert full.begins_with("on-crops-s0") == "base-s0" and full.begins_with("base-s0") == ""
+    assert full.stages("ours-x8") == ["ours-crops", "ours-x5", "ours-x8"]
+    assert type(full.trainings["base-s0"]) is TrainConfig
+
+
+# --- refusals, each with a neighbour that is allowed
+
+
+def read(assignment):
+    return load_preset("smoke", [assignment])
+
+
+REFUSED = [
+    ("training.stpes=5", "did you mean 'steps'", "training.steps=5"),
+    ("training.steps=-1", "'steps' must be greater than 0, got -1", "training.steps=1"),
+    ("training.steps=five", "'steps' must be a valid integer, got 'five'", "training.steps=5"),
+    ("training.model.wdith=1", "wdith", "training.model.width=0.25"),
+    ("training.loss={l3: 1}", "l3", "training.loss={l1: 1}"),
+    ("training.loss={}", "loss", "training.loss={l2: 0.5}"),
+    ("runs.runet-x5.up=cubic", "'up' must be one of nearest, bilinear, bicubic", None),
+    ("runs.runet-x5.task=x9", "'task' must be one of x5, x2, got 'x9'", None),
+    ("runs.runet-x5.source=photos", "'source' is for runs that are not tested", None),
+    ("runs.clean-x5.seeds=[1, 1]", "seeds", "runs.clean-x5.seeds=[1, 2]"),
+    ("runs.clean-x5.exclude=some", "exclude", "runs.clean-x5.exclude=exact"),
+    ("runs.clean-x5.tested=false", "clean-x5", None),
+    ("runs.runet-x5.init=runet-x5", "its own weights", None),
+    ("runs.runet-x5.init=sr3-x5", "another network", "runs.nn-runet-x5.init=runet-x5"),
+    ("runs.nearest={task: x5}", "nearest", "runs.nearer={task: x5}"),
+    ("runs.a/b={task: x5}", "cannot name a folder", "runs.a_b={task: x5}"),
+    ("runs.sr3-x5.loss={vgg: 1}", "'vgg' compares images", "runs.sr3-x5.loss={l1: 1}"),
+    ("runs.sr3-x5.model.T=1", "noise schedule has 1 steps", "runs.sr3-x5.model.T=2"),
+    ("tasks.x5.hr=-96", "hr", "tasks.x5.hr=48"),
+    ("source.name=3", "'name' must be a valid string, got 3", "source.name=sample"),
+    ("source.window=lungs", "did you mean 'lung'", "source.window=lung"),
+    ("source.split=5", "split", "source.split=[0.5, 0.25, 0.25]"),
+    ("evaluation.lpips=3", "lpips", "evaluation.lpips=vgg16"),
+    ("evaluation.split=tset", "did you mean 'test'", "evaluation.split=test"),
+    ("evaluation.inputs=[]", "inputs", "evaluation.inputs=[bilinear, nearest, bicubic]"),
+    (
+        "evaluation.sampling.k=1",
+        "'k' must be greater than or equal to 2",
+        "evaluation.sampling.k=3",
+    ),
+    ("evaluation.sampling.choices=[]", "choices", "evaluation.sampling.choices=[3]"),
+    ("evaluation.sampling.samplers=[euler]", "samplers", "evaluation.sampling.samplers=[ddim]"),
+    ("figures.task=x9", "figures: 'task' must be among x5, x2", None),
+    ("figures.bars={}", "bars", None),
+    ("figures.bars.RUNet=[nobody, bilinear]", "nobody", "figures.bars.RUNet=[runet-x5, nearest]"),
+    ("figures.bars.RUNet=[bilinear, nearest]", "not tested on 'nearest'", None),
+    ("figures.bars.RUNet=[runet-x5]", "bars", "figures.bars.RUNet=[runet-x5+, bilinear]"),
+    ("figures.contrasts=[[RUNet, nobody]]", "nobody", "figures.contrasts=[[RUNet, SR3]]"),
+    ("figures.curves={RUNet: [nobody]}", "nobody", "figures.curves={RUNet: [clean-x5-s1]}"),
+    ("figures.examples=0", "examples", "figures.examples=1"),
+    ("figures.sampled={x5: {A: [runet-x5, bilinear]}}", "draws samples", "figures.sampled={}"),
+    ("figures.published.noises=[3]", "two or more rising", "figures.published.noises=[3, 4.5]"),
+    ("figures.published.steps=runet-x5", "steps", "figures.published.steps=''"),
+    ("figures.published.pictures={x5: {A: [nobody, bicubic]}}", "nobody", "figures.published={}"),
+    ("figures.mechanism.network=runet-x5", "network", "figures.mechanism={}"),
+    ("figures.review.factors.RUNet=[runet-x5, bilinear, x2]", "RUNet", "figures.review={}"),
+    ("figures.review.factors.Other=[bilinear, bilinear, x2]", "put it into gains", None),
+    ("figures.review.choices.Images.Other=nobody", "nobody", None),
+    ("figures.review.choices.Images={One: runet-x5}", "choices", None),
+]
+
+
+@pytest.mark.parametrize("wrong, word, right", REFUSED, ids=[wrong for wrong, *_ in REFUSED])
+def test_a_wrong_preset_is_refused_in_one_line(wrong, word, right):
+    with pytest.raises(CTSRError) as error:
+        read(wrong)
+    assert word in str(error.value) and "\n" not in str(error.value), str(error.value)
+    if right:
+        assert read(right)
+
+
+def test_an_unknown_preset_is_refused(tmp_path):
+    with pytest.raises(CTSRError, match="did you mean 'smoke'"):
+        load_preset("smok")
+    for text, word in (("a: [", "not readable as YAML"), ("- a", "expected keys and values")):
+        (tmp_path / "own.yaml").write_text(text)
+        with pytest.raises(CTSRError, match=word):
+            load_preset(str(tmp_path / "own.yaml"))
