@@ -16,7 +16,7 @@ from ctsr.evaluation.sampling import draw_scores
 from ctsr.evaluation.scores import per_image
 from ctsr.evaluation.table import load_tables
 from ctsr.pipeline.presets import check_preset, checkout, plan, run_settings
-from ctsr.pipeline.study import run_notebook
+from ctsr.pipeline.notebooks import run_notebook
 from ctsr.training.loop import train
 
 MODEL = dict(name="sr3", channels=16)

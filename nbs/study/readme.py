@@ -1,4 +1,4 @@
-"Write README.md from nbs/index.ipynb: executed, without its code, links as seen from the top folder."
+"Write README.md from nbs/index.ipynb: executed, without code, links as seen from the top folder."
 
 import sys
 from pathlib import Path
@@ -8,6 +8,7 @@ from nbconvert import MarkdownExporter
 from nbconvert.preprocessors import ExecutePreprocessor
 
 ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
 
 
 def readme() -> str:
@@ -15,16 +16,16 @@ def readme() -> str:
     nb = nbformat.read(ROOT / "nbs" / "index.ipynb", as_version=4)
     ExecutePreprocessor(timeout=120).preprocess(nb, {"metadata": {"path": str(ROOT / "nbs")}})
     text = MarkdownExporter(exclude_input=True).from_notebook_node(nb)[0]
-    lines = [line.rstrip() for line in text.replace("](../", "](").splitlines()]
-    return "\n".join(l for i, l in enumerate(lines) if l or (i and lines[i - 1])).strip() + "\n"
+    lines = []
+    for line in text.replace("](../", "](").splitlines():
+        if line.strip() or (lines and lines[-1]):  # never two empty lines
+            lines.append(line.rstrip())
+    return "\n".join(lines).strip() + "\n"
 
 
 if __name__ == "__main__":
     text = readme()
-    if "--check" in sys.argv:
-        raise SystemExit(
-            0
-            if text == (ROOT / "README.md").read_text()
-            else "README.md is out of step with nbs/index.ipynb: run make readme"
-        )
-    (ROOT / "README.md").write_text(text)
+    if "--check" not in sys.argv:
+        README.write_text(text)
+    elif text != README.read_text():
+        raise SystemExit("README.md is out of step with nbs/index.ipynb: run make readme")
