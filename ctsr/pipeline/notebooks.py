@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NOT_STARTED', 'notebook_parameters', 'check_parameters', 'execute', 'run_notebook', 'reason']
 
-# %% ../../nbs/pipeline/notebooks.ipynb #8944e03c
+# %% ../../nbs/pipeline/notebooks.ipynb #3295c6c5
 import ast
 import contextlib
 import os
@@ -16,7 +16,7 @@ from pathlib import Path
 from ..core.errors import CTSRError
 from .presets import as_shown, checkout
 
-# %% ../../nbs/pipeline/notebooks.ipynb #b202f82c
+# %% ../../nbs/pipeline/notebooks.ipynb #a0e755c7
 def notebook_parameters(
     path: str | Path,  # notebook with a cell tagged 'parameters'
 ) -> dict:  # name -> default
@@ -30,7 +30,7 @@ def notebook_parameters(
     statements = ast.parse(tagged[0].source).body
     return {node.targets[0].id: ast.literal_eval(node.value) for node in statements}
 
-# %% ../../nbs/pipeline/notebooks.ipynb #5590cabd
+# %% ../../nbs/pipeline/notebooks.ipynb #e921cd57
 def check_parameters(
     path: str | Path,  # notebook
     parameters: dict,  # to run it with
@@ -49,7 +49,7 @@ def check_parameters(
         wanted, got = type(default).__name__, type(value).__name__
         raise CTSRError(f"{name}: parameter '{key}' must be {wanted}, got {got} {value!r}")
 
-# %% ../../nbs/pipeline/notebooks.ipynb #aef15bef
+# %% ../../nbs/pipeline/notebooks.ipynb #30c6f993
 NOT_STARTED = ("before replying", "didn't respond")  # in the message of a kernel that did not start
 
 
@@ -86,7 +86,7 @@ def execute(
                 if attempt or not any(words in str(error) for words in NOT_STARTED):
                     raise
 
-# %% ../../nbs/pipeline/notebooks.ipynb #61e0ab30
+# %% ../../nbs/pipeline/notebooks.ipynb #fb9801d5
 def run_notebook(
     notebook: str | Path,  # to run
     output: str | Path,  # where the executed one goes

@@ -7,7 +7,7 @@ __all__ = ['TRAINING', 'digest', 'is_text', 'bare_code', 'module_file', 'library
            'code_behind', 'git_state', 'machine', 'begin_training', 'processor_hours', 'training_hours', 'sidecar',
            'ResultFolder', 'with_published_rows', 'check_same_images', 'done_jobs']
 
-# %% ../../nbs/pipeline/provenance.ipynb #9c66e493
+# %% ../../nbs/pipeline/provenance.ipynb #ab5f42b6
 import ast
 import datetime
 import functools
@@ -25,7 +25,7 @@ from ..core.errors import CTSRError
 from ..core.files import file_sha256, save_csv, save_json
 from .presets import checkout
 
-# %% ../../nbs/pipeline/provenance.ipynb #5d95e7ef
+# %% ../../nbs/pipeline/provenance.ipynb #bc499861
 def digest(
     value,  # anything that json can write
 ) -> str:  # 64 hex digits
@@ -50,7 +50,7 @@ def bare_code(
             node.body = [part for part in node.body if not is_text(part)]
     return ast.dump(tree)
 
-# %% ../../nbs/pipeline/provenance.ipynb #6522639e
+# %% ../../nbs/pipeline/provenance.ipynb #dd550374
 def module_file(
     name: str,  # for example ctsr.training.loop
 ) -> Path:
@@ -83,7 +83,7 @@ def read_module(
     source = module_file(name).read_text()
     return digest(bare_code(source)), library_imports(source, name)
 
-# %% ../../nbs/pipeline/provenance.ipynb #372538f1
+# %% ../../nbs/pipeline/provenance.ipynb #932a525e
 TRAINING = "ctsr.training.loop"
 
 
@@ -113,7 +113,7 @@ def code_behind(
     start = [TRAINING] if name == "train.ipynb" else library_imports(source)
     return {name: digest(bare_code(source))} | modules_behind(start)
 
-# %% ../../nbs/pipeline/provenance.ipynb #5be3c9c3
+# %% ../../nbs/pipeline/provenance.ipynb #f5b99726
 def git_state() -> dict:  # commit, dirty
     "The commit of the checkout, and whether tracked files differ from it."
 
@@ -145,7 +145,7 @@ def machine() -> dict:
         torch=str(torch.__version__),
     )
 
-# %% ../../nbs/pipeline/provenance.ipynb #ee6a9ca2
+# %% ../../nbs/pipeline/provenance.ipynb #6e697404
 def begin_training(
     run: str | Path,  # folder of the training
 ) -> dict:  # commit, dirty, code_sha256
@@ -181,7 +181,7 @@ def training_hours(
     path = Path(figures) / "table_training.csv"
     return round(processor_hours(pd.read_csv(path)).sum(), 2) if path.exists() else None
 
-# %% ../../nbs/pipeline/provenance.ipynb #e9d12983
+# %% ../../nbs/pipeline/provenance.ipynb #88025c0a
 def sidecar(
     path: str | Path,  # figure or table just written
     notebook: str,  # file name of the notebook that made it, in nbs/study
@@ -252,7 +252,7 @@ class ResultFolder:
                     )
                 shutil.copy2(Path(folder) / file.name, file)
 
-# %% ../../nbs/pipeline/provenance.ipynb #cc3a9949
+# %% ../../nbs/pipeline/provenance.ipynb #b2afaed3
 def with_published_rows(
     table,  # DataFrame, of what was run
     published: str | Path,  # a CSV file with the same columns, of what was run before
