@@ -15,8 +15,8 @@ from ctsr.evaluation.restore import Cascade, load_run
 from ctsr.evaluation.sampling import draw_scores
 from ctsr.evaluation.scores import per_image
 from ctsr.evaluation.table import load_tables
-from ctsr.pipeline.presets import check_preset, checkout, plan, run_settings
 from ctsr.pipeline.notebooks import run_notebook
+from ctsr.pipeline.presets import check_preset, checkout, plan, run_settings
 from ctsr.training.loop import train
 
 MODEL = dict(name="sr3", channels=16)
