@@ -220,7 +220,7 @@ def start(root, folder, *extra):
     )
 
 
-def until(condition, seconds=60):
+def until(condition, seconds=180):
     end = time.time() + seconds
     while time.time() < end:
         if condition():
