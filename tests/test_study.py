@@ -188,7 +188,8 @@ def test_a_second_study_starts_nothing(root, smoke):
 
 
 @slow
-def test_figures_are_the_same_bytes_from_the_same_table(root, smoke, tmp_path):
+def test_figures_are_the_same_bytes_from_the_same_table(root, smoke, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as the study draws them
     for job in (j for j in plan(load_preset("smoke"), smoke[0]) if j.name.startswith("figures/")):
         run_notebook(
             root / "nbs" / "study" / f"{job.notebook}.ipynb",
