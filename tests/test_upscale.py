@@ -14,6 +14,7 @@ import time
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -28,6 +29,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 from safetensors.torch import load_file
 
+from ctsr.apps.cli import main
 from ctsr.apps.upscale import load_model, restore_slice, shortened, tiled, upscale, write_slice
 from ctsr.core.errors import CTSRError
 from ctsr.core.files import file_sha256, save_json, save_tensors
@@ -105,13 +107,21 @@ def runs(phantom, tmp_path_factory):
     return home
 
 
-def ctsr_upscale(*arguments, **kwargs):
-    return subprocess.run(
-        [sys.executable, "-m", "ctsr.apps.cli", "upscale", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        **kwargs,
-    )
+@pytest.fixture
+def ctsr_upscale(capsys, monkeypatch):
+    "A function that runs the command in this process and returns its status and what it printed."
+    on_stop = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["ctsr", "upscale", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return SimpleNamespace(returncode=ended.value.code, stdout=said.out, stderr=said.err)
+
+    yield run
+    signal.signal(signal.SIGTERM, on_stop)
 
 
 def contents(folder):
@@ -983,7 +993,9 @@ def test_files_passed_over_are_counted(runs, tmp_path):
     assert row["slices"] == 2 and row["others"] == 1
 
 
-def test_the_remedy_for_a_folder_of_pictures_and_for_nothing(runs, tmp_path, monkeypatch):
+def test_the_remedy_for_a_folder_of_pictures_and_for_nothing(
+    runs, tmp_path, monkeypatch, ctsr_upscale
+):
     "A folder of other files is told how to name them; an empty name is no current folder."
     (tmp_path / "in").mkdir()
     for name in ("a.png", "b.PNG"):
@@ -1007,44 +1019,22 @@ def test_the_remedy_for_a_folder_of_pictures_and_for_nothing(runs, tmp_path, mon
     ):
         with refused("empty", "name a file or a folder"):
             upscale(inputs, out, runs / "still")
-    done = ctsr_upscale(
-        "",
-        "-o",
-        tmp_path / "out",
-        "--model",
-        runs / "still",
-        cwd=tmp_path / "in",
-        env=os.environ | dict(PYTHONPATH=str(Path(__file__).parent.parent)),
-    )
+    monkeypatch.chdir(tmp_path / "in")
+    done = ctsr_upscale("", "-o", tmp_path / "out", "--model", runs / "still")
     assert (
         done.returncode == 2
         and done.stderr.startswith("ctsr: IN or OUT is empty")
         and done.stderr.count("\n") == 1
         and not (tmp_path / "out").exists()
     )
-    monkeypatch.chdir(tmp_path / "in")
     (row,) = upscale(["."], tmp_path / "out", runs / "still")
     assert row["slices"] == 1 and row["others"] == 3
 
 
 def test_no_number_is_larger_than_its_bits(tmp_path):
     "Twelve bits end at 4095, whatever a network says; a thirteenth would be another picture's."
-    tags = {
-        "0008|0016": CTImageStorage,
-        "0008|0018": "1.2.9",
-        "0028|0100": "16",
-        "0028|0101": "12",
-        "0028|0102": "11",
-        "0028|0103": "0",
-        "0028|1052": "-1024",
-        "0028|1053": "1",
-    }
-    write_slice(
-        np.array([[-9000.0, -1024, 0, 3071, 9000]]),
-        tmp_path / "a.dcm",
-        tags,
-        ((1, 1, 1), (0, 0, 0), (1, 0, 0, 0, 1, 0, 0, 0, 1)),
-    )
+    d = as_dicom(tmp_path / "old.dcm", thorax()[0].clip(-1024, 3000))
+    write_slice(np.array([[-9000.0, -1024, 0, 3071, 9000]]), tmp_path / "a.dcm", d)
     assert pydicom.dcmread(tmp_path / "a.dcm").pixel_array.tolist() == [[0, 0, 1024, 4095, 4095]]
 
 
@@ -1340,7 +1330,7 @@ def test_the_remedy_fits(runs, tmp_path):
         assert "--model" not in str(caught.value)
 
 
-def test_stored_weights_that_draw_samples(runs, tmp_path):
+def test_stored_weights_that_draw_samples(runs, tmp_path, ctsr_upscale):
     "From `pack` to the files: drawn as the card says, averaged, their deviation beside them, and the line says it all."
     pack(
         runs / "sr3",
@@ -1420,7 +1410,7 @@ def test_samples_are_drawn_as_a_study_chose(runs, tmp_path):
         load_model(run)
 
 
-def test_a_factor_chooses_the_network(runs, tmp_path):
+def test_a_factor_chooses_the_network(runs, tmp_path, ctsr_upscale):
     "5 is 256/51; a factor that no stored network is for is refused with the names of all."
     for factor, name in ((5, "runet-x5"), (5.02, "runet-x5"), (2, "runet-x2"), (None, "runet-x2")):
         assert load_model(None, factor)[0].name == name
@@ -1600,7 +1590,7 @@ def test_a_link_to_a_folder_leads_there(runs, tmp_path):
     )
 
 
-def test_the_command(runs, tmp_path):
+def test_the_command(runs, tmp_path, ctsr_upscale):
     "Weights as a file, a batch in which one fails: a line each, exit status 2; and a refusal that is one line."
     noisy_png(tmp_path / "a.png")
     Image.new("RGB", (30, 30), (9, 9, 60)).save(tmp_path / "b.png")
