@@ -85,7 +85,7 @@ def zero_slope(folder):
 
 def decimal_comma(folder):
     for file in series(folder, ramp()).iterdir():
-        file.write_bytes(file.read_bytes().replace(b"-1024 ", b"-1024,"))
+        file.write_bytes(file.read_bytes().replace(b"-1024.0 ", b"-1024,0 "))
 
 
 BOTH = {

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['SHORTER', 'NARROW', 'NO_TISSUE', 'MADE', 'SPREAD', 'VOLUMES', 'GONE', 'READERS', 'SAME', 'USE', 'chosen_sampling',
            'card_of', 'load_model', 'made_with', 'shortened', 'grey_limits', 'padding', 'put_back', 'answers_so_far',
-           'restore_slice', 'Tiled', 'tiled', 'to_stored', 'trace', 'significant_bits', 'white_level', 'read_grey',
+           'restore_slice', 'Tiled', 'tiled', 'to_stored', 'trace', 'significant_bits', 'white_of', 'read_grey',
            'notes', 'GreyPicture', 'finer_affine', 'finer_header', 'write_nifti', 'write_itk', 'VolumeFile', 'new_uid',
            'derived_slice', 'write_slice', 'atomic_folder', 'padded_values', 'head_of', 'DicomCT', 'ending',
            'open_scan', 'target', 'exists', 'was_made_with', 'check_free', 'plan', 'check_samples', 'check_memory',
            'open_all', 'upscale']
 
-# %% ../../nbs/apps/upscale.ipynb #704db262
+# %% ../../nbs/apps/upscale.ipynb #1421184b
 import copy
 import dataclasses
 import gzip
@@ -94,11 +94,9 @@ from ctsr.evaluation.restore import (
 from ..models.diffusion import SAMPLERS
 from ..models.sr3 import SR3
 
-# %% ../../nbs/apps/upscale.ipynb #5afdb755
-def chosen_sampling(
-    run: Path,  # folder of a run
-) -> dict:  # sampler and steps, or nothing where none were chosen
-    "The sampling that a study chose for its run on validation images."
+# %% ../../nbs/apps/upscale.ipynb #9f748701
+def chosen_sampling(run: Path) -> dict:
+    "Sampler and steps that a study chose for a run's folder; empty where it chose none."
     run = run.resolve()
     card = read_card(run / "config.json") if (run / "config.json").exists() else {}
     if run.parent.name != "train" or "task" not in card:
@@ -113,10 +111,8 @@ def chosen_sampling(
         raise CTSRError(f"{file}: not readable; evaluate the run again, or delete it") from None
 
 
-def card_of(
-    file: Path,  # .safetensors
-) -> dict:
-    "The card next to weights: of a stored network its own, of a run the settings."
+def card_of(file: Path) -> dict:
+    "The card next to a .safetensors file: of a stored network its own, of a run the settings."
     cards = (file.with_suffix(".json"), file.with_name("config.json"))
     if not file.exists():
         raise CTSRError(f"{file} does not exist: check the path")
@@ -125,7 +121,7 @@ def card_of(
             return read_card(card)
     raise CTSRError(f"{file}: has no card next to it; put {cards[0].name} or config.json there")
 
-# %% ../../nbs/apps/upscale.ipynb #4dd3ff79
+# %% ../../nbs/apps/upscale.ipynb #8f91f289
 def _restorer_from_file(file: Path, device, drawing: dict) -> NetRestorer:
     "The network of a .safetensors file; one of a run has the run's name and sampling."
     name = file.stem
@@ -182,7 +178,7 @@ def load_model(
     restorer.weights = file_sha256(file)[:12]
     return restorer, task
 
-# %% ../../nbs/apps/upscale.ipynb #e5597117
+# %% ../../nbs/apps/upscale.ipynb #74260f1f
 def made_with(
     restorer: NetRestorer,  # see load_model
     task: Task,
@@ -220,7 +216,7 @@ def shortened(
             made = re.sub(words, fewer, made)
     return made[:length]
 
-# %% ../../nbs/apps/upscale.ipynb #21a340ae
+# %% ../../nbs/apps/upscale.ipynb #86cad190
 NARROW = (
     "its values, {0} to {1}, are less than a tenth of the grey levels from 0 to {2}: say which to "
     "show, for all slices alike, by --window CENTRE,WIDTH in grey levels, for example "
@@ -247,7 +243,7 @@ def grey_limits(
         )
     return lo, hi
 
-# %% ../../nbs/apps/upscale.ipynb #f99249ed
+# %% ../../nbs/apps/upscale.ipynb #6bdb6954
 NO_TISSUE = -1500  # HU; air has -1000, and its noise does not reach this
 
 
@@ -282,7 +278,7 @@ def put_back(
     np.copyto(fine, values[there], where=mask[there], casting="same_kind")
     return fine
 
-# %% ../../nbs/apps/upscale.ipynb #56bae00f
+# %% ../../nbs/apps/upscale.ipynb #db5329c2
 @torch.inference_mode()
 def answers_so_far(
     restorer,  # see `ctsr.evaluation.restore`
@@ -303,7 +299,7 @@ def answers_so_far(
         squares = squares + step * (x - mean)
         yield mean, (squares / n).sqrt() if n else None
 
-# %% ../../nbs/apps/upscale.ipynb #a47f3d85
+# %% ../../nbs/apps/upscale.ipynb #6db54055
 def restore_slice(
     values: np.ndarray,  # (H,W) in the data's own unit
     limits: tuple,  # of that unit: what the network sees as 0 and as 1
@@ -332,7 +328,7 @@ def restore_slice(
         spread = put_back(spread, np.zeros_like(values), mask)
     return restored, spread
 
-# %% ../../nbs/apps/upscale.ipynb #470b20e1
+# %% ../../nbs/apps/upscale.ipynb #7c252e06
 class Tiled(nn.Module):
     "A network that sees a large picture in overlapping tiles."
 
@@ -383,7 +379,7 @@ def tiled(
     holder.net = restorer.parts = Tiled(holder.net, tile, overlap)
     return restorer
 
-# %% ../../nbs/apps/upscale.ipynb #90674f6f
+# %% ../../nbs/apps/upscale.ipynb #18937942
 MADE = "Super-resolution by ctsr"  # how what is said of a result begins
 SPREAD = "Standard deviation of samples, by ctsr"  # and of its uncertainty
 
@@ -429,11 +425,9 @@ def trace(
     said = f"{what} with the network {model}{of}. Research software, not a medical device."
     return f"{before} | {said}" if before else said
 
-# %% ../../nbs/apps/upscale.ipynb #19ce20b2
-def significant_bits(
-    path: str | Path,  # PNG
-) -> int:  # 16 if it says nothing
-    "How many bits of a grey level count by the sBIT chunk, which Pillow passes over."
+# %% ../../nbs/apps/upscale.ipynb #44babda2
+def significant_bits(path: str | Path) -> int:
+    "Bits of a grey level that count by a PNG's sBIT chunk, which Pillow passes over; or 16."
     with open(path, "rb") as f:
         f.seek(8)
         while len(head := f.read(8)) == 8 and head[4:] != b"IDAT":
@@ -443,11 +437,8 @@ def significant_bits(
     return 16
 
 
-def white_level(
-    pixels: np.ndarray,  # uint8 or uint16
-    path: str | Path,  # the file they come from
-) -> int:
-    "The grey level that is white."
+def white_of(pixels: np.ndarray, path: str | Path) -> int:
+    "The grey level that is white in a file with such pixels, uint8 or uint16."
     if pixels.dtype == np.uint8:
         return 255
     white = 2 ** significant_bits(path) - 1
@@ -496,9 +487,9 @@ def read_grey(
                     "has 16 bits in several channels, of which 8 would be kept: "
                     "save it as 16-bit grey"
                 )
-            return pixels, white_level(pixels, path), image.info.get("dpi"), said
+            return pixels, white_of(pixels, path), image.info.get("dpi"), said
 
-# %% ../../nbs/apps/upscale.ipynb #068b59c6
+# %% ../../nbs/apps/upscale.ipynb #e7a289b3
 def notes(
     said: dict,  # texts of a picture by name
     model: str,  # what made the new one, see made_with
@@ -590,7 +581,7 @@ class GreyPicture:
                 spread = Image.fromarray(to_stored(deviation / self.white * 65535, np.uint16))
                 spread.save(beside, **notes(self.said, model, beside, what=SPREAD), **options)
 
-# %% ../../nbs/apps/upscale.ipynb #5bb73835
+# %% ../../nbs/apps/upscale.ipynb #a188484e
 def finer_affine(
     affine: np.ndarray,  # (4, 4), index to mm
     size: tuple,  # voxels along each axis, as they are
@@ -600,7 +591,7 @@ def finer_affine(
     ratio = np.divide(size, new)
     return affine @ nibabel.affines.from_matvec(np.diag(ratio), (ratio - 1) / 2)
 
-# %% ../../nbs/apps/upscale.ipynb #c4be91b5
+# %% ../../nbs/apps/upscale.ipynb #50f28e4f
 VOLUMES = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 
@@ -648,7 +639,7 @@ def write_nifti(
         header.write_to(f)
         header.data_to_fileobj(stored.reshape(header.get_data_shape()), f, rescale=False)
 
-# %% ../../nbs/apps/upscale.ipynb #3c44dec8
+# %% ../../nbs/apps/upscale.ipynb #24510e6b
 def write_itk(
     stored: np.ndarray,  # (i, j, k), its axes as they will be stored
     affine: np.ndarray,  # its indices to mm, LPS
@@ -727,16 +718,10 @@ class VolumeFile:
         affine = finer_affine(source.affine, source.size, stored.shape)
         write_itk(stored, affine, source.header | said, path, self.suffix)
 
-# %% ../../nbs/apps/upscale.ipynb #b97fb1d6
-GONE = (
-    "SmallestImagePixelValue",
-    "LargestImagePixelValue",
-    "SmallestPixelValueInSeries",
-    "LargestPixelValueInSeries",
-    "InstanceCreationDate",
-    "InstanceCreationTime",
-    "PixelData",
-)  # what the new pixels, and the time of their making, change
+# %% ../../nbs/apps/upscale.ipynb #b0b99c5b
+# What new pixels, and the time of their making, change: the smallest and largest value of image
+# and series, and the date and time of creation.
+GONE = (0x00280106, 0x00280107, 0x00280108, 0x00280109, 0x00080012, 0x00080013)
 
 
 def new_uid(
@@ -770,11 +755,8 @@ def derived_slice(
     "The tags of a derived slice."
     new = copy.deepcopy(ds)
     for tag in list(new.keys()):
-        if not _holds_for_new_pixels(new.get_item(tag)):
+        if tag in GONE or not _holds_for_new_pixels(new.get_item(tag)):
             del new[tag]
-    for name in GONE:
-        if name in new:
-            del new[name]
     source = str(ds.get("SOPInstanceUID") or "an image")
     said = f"ctsr {model.split(' (')[0]}"[:64]
     new.ImageType = ["DERIVED", "SECONDARY", *list(ds.get("ImageType") or [])[2:]]
@@ -817,7 +799,7 @@ def write_slice(
     ds.file_meta.TransferSyntaxUID = kept
     pydicom.dcmwrite(path, ds, enforce_file_format=True)
 
-# %% ../../nbs/apps/upscale.ipynb #e5581536
+# %% ../../nbs/apps/upscale.ipynb #ad972392
 @contextmanager
 def atomic_folder(
     path: Path,  # folder that is to appear; one that is there is replaced
@@ -841,11 +823,9 @@ def atomic_folder(
         raise
     shutil.rmtree(old, ignore_errors=True)
 
-# %% ../../nbs/apps/upscale.ipynb #c1399f92
-def padded_values(
-    ds: pydicom.Dataset,  # see read_slice
-) -> tuple | None:  # lowest and highest HU; None if the slice names no padding
-    "What PixelPaddingValue and PixelPaddingRangeLimit say, half a step of the numbers further."
+# %% ../../nbs/apps/upscale.ipynb #0f3d1993
+def padded_values(ds: pydicom.Dataset) -> tuple | None:
+    "Lowest and highest HU that a slice calls padding, half a step of its numbers further."
     first = ds.get("PixelPaddingValue")
     if first in (None, ""):
         return None
@@ -863,10 +843,8 @@ def _restore_sign_of_padding(ds: pydicom.Dataset):
             ds.add_new(name, "SS", value - 65536)
 
 
-def head_of(
-    path: Path,  # DICOM file
-) -> pydicom.Dataset:  # without its pixels
-    "Read the header of an axial slice; refuse what cannot be restored."
+def head_of(path: Path) -> pydicom.Dataset:
+    "Read an axial slice without its pixels; refuse what cannot be restored."
     with _reading(path):
         ds = read_slice(path)
         affine = slice_affine(ds)
@@ -955,7 +933,7 @@ class DicomCT:
                 affine = finer_affine(series_affine(self.heads), size, stored.shape)
                 write_itk(stored, affine, dict(ctsr=trace(model, what=SPREAD)), beside, ".nrrd")
 
-# %% ../../nbs/apps/upscale.ipynb #a56b0df7
+# %% ../../nbs/apps/upscale.ipynb #e1ad02dc
 READERS = {".png": GreyPicture, ".jpg": GreyPicture, ".jpeg": GreyPicture}
 READERS |= dict.fromkeys(VOLUMES, VolumeFile)
 SAME = ((".jpg", ".jpeg"), (".nii", ".nii.gz"))  # endings of one kind
@@ -1018,7 +996,7 @@ def target(
         )
     return out
 
-# %% ../../nbs/apps/upscale.ipynb #4d9efff0
+# %% ../../nbs/apps/upscale.ipynb #de267310
 def exists(path: Path) -> bool:
     "Whether there is a result: results appear whole, so one that is there is finished."
     return any(path.iterdir()) if path.is_dir() else path.exists()
@@ -1036,10 +1014,7 @@ def _made_here(path: Path) -> bool:
         return False
 
 
-def was_made_with(
-    path: Path,  # a result
-    made: str,  # see made_with
-) -> bool:
+def was_made_with(path: Path, made: str) -> bool:
     "Whether a result says near its beginning that it was made in just this way."
     file = min(path.iterdir()) if path.is_dir() else path
     try:
@@ -1105,7 +1080,7 @@ def plan(
             todo.append((scan, *pair))
     return todo, rest
 
-# %% ../../nbs/apps/upscale.ipynb #5622606d
+# %% ../../nbs/apps/upscale.ipynb #c27d3af4
 USE = (
     "Research software, not a medical device: what it adds to an image may be wrong. "
     "Not for diagnosis."
@@ -1154,7 +1129,7 @@ def check_memory(
             "crop it, or take a smaller factor"
         )
 
-# %% ../../nbs/apps/upscale.ipynb #3c0115df
+# %% ../../nbs/apps/upscale.ipynb #557a7f35
 def open_all(
     inputs: list,  # of paths
     window,  # see open_scan
@@ -1218,7 +1193,7 @@ def _restore(scan, place: Path, aside, restorer, task: Task, samples: int) -> di
         seconds=round(time.time() - begun, 2),
     )
 
-# %% ../../nbs/apps/upscale.ipynb #22581ce9
+# %% ../../nbs/apps/upscale.ipynb #e63f27b0
 def upscale(
     inputs: list,  # files, and folders with one DICOM series each
     out: str | Path,  # a file, or a folder

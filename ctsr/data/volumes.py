@@ -8,7 +8,7 @@ __all__ = ['IMAGE', 'VOLUME', 'DICOM', 'LPS', 'MILLIMETRES', 'PLACE', 'LABELS', 
            'check_square', 'rescale', 'read_slice', 'hounsfield', 'slice_affine', 'series_affine', 'few',
            'check_hounsfield', 'check_slice_hounsfield', 'check_one_size', 'read_volume', 'lung_share']
 
-# %% ../../nbs/data/volumes.ipynb #aa133cc6
+# %% ../../nbs/data/volumes.ipynb #992657ee
 import hashlib
 import io
 import locale
@@ -32,7 +32,7 @@ from scipy.ndimage import label
 
 from ..core.errors import CTSRError
 
-# %% ../../nbs/data/volumes.ipynb #43fc94f6
+# %% ../../nbs/data/volumes.ipynb #35610c4c
 IMAGE = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 VOLUME = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 DICOM = (".dcm", ".ima", ".dicom")
@@ -69,11 +69,9 @@ def readable():
     except Exception as error:
         raise CTSRError(f"cannot be read ({_why(error)}); fetch or export it again") from None
 
-# %% ../../nbs/data/volumes.ipynb #e5e3b795
-def spacing_of(
-    affine: np.ndarray,  # (4, 4), index to mm
-) -> np.ndarray:  # (3,) mm
-    "Distances between neighbouring voxels along each axis."
+# %% ../../nbs/data/volumes.ipynb #af19dc05
+def spacing_of(affine: np.ndarray) -> np.ndarray:
+    "Distances in mm between neighbouring voxels along each axis of a (4, 4) matrix."
     return np.linalg.norm(affine[:3, :3], axis=0)
 
 
@@ -106,7 +104,7 @@ def as_stored(
     back = nibabel.orientations.ornt_transform(same, nibabel.io_orientation(affine))
     return nibabel.apply_orientation(slices.T, back)
 
-# %% ../../nbs/data/volumes.ipynb #c54037fc
+# %% ../../nbs/data/volumes.ipynb #6b1c4131
 @dataclass
 class Volume:
     "A volume as its file stores it, and what is needed to write another one like it."
@@ -141,10 +139,8 @@ def _nifti_scaling(header: nibabel.Nifti1Header) -> tuple[float, float]:
     return slope, intercept if math.isfinite(intercept) else 0.0
 
 
-def read_nifti(
-    path: str | Path,  # .nii or .nii.gz
-) -> Volume:
-    "Read a NIfTI-1 file; refuse one that is cut."
+def read_nifti(path: str | Path) -> Volume:
+    "Read a NIfTI-1 file (.nii, .nii.gz); refuse one that is cut."
     with nibabel.openers.ImageOpener(path) as file:
         data = file.read()
     if nibabel.Nifti2Header.may_contain_header(data):
@@ -176,10 +172,8 @@ def _entries(image: sitk.Image) -> dict:
     return {k: v for k, v in entries.items() if not k.startswith("ITK_") or k == "ITK_FileNotes"}
 
 
-def read_itk(
-    path: str | Path,  # .nrrd, .nhdr, .mha or .mhd
-) -> Volume:
-    "Read an NRRD or MetaImage file."
+def read_itk(path: str | Path) -> Volume:
+    "Read an NRRD or MetaImage file (.nrrd, .nhdr, .mha, .mhd)."
     image = sitk.ReadImage(str(path))
     if image.GetDimension() == 2:
         image = sitk.JoinSeries(image)
@@ -193,10 +187,8 @@ def read_itk(
     return Volume(stored, stored.shape, affine, _entries(image), stored.dtype)
 
 
-def load_file(
-    path: str | Path,  # one of VOLUME
-) -> Volume:
-    "Read a volume; refuse what cannot be cut into square axial pictures."
+def load_file(path: str | Path) -> Volume:
+    "Read a file of one of the endings in VOLUME; refuse what gives no square axial pictures."
     path = Path(path)
     with readable():
         nifti = path.name.lower().endswith((".nii", ".nii.gz"))
@@ -222,7 +214,7 @@ def check_square(spacing):
             f"has axial pixels of {across:.2f} x {down:.2f} mm: resample it to square pixels first"
         )
 
-# %% ../../nbs/data/volumes.ipynb #69731a5b
+# %% ../../nbs/data/volumes.ipynb #82363a65
 def _is_dicom(path: Path) -> bool:
     "DICOM by suffix, or by the mark after the preamble, since many archives give no suffix."
     if path.name.upper() == "DICOMDIR":
@@ -233,10 +225,8 @@ def _is_dicom(path: Path) -> bool:
         return f.read(132)[128:] == b"DICM"
 
 
-def rescale(
-    ds: pydicom.Dataset,  # of a slice
-) -> tuple[float, float]:
-    "Slope and intercept from numbers to Hounsfield units; 1 and 0 where the slice names none."
+def rescale(ds: pydicom.Dataset) -> tuple[float, float]:
+    "Slope and intercept from numbers to Hounsfield units; 1 and 0 where a slice names none."
     slope = ds.get("RescaleSlope")
     return 1.0 if slope in (None, "") else float(slope), float(ds.get("RescaleIntercept") or 0)
 
@@ -274,10 +264,8 @@ def _check_slice(ds: pydicom.Dataset):
         )
 
 
-def read_slice(
-    path: str | Path,  # DICOM file
-) -> pydicom.Dataset:
-    "Read a CT slice; refuse what is none."
+def read_slice(path: str | Path) -> pydicom.Dataset:
+    "Read a CT slice from a DICOM file; refuse what is none."
     with readable():
         ds = pydicom.dcmread(path, force=True)
         if "TransferSyntaxUID" not in ds.file_meta:
@@ -286,10 +274,8 @@ def read_slice(
     return ds
 
 
-def hounsfield(
-    ds: pydicom.Dataset,  # see read_slice
-) -> np.ndarray:  # (H, W) float32
-    "Hounsfield units of a slice."
+def hounsfield(ds: pydicom.Dataset) -> np.ndarray:
+    "Hounsfield units of a slice, (H, W) float32."
     if ds.file_meta.TransferSyntaxUID.is_compressed:
         return _decoded(ds.filename)
     slope, intercept = rescale(ds)
@@ -308,10 +294,11 @@ def _decoded(path: str) -> np.ndarray:
     return values[0].astype(np.float32)
 
 
-def slice_affine(
-    ds: pydicom.Dataset,  # see read_slice
-) -> np.ndarray:  # (4, 4): column, row, slice to mm, LPS
-    "Where a slice lies: at the origin with pixels of 1 mm, if it does not say."
+def slice_affine(ds: pydicom.Dataset) -> np.ndarray:
+    """Where a slice lies: (4, 4), from column, row and slice to mm in LPS.
+
+    A slice that does not say lies at the origin and has pixels of 1 mm.
+    """
     axes = np.reshape(ds.get("ImageOrientationPatient") or [1, 0, 0, 0, 1, 0], (2, 3)).astype(float)
     down, across = map(float, ds.get("PixelSpacing") or (1, 1))
     thickness = float(ds.get("SpacingBetweenSlices") or ds.get("SliceThickness") or 1)
@@ -322,14 +309,9 @@ def slice_affine(
     affine[:3, 3] = ds.get("ImagePositionPatient") or (0, 0, 0)
     return affine
 
-# %% ../../nbs/data/volumes.ipynb #19e8bdf9
-PLACE = [
-    "SeriesInstanceUID",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "InstanceNumber",
-    "Rows",
-]
+# %% ../../nbs/data/volumes.ipynb #b8b37044
+PLACE = ["SeriesInstanceUID", "InstanceNumber", "Rows"]
+PLACE += ["ImagePositionPatient", "ImageOrientationPatient"]
 
 
 def _height(ds: pydicom.Dataset) -> float | None:
@@ -363,17 +345,15 @@ def _dicom_series(
     return [[file for *_, file in slices] for slices in series.values()] + alone
 
 
-def series_affine(
-    slices: list,  # of datasets, in order
-) -> np.ndarray:  # (4, 4): column, row, number of the slice to mm, LPS
-    "Where a series lies, with the distance between slices by their positions."
+def series_affine(slices: list) -> np.ndarray:
+    "Where a series of datasets lies, with the distance between slices by their positions."
     affine = slice_affine(slices[0])
     step = (slice_affine(slices[-1]) - affine)[:3, 3] / max(1, len(slices) - 1)
     if step.any():
         affine[:3, 2] = step
     return affine
 
-# %% ../../nbs/data/volumes.ipynb #899a182b
+# %% ../../nbs/data/volumes.ipynb #92100d76
 LABELS = (
     "looks like a label map, {}: enlarge labels by nearest neighbour, elsewhere; if it is an "
     "image, say its window (--window CENTRE,WIDTH)"
@@ -384,10 +364,8 @@ NO_HU = (
 )
 
 
-def few(
-    values: np.ndarray,  # of a volume or picture
-) -> int:  # how many, if there are 2 to 32 and all of them whole, else 0
-    "Number of different values, where an image has hundreds."
+def few(values: np.ndarray) -> int:
+    "Number of different values, if it is 2 to 32 and all are whole; else 0. Images have hundreds."
     for part in (values[len(values) // 2], values):  # mostly one slice decides
         found = np.unique(part)
         if len(found) > 32 or (found % 1).any():
@@ -395,9 +373,7 @@ def few(
     return len(found) if len(found) > 1 else 0
 
 
-def check_hounsfield(
-    values: np.ndarray,  # of a volume
-):
+def check_hounsfield(values: np.ndarray):
     "Refuse label maps, and volumes that cannot be in Hounsfield units."
     least = float(values.min())
     labels = few(values)
@@ -410,14 +386,12 @@ def check_hounsfield(
         raise CTSRError(NO_HU.format("has no value below 0"))
 
 
-def check_slice_hounsfield(
-    ds: pydicom.Dataset,  # see read_slice
-):
+def check_slice_hounsfield(ds: pydicom.Dataset):
     "Refuse a slice that cannot be in Hounsfield units by what its header says."
     if rescale(ds)[1] >= 0 and not ds.get("PixelRepresentation"):
         raise CTSRError(NO_HU.format("names no intercept, and its numbers have no sign"))
 
-# %% ../../nbs/data/volumes.ipynb #7f66cfc0
+# %% ../../nbs/data/volumes.ipynb #f23d09d4
 def _load_series(files: list, hounsfield_only: bool) -> tuple:
     "Axial slices, affine and patient's hash of a DICOM series; a reason names its file."
     slices = []
@@ -487,7 +461,7 @@ def read_volume(
         raise CTSRError(f"{path} {error}") from None
     return hu, spacing, who or _stem(path.name)
 
-# %% ../../nbs/data/volumes.ipynb #741e62ea
+# %% ../../nbs/data/volumes.ipynb #812fc7b6
 LUNG_SHARE = 0.02  # of the slice; less is neck or abdomen
 
 
