@@ -11,7 +11,7 @@ __all__ = ['SHORTER', 'NARROW', 'NO_TISSUE', 'MADE', 'SPREAD', 'VOLUMES', 'GONE'
            'open_scan', 'target', 'exists', 'was_made_with', 'check_free', 'plan', 'check_samples', 'check_memory',
            'open_all', 'upscale']
 
-# %% ../../nbs/apps/upscale.ipynb #1421184b
+# %% ../../nbs/apps/upscale.ipynb #f9d7faca
 import copy
 import dataclasses
 import gzip
@@ -22,6 +22,7 @@ import shutil
 import tempfile
 import time
 import uuid
+import warnings
 import zlib
 from collections import deque
 from contextlib import contextmanager, nullcontext
@@ -94,7 +95,7 @@ from ctsr.evaluation.restore import (
 from ..models.diffusion import SAMPLERS
 from ..models.sr3 import SR3
 
-# %% ../../nbs/apps/upscale.ipynb #9f748701
+# %% ../../nbs/apps/upscale.ipynb #408d897a
 def chosen_sampling(run: Path) -> dict:
     "Sampler and steps that a study chose for a run's folder; empty where it chose none."
     run = run.resolve()
@@ -121,7 +122,7 @@ def card_of(file: Path) -> dict:
             return read_card(card)
     raise CTSRError(f"{file}: has no card next to it; put {cards[0].name} or config.json there")
 
-# %% ../../nbs/apps/upscale.ipynb #8f91f289
+# %% ../../nbs/apps/upscale.ipynb #171578f4
 def _restorer_from_file(file: Path, device, drawing: dict) -> NetRestorer:
     "The network of a .safetensors file; one of a run has the run's name and sampling."
     name = file.stem
@@ -178,7 +179,7 @@ def load_model(
     restorer.weights = file_sha256(file)[:12]
     return restorer, task
 
-# %% ../../nbs/apps/upscale.ipynb #74260f1f
+# %% ../../nbs/apps/upscale.ipynb #76893953
 def made_with(
     restorer: NetRestorer,  # see load_model
     task: Task,
@@ -216,7 +217,7 @@ def shortened(
             made = re.sub(words, fewer, made)
     return made[:length]
 
-# %% ../../nbs/apps/upscale.ipynb #86cad190
+# %% ../../nbs/apps/upscale.ipynb #deb13984
 NARROW = (
     "its values, {0} to {1}, are less than a tenth of the grey levels from 0 to {2}: say which to "
     "show, for all slices alike, by --window CENTRE,WIDTH in grey levels, for example "
@@ -243,7 +244,7 @@ def grey_limits(
         )
     return lo, hi
 
-# %% ../../nbs/apps/upscale.ipynb #6bdb6954
+# %% ../../nbs/apps/upscale.ipynb #1c219622
 NO_TISSUE = -1500  # HU; air has -1000, and its noise does not reach this
 
 
@@ -278,7 +279,7 @@ def put_back(
     np.copyto(fine, values[there], where=mask[there], casting="same_kind")
     return fine
 
-# %% ../../nbs/apps/upscale.ipynb #db5329c2
+# %% ../../nbs/apps/upscale.ipynb #d9ed49e0
 @torch.inference_mode()
 def answers_so_far(
     restorer,  # see `ctsr.evaluation.restore`
@@ -299,7 +300,7 @@ def answers_so_far(
         squares = squares + step * (x - mean)
         yield mean, (squares / n).sqrt() if n else None
 
-# %% ../../nbs/apps/upscale.ipynb #6db54055
+# %% ../../nbs/apps/upscale.ipynb #d5d08334
 def restore_slice(
     values: np.ndarray,  # (H,W) in the data's own unit
     limits: tuple,  # of that unit: what the network sees as 0 and as 1
@@ -328,7 +329,7 @@ def restore_slice(
         spread = put_back(spread, np.zeros_like(values), mask)
     return restored, spread
 
-# %% ../../nbs/apps/upscale.ipynb #7c252e06
+# %% ../../nbs/apps/upscale.ipynb #9d56a3f5
 class Tiled(nn.Module):
     "A network that sees a large picture in overlapping tiles."
 
@@ -379,7 +380,7 @@ def tiled(
     holder.net = restorer.parts = Tiled(holder.net, tile, overlap)
     return restorer
 
-# %% ../../nbs/apps/upscale.ipynb #18937942
+# %% ../../nbs/apps/upscale.ipynb #612c462e
 MADE = "Super-resolution by ctsr"  # how what is said of a result begins
 SPREAD = "Standard deviation of samples, by ctsr"  # and of its uncertainty
 
@@ -425,7 +426,7 @@ def trace(
     said = f"{what} with the network {model}{of}. Research software, not a medical device."
     return f"{before} | {said}" if before else said
 
-# %% ../../nbs/apps/upscale.ipynb #44babda2
+# %% ../../nbs/apps/upscale.ipynb #2b2ccd6b
 def significant_bits(path: str | Path) -> int:
     "Bits of a grey level that count by a PNG's sBIT chunk, which Pillow passes over; or 16."
     with open(path, "rb") as f:
@@ -489,7 +490,7 @@ def read_grey(
                 )
             return pixels, white_of(pixels, path), image.info.get("dpi"), said
 
-# %% ../../nbs/apps/upscale.ipynb #e7a289b3
+# %% ../../nbs/apps/upscale.ipynb #6326c238
 def notes(
     said: dict,  # texts of a picture by name
     model: str,  # what made the new one, see made_with
@@ -581,7 +582,7 @@ class GreyPicture:
                 spread = Image.fromarray(to_stored(deviation / self.white * 65535, np.uint16))
                 spread.save(beside, **notes(self.said, model, beside, what=SPREAD), **options)
 
-# %% ../../nbs/apps/upscale.ipynb #a188484e
+# %% ../../nbs/apps/upscale.ipynb #277053ab
 def finer_affine(
     affine: np.ndarray,  # (4, 4), index to mm
     size: tuple,  # voxels along each axis, as they are
@@ -591,7 +592,7 @@ def finer_affine(
     ratio = np.divide(size, new)
     return affine @ nibabel.affines.from_matvec(np.diag(ratio), (ratio - 1) / 2)
 
-# %% ../../nbs/apps/upscale.ipynb #50f28e4f
+# %% ../../nbs/apps/upscale.ipynb #0f0b9e11
 VOLUMES = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 
@@ -639,7 +640,7 @@ def write_nifti(
         header.write_to(f)
         header.data_to_fileobj(stored.reshape(header.get_data_shape()), f, rescale=False)
 
-# %% ../../nbs/apps/upscale.ipynb #24510e6b
+# %% ../../nbs/apps/upscale.ipynb #02d9f384
 def write_itk(
     stored: np.ndarray,  # (i, j, k), its axes as they will be stored
     affine: np.ndarray,  # its indices to mm, LPS
@@ -718,7 +719,7 @@ class VolumeFile:
         affine = finer_affine(source.affine, source.size, stored.shape)
         write_itk(stored, affine, source.header | said, path, self.suffix)
 
-# %% ../../nbs/apps/upscale.ipynb #b0b99c5b
+# %% ../../nbs/apps/upscale.ipynb #05b82dab
 # What new pixels, and the time of their making, change: the smallest and largest value of image
 # and series, and the date and time of creation.
 GONE = (0x00280106, 0x00280107, 0x00280108, 0x00280109, 0x00080012, 0x00080013)
@@ -799,7 +800,7 @@ def write_slice(
     ds.file_meta.TransferSyntaxUID = kept
     pydicom.dcmwrite(path, ds, enforce_file_format=True)
 
-# %% ../../nbs/apps/upscale.ipynb #ad972392
+# %% ../../nbs/apps/upscale.ipynb #9b6eeb5f
 @contextmanager
 def atomic_folder(
     path: Path,  # folder that is to appear; one that is there is replaced
@@ -823,7 +824,7 @@ def atomic_folder(
         raise
     shutil.rmtree(old, ignore_errors=True)
 
-# %% ../../nbs/apps/upscale.ipynb #0f3d1993
+# %% ../../nbs/apps/upscale.ipynb #7592b4e2
 def padded_values(ds: pydicom.Dataset) -> tuple | None:
     "Lowest and highest HU that a slice calls padding, half a step of its numbers further."
     first = ds.get("PixelPaddingValue")
@@ -921,7 +922,9 @@ class DicomCT:
         series = self.series_uid(model)
         spread = []
         folder = self.path.is_dir()
-        with _both(atomic_folder(out) if folder else atomic_path(out), aside) as (tmp, beside):
+        place = atomic_folder(out) if folder else atomic_path(out)
+        unasked = warnings.catch_warnings(action="ignore")  # of pydicom, about old entries
+        with unasked, _both(place, aside) as (tmp, beside):
             for file, ds, (fine, deviation) in zip(self.files, self.heads, results):
                 new = derived_slice(ds, fine.shape, series, model, file_sha256(file))
                 write_slice(fine, tmp / file.name if folder else tmp, new)
@@ -933,7 +936,7 @@ class DicomCT:
                 affine = finer_affine(series_affine(self.heads), size, stored.shape)
                 write_itk(stored, affine, dict(ctsr=trace(model, what=SPREAD)), beside, ".nrrd")
 
-# %% ../../nbs/apps/upscale.ipynb #e1ad02dc
+# %% ../../nbs/apps/upscale.ipynb #e4a366d3
 READERS = {".png": GreyPicture, ".jpg": GreyPicture, ".jpeg": GreyPicture}
 READERS |= dict.fromkeys(VOLUMES, VolumeFile)
 SAME = ((".jpg", ".jpeg"), (".nii", ".nii.gz"))  # endings of one kind
@@ -996,7 +999,7 @@ def target(
         )
     return out
 
-# %% ../../nbs/apps/upscale.ipynb #de267310
+# %% ../../nbs/apps/upscale.ipynb #4bf7e4ed
 def exists(path: Path) -> bool:
     "Whether there is a result: results appear whole, so one that is there is finished."
     return any(path.iterdir()) if path.is_dir() else path.exists()
@@ -1080,7 +1083,7 @@ def plan(
             todo.append((scan, *pair))
     return todo, rest
 
-# %% ../../nbs/apps/upscale.ipynb #c27d3af4
+# %% ../../nbs/apps/upscale.ipynb #b6c49e12
 USE = (
     "Research software, not a medical device: what it adds to an image may be wrong. "
     "Not for diagnosis."
@@ -1129,7 +1132,7 @@ def check_memory(
             "crop it, or take a smaller factor"
         )
 
-# %% ../../nbs/apps/upscale.ipynb #557a7f35
+# %% ../../nbs/apps/upscale.ipynb #0eccfde9
 def open_all(
     inputs: list,  # of paths
     window,  # see open_scan
@@ -1193,7 +1196,7 @@ def _restore(scan, place: Path, aside, restorer, task: Task, samples: int) -> di
         seconds=round(time.time() - begun, 2),
     )
 
-# %% ../../nbs/apps/upscale.ipynb #e63f27b0
+# %% ../../nbs/apps/upscale.ipynb #58a7fd57
 def upscale(
     inputs: list,  # files, and folders with one DICOM series each
     out: str | Path,  # a file, or a folder

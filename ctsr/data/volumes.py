@@ -8,7 +8,7 @@ __all__ = ['IMAGE', 'VOLUME', 'DICOM', 'LPS', 'MILLIMETRES', 'PLACE', 'LABELS', 
            'check_square', 'rescale', 'read_slice', 'hounsfield', 'slice_affine', 'series_affine', 'few',
            'check_hounsfield', 'check_slice_hounsfield', 'check_one_size', 'read_volume', 'lung_share']
 
-# %% ../../nbs/data/volumes.ipynb #992657ee
+# %% ../../nbs/data/volumes.ipynb #0752c9a9
 import hashlib
 import io
 import locale
@@ -32,7 +32,7 @@ from scipy.ndimage import label
 
 from ..core.errors import CTSRError
 
-# %% ../../nbs/data/volumes.ipynb #35610c4c
+# %% ../../nbs/data/volumes.ipynb #fac5f0a2
 IMAGE = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 VOLUME = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 DICOM = (".dcm", ".ima", ".dicom")
@@ -69,7 +69,7 @@ def readable():
     except Exception as error:
         raise CTSRError(f"cannot be read ({_why(error)}); fetch or export it again") from None
 
-# %% ../../nbs/data/volumes.ipynb #af19dc05
+# %% ../../nbs/data/volumes.ipynb #6271c154
 def spacing_of(affine: np.ndarray) -> np.ndarray:
     "Distances in mm between neighbouring voxels along each axis of a (4, 4) matrix."
     return np.linalg.norm(affine[:3, :3], axis=0)
@@ -104,7 +104,7 @@ def as_stored(
     back = nibabel.orientations.ornt_transform(same, nibabel.io_orientation(affine))
     return nibabel.apply_orientation(slices.T, back)
 
-# %% ../../nbs/data/volumes.ipynb #6b1c4131
+# %% ../../nbs/data/volumes.ipynb #b4408ef8
 @dataclass
 class Volume:
     "A volume as its file stores it, and what is needed to write another one like it."
@@ -172,9 +172,24 @@ def _entries(image: sitk.Image) -> dict:
     return {k: v for k, v in entries.items() if not k.startswith("ITK_") or k == "ITK_FileNotes"}
 
 
+@contextmanager
+def _without_stderr():
+    "Silence the process's stderr, on which ITK's MetaImage reader prints past its own exceptions."
+    kept = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
+
+
 def read_itk(path: str | Path) -> Volume:
     "Read an NRRD or MetaImage file (.nrrd, .nhdr, .mha, .mhd)."
-    image = sitk.ReadImage(str(path))
+    with _without_stderr():
+        image = sitk.ReadImage(str(path))
     if image.GetDimension() == 2:
         image = sitk.JoinSeries(image)
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
@@ -214,7 +229,7 @@ def check_square(spacing):
             f"has axial pixels of {across:.2f} x {down:.2f} mm: resample it to square pixels first"
         )
 
-# %% ../../nbs/data/volumes.ipynb #82363a65
+# %% ../../nbs/data/volumes.ipynb #e12a8dea
 def _is_dicom(path: Path) -> bool:
     "DICOM by suffix, or by the mark after the preamble, since many archives give no suffix."
     if path.name.upper() == "DICOMDIR":
@@ -237,7 +252,7 @@ def _check_slice(ds: pydicom.Dataset):
         raise CTSRError("cannot be read: it is no DICOM image, whatever its name says")
     if ds.get("Modality") not in ("CT", "", None):
         raise CTSRError(f"cannot be read as CT: it is DICOM of modality {ds.Modality}")
-    enhanced = ds.SOPClassUID.startswith("1.2.840.10008.5.1.4.1.1.2.1")
+    enhanced = str(ds.SOPClassUID or "").startswith("1.2.840.10008.5.1.4.1.1.2.1")
     if enhanced or int(ds.get("NumberOfFrames") or 1) > 1:
         raise CTSRError("is multi-frame DICOM: convert it to one file a slice first")
     kind = ds.get("PhotometricInterpretation", "MONOCHROME2")
@@ -309,7 +324,7 @@ def slice_affine(ds: pydicom.Dataset) -> np.ndarray:
     affine[:3, 3] = ds.get("ImagePositionPatient") or (0, 0, 0)
     return affine
 
-# %% ../../nbs/data/volumes.ipynb #b8b37044
+# %% ../../nbs/data/volumes.ipynb #25e1eb6b
 PLACE = ["SeriesInstanceUID", "InstanceNumber", "Rows"]
 PLACE += ["ImagePositionPatient", "ImageOrientationPatient"]
 
@@ -353,7 +368,7 @@ def series_affine(slices: list) -> np.ndarray:
         affine[:3, 2] = step
     return affine
 
-# %% ../../nbs/data/volumes.ipynb #92100d76
+# %% ../../nbs/data/volumes.ipynb #f97ca1bf
 LABELS = (
     "looks like a label map, {}: enlarge labels by nearest neighbour, elsewhere; if it is an "
     "image, say its window (--window CENTRE,WIDTH)"
@@ -391,7 +406,7 @@ def check_slice_hounsfield(ds: pydicom.Dataset):
     if rescale(ds)[1] >= 0 and not ds.get("PixelRepresentation"):
         raise CTSRError(NO_HU.format("names no intercept, and its numbers have no sign"))
 
-# %% ../../nbs/data/volumes.ipynb #f23d09d4
+# %% ../../nbs/data/volumes.ipynb #9ab3dd33
 def _load_series(files: list, hounsfield_only: bool) -> tuple:
     "Axial slices, affine and patient's hash of a DICOM series; a reason names its file."
     slices = []
@@ -461,7 +476,7 @@ def read_volume(
         raise CTSRError(f"{path} {error}") from None
     return hu, spacing, who or _stem(path.name)
 
-# %% ../../nbs/data/volumes.ipynb #812fc7b6
+# %% ../../nbs/data/volumes.ipynb #7485d328
 LUNG_SHARE = 0.02  # of the slice; less is neck or abdomen
 
 
