@@ -1,4 +1,4 @@
-"Files in, finer files of the same kind out: every format read back by somebody else's reader, and what is refused."
+"Finer files of the same kind, read back by somebody else's reader, and what is refused."
 
 import importlib
 import json
@@ -14,6 +14,7 @@ import time
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -28,6 +29,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 from safetensors.torch import load_file
 
+from ctsr.apps.cli import main
 from ctsr.apps.upscale import load_model, restore_slice, shortened, tiled, upscale, write_slice
 from ctsr.core.errors import CTSRError
 from ctsr.core.files import file_sha256, save_json, save_tensors
@@ -63,7 +65,7 @@ def refused(*words):
 
 @pytest.fixture(scope="module")
 def runs(phantom, tmp_path_factory):
-    "Finished runs: two that change the picture, and one that is known to interpolate, at a factor that is no whole number."
+    "Two runs that change the picture, and one that interpolates, at a factor of 5.02."
     home = tmp_path_factory.mktemp("runs")
     train(
         TrainConfig(
@@ -105,13 +107,21 @@ def runs(phantom, tmp_path_factory):
     return home
 
 
-def ctsr_upscale(*arguments, **kwargs):
-    return subprocess.run(
-        [sys.executable, "-m", "ctsr.apps.cli", "upscale", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        **kwargs,
-    )
+@pytest.fixture
+def ctsr_upscale(capsys, monkeypatch):
+    "A function that runs the command in this process and returns its status and what it printed."
+    on_stop = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["ctsr", "upscale", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return SimpleNamespace(returncode=ended.value.code, stdout=said.out, stderr=said.err)
+
+    yield run
+    signal.signal(signal.SIGTERM, on_stop)
 
 
 def contents(folder):
@@ -175,7 +185,7 @@ def grey(restorer, pixels, white):
     ],
 )
 def test_pictures(runs, tmp_path, name, white, kind):
-    "Size, depth, range, resolution, and the very numbers that the network gives. Twelve bits are those that the file says count."
+    "Size, depth, range, resolution, and the numbers of the network; declared bits count."
     pixels = (blobs(45, 38) * white).round().astype(kind)
     pixels[3, 3] = white
     notes = PngInfo()
@@ -206,7 +216,7 @@ def test_pictures(runs, tmp_path, name, white, kind):
 
 
 def test_slices_of_a_stack_match(runs, tmp_path):
-    "White is the format's, or the window's, and never one pixel's; a scan that is black or grey to the eye is refused until its window is said."
+    "White is the format's or the window's, not one pixel's; a dark scan needs a window."
     dark = (blobs(45, 38) * 3900).astype(np.uint16)
     spot = dark.copy()
     shifted = (dark // 4 + 32000).astype(np.uint16)  # HU + 32768, say
@@ -423,7 +433,7 @@ def test_what_cannot_be_restored_costs_only_itself(runs, tmp_path, name, make, w
 
 
 def as_nifti(path, hu, codes="LPS", forms=(1, 1), slope=None, tilt=0.0):
-    "A file with the axes named; `hu` is (slices, rows, columns), feet to head, front to back, right to left."
+    "A file with the axes named; `hu` goes feet to head, front to back, right to left."
     turn = np.eye(4)
     turn[:2, :2] = [[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]]
     image = nibabel.Nifti1Image(
@@ -446,7 +456,7 @@ def as_nifti(path, hu, codes="LPS", forms=(1, 1), slope=None, tilt=0.0):
 
 
 def axial(image):
-    "(slices, rows, columns) as above, and the world's coordinates of the outer corners, by nibabel alone."
+    "(slices, rows, columns) as above, and outer corners in mm, by nibabel alone."
     to = nibabel.orientations.ornt_transform(
         nibabel.io_orientation(image.affine), nibabel.orientations.axcodes2ornt("LPS")
     )
@@ -467,7 +477,7 @@ def axial(image):
     ],
 )
 def test_nifti(runs, tmp_path, codes, suffix, kind):
-    "A factor that is no whole number, any orientation, a tilt: corners stay where they are, slices are those of the network."
+    "Any factor, orientation and tilt: corners stay, slices are those of the network."
     affine = as_nifti(tmp_path / f"a{suffix}", thorax().astype(kind), codes, (2, 4), tilt=0.2)
     hu = thorax()
     made = nibabel.load(
@@ -503,7 +513,7 @@ def corners(image, affine):
 
 @pytest.mark.parametrize("codes, kind, order", [("RAS", "i2", "<"), ("PIR", "f4", ">")])
 def test_what_a_nifti_header_says_stays(runs, tmp_path, codes, kind, order):
-    "Two forms that do not agree, each at its place; units, ranges, names, extensions, a fourth axis of one and the order of bytes."
+    "Two forms that disagree; units, ranges, names, extensions, a fourth axis, byte order."
     as_nifti(tmp_path / "a.nii.gz", thorax().astype(kind), codes)
     a = nibabel.load(tmp_path / "a.nii.gz")
     a = nibabel.Nifti1Image(
@@ -552,7 +562,7 @@ def test_what_a_nifti_header_says_stays(runs, tmp_path, codes, kind, order):
 
 
 def test_nifti_of_eight_bits_and_with_a_slope(runs, tmp_path):
-    "The numbers in the file keep their type; eight bits are grey levels; slope and intercept stay what they were."
+    "Numbers keep type, slope and intercept; eight bits are grey levels."
     as_nifti(tmp_path / "grey.nii.gz", (np.stack([blobs(40, 36)] * 2) * 255).astype(np.uint8))
     stored = ((thorax() + 1024) // 2).astype(np.int16)
     as_nifti(tmp_path / "slope.nii", stored, slope=(2, -1024))
@@ -579,7 +589,7 @@ def test_nifti_of_eight_bits_and_with_a_slope(runs, tmp_path):
 
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
 def test_nrrd(runs, tmp_path, suffix):
-    "An oblique volume with an entry of its own; the network's answer inside the window, interpolation outside."
+    "An oblique volume with an entry; the network inside the window, interpolation outside."
     image = sitk.GetImageFromArray(thorax())
     cos = np.cos(0.3)
     sin = np.sin(0.3)
@@ -679,7 +689,7 @@ def as_dicom(
     ids=["12 bits", "half", "signed"],
 )
 def test_dicom_series(runs, tmp_path, scale):
-    "Files under names that contradict the order; new identifiers, old patient, bits and rescale; every number right."
+    "Names contradict the order; new identifiers, old patient, bits and rescale."
     hu = thorax().clip(-1024, 3000)
     old = [
         as_dicom(tmp_path / "in" / f"{9 - z}.dcm", hu[z], 4.0 * z, z + 1, SeriesNumber=3, **scale)
@@ -755,7 +765,7 @@ def test_dicom_series(runs, tmp_path, scale):
 
 
 def test_slices_given_one_by_one_stay_a_series(runs, tmp_path):
-    "Also when an interrupted run goes on; another series, network or window is another one; a file is the same image however it was given."
+    "Also after an interrupt; another series, network or window makes another series."
     for z in range(3):
         as_dicom(tmp_path / "in" / f"{z}.dcm", thorax()[z].clip(-1024, 3000), 4.0 * z, z + 1)
     as_dicom(tmp_path / "other.dcm", thorax()[0].clip(-1024, 3000), series="1.2.3.5")
@@ -833,7 +843,7 @@ def circle(height, width):
     ids=["far below air", "lowest of 12 bits", "a range", "no tag"],
 )
 def test_padding_is_no_image(runs, tmp_path, pad, last, scale):
-    "It stays where and what it is, and nothing beside it is a blend with it; without a tag, a value far below air is meant."
+    "It stays where and what it is, and is blended with nothing; tagged, or far below air."
     stored = thorax()[0].clip(-1023, 2500).astype(int) + 1024
     out = circle(40, 36)
     stored[20, :] = 1  # the lowest that is image
@@ -983,7 +993,9 @@ def test_files_passed_over_are_counted(runs, tmp_path):
     assert row["slices"] == 2 and row["others"] == 1
 
 
-def test_the_remedy_for_a_folder_of_pictures_and_for_nothing(runs, tmp_path, monkeypatch):
+def test_the_remedy_for_a_folder_of_pictures_and_for_nothing(
+    runs, tmp_path, monkeypatch, ctsr_upscale
+):
     "A folder of other files is told how to name them; an empty name is no current folder."
     (tmp_path / "in").mkdir()
     for name in ("a.png", "b.PNG"):
@@ -1007,44 +1019,22 @@ def test_the_remedy_for_a_folder_of_pictures_and_for_nothing(runs, tmp_path, mon
     ):
         with refused("empty", "name a file or a folder"):
             upscale(inputs, out, runs / "still")
-    done = ctsr_upscale(
-        "",
-        "-o",
-        tmp_path / "out",
-        "--model",
-        runs / "still",
-        cwd=tmp_path / "in",
-        env=os.environ | dict(PYTHONPATH=str(Path(__file__).parent.parent)),
-    )
+    monkeypatch.chdir(tmp_path / "in")
+    done = ctsr_upscale("", "-o", tmp_path / "out", "--model", runs / "still")
     assert (
         done.returncode == 2
         and done.stderr.startswith("ctsr: IN or OUT is empty")
         and done.stderr.count("\n") == 1
         and not (tmp_path / "out").exists()
     )
-    monkeypatch.chdir(tmp_path / "in")
     (row,) = upscale(["."], tmp_path / "out", runs / "still")
     assert row["slices"] == 1 and row["others"] == 3
 
 
 def test_no_number_is_larger_than_its_bits(tmp_path):
     "Twelve bits end at 4095, whatever a network says; a thirteenth would be another picture's."
-    tags = {
-        "0008|0016": CTImageStorage,
-        "0008|0018": "1.2.9",
-        "0028|0100": "16",
-        "0028|0101": "12",
-        "0028|0102": "11",
-        "0028|0103": "0",
-        "0028|1052": "-1024",
-        "0028|1053": "1",
-    }
-    write_slice(
-        np.array([[-9000.0, -1024, 0, 3071, 9000]]),
-        tmp_path / "a.dcm",
-        tags,
-        ((1, 1, 1), (0, 0, 0), (1, 0, 0, 0, 1, 0, 0, 0, 1)),
-    )
+    d = as_dicom(tmp_path / "old.dcm", thorax()[0].clip(-1024, 3000))
+    write_slice(np.array([[-9000.0, -1024, 0, 3071, 9000]]), tmp_path / "a.dcm", d)
     assert pydicom.dcmread(tmp_path / "a.dcm").pixel_array.tolist() == [[0, 0, 1024, 4095, 4095]]
 
 
@@ -1062,31 +1052,11 @@ def test_no_number_is_larger_than_its_bits(tmp_path):
     ],
 )
 def test_dicom_that_is_not_known_is_refused(runs, tmp_path, more, word):
-    hu = thorax()[0].clip(-1024, 3000)
-    d = as_dicom(
-        tmp_path / "in" / "a.dcm",
-        hu,
-        **{
-            k: v
-            for k, v in more.items()
-            if k
-            not in (
-                "NumberOfFrames",
-                "SamplesPerPixel",
-                "PhotometricInterpretation",
-                "PlanarConfiguration",
-            )
-        },
-    )
-    if "NumberOfFrames" in more:
-        d.NumberOfFrames = 2
-        d.PixelData = d.PixelData * 2
-    if "SamplesPerPixel" in more:
-        d.PhotometricInterpretation = "RGB"
-        d.SamplesPerPixel = 3
-        d.PlanarConfiguration = 0
-        d.PixelData = d.PixelData * 3
-    d.save_as(tmp_path / "in" / "a.dcm", enforce_file_format=True)
+    d = as_dicom(tmp_path / "in" / "a.dcm", thorax()[0].clip(-1024, 3000))
+    for k, v in more.items():
+        setattr(d, k, v)
+    d.PixelData *= int(d.get("NumberOfFrames", 1)) * d.SamplesPerPixel
+    save(d, tmp_path / "in" / "a.dcm")
     for given in (tmp_path / "in", tmp_path / "in" / "a.dcm"):
         (row,) = upscale([given], tmp_path / "out", runs / "still")
         assert (
@@ -1113,7 +1083,7 @@ def test_a_damaged_slice_leaves_no_half_series(runs, tmp_path):
 
 
 def test_a_result_says_what_made_it(runs, tmp_path):
-    "Network, weights, factor, and that it is no medical device, beside what was said before; of a result made from a result, both."
+    "Network, weights, factor, no medical device; what was said before stays."
     pixels = (blobs(40, 36) * 255).astype(np.uint8)
     notes = PngInfo()
     image = sitk.GetImageFromArray(thorax())
@@ -1282,7 +1252,10 @@ def test_a_result_says_how_its_samples_were_drawn(runs, tmp_path):
         nifti.header["descrip"].item()
         == b"ctsr sr3 (x2, dpm++, 2 steps, mean of 2 samples, seed 7); not a medical device"
     )
-    longest = "sr3-x5 (weights 0123456789ab, factor 5.02, level of the input, dpm++, 20 steps, mean of 16 samples, seed 0, tiles of 512 px)"
+    longest = (
+        "sr3-x5 (weights 0123456789ab, factor 5.02, level of the input, dpm++, 20 steps, "
+        "mean of 16 samples, seed 0, tiles of 512 px)"
+    )
     assert shortened(longest, 52) == "sr3-x5 (x5.02, dpm++, 20 steps, 16 samples, seed 0)"
     one(upscale(files[:1], tmp_path / "one.png", runs / "sr3", **drawing, tile=64))
     assert (
@@ -1340,8 +1313,8 @@ def test_the_remedy_fits(runs, tmp_path):
         assert "--model" not in str(caught.value)
 
 
-def test_stored_weights_that_draw_samples(runs, tmp_path):
-    "From `pack` to the files: drawn as the card says, averaged, their deviation beside them, and the line says it all."
+def test_stored_weights_that_draw_samples(runs, tmp_path, ctsr_upscale):
+    "Drawn as the card says, averaged, with their deviation; the line says it all."
     pack(
         runs / "sr3",
         "sr3-small",
@@ -1360,7 +1333,10 @@ def test_stored_weights_that_draw_samples(runs, tmp_path):
         tmp_path / "stored" / "sr3-small.safetensors",
     )
     done = ctsr_upscale(*given, "-o", tmp_path / "out", "--samples", 3, "--uncertainty")
-    how = f"by sr3-small (weights {file_sha256(given[-1])[:12]}, factor 2, level of the input, dpm++, 3 steps, mean of 3 samples, seed 0)"
+    how = (
+        f"by sr3-small (weights {file_sha256(given[-1])[:12]}, factor 2, level of the input, "
+        "dpm++, 3 steps, mean of 3 samples, seed 0)"
+    )
     assert (
         done.returncode == 0
         and done.stdout.count(how) == 2
@@ -1399,7 +1375,7 @@ def test_stored_weights_that_draw_samples(runs, tmp_path):
 
 
 def test_samples_are_drawn_as_a_study_chose(runs, tmp_path):
-    "For a run's folder and its weights, by `evaluate/RUN--TASK/choice.json`; what is asked for comes first, and a run without a choice is as it was."
+    "By `evaluate/RUN--TASK/choice.json`; what is asked for comes first."
     shutil.copytree(runs / "sr3", tmp_path / "train" / "sr3")
 
     def how(model, **drawing):
@@ -1420,7 +1396,7 @@ def test_samples_are_drawn_as_a_study_chose(runs, tmp_path):
         load_model(run)
 
 
-def test_a_factor_chooses_the_network(runs, tmp_path):
+def test_a_factor_chooses_the_network(runs, tmp_path, ctsr_upscale):
     "5 is 256/51; a factor that no stored network is for is refused with the names of all."
     for factor, name in ((5, "runet-x5"), (5.02, "runet-x5"), (2, "runet-x2"), (None, "runet-x2")):
         assert load_model(None, factor)[0].name == name
@@ -1566,7 +1542,7 @@ def test_a_failure_while_writing_leaves_what_was_there(runs, tmp_path, monkeypat
     ],
 )
 def test_whatever_a_library_says_costs_only_that_file(runs, tmp_path, monkeypatch, error, remedy):
-    "What torch and SimpleITK raise, out of memory for instance, is one line, and the next file is done."
+    "What a library raises, out of memory for instance, is one line; the next file is done."
     for n in "ab":
         noisy_png(tmp_path / f"{n}.png")
     whole = restore_slice
@@ -1600,8 +1576,8 @@ def test_a_link_to_a_folder_leads_there(runs, tmp_path):
     )
 
 
-def test_the_command(runs, tmp_path):
-    "Weights as a file, a batch in which one fails: a line each, exit status 2; and a refusal that is one line."
+def test_the_command(runs, tmp_path, ctsr_upscale):
+    "Weights as a file, a batch in which one fails: a line each, exit status 2."
     noisy_png(tmp_path / "a.png")
     Image.new("RGB", (30, 30), (9, 9, 60)).save(tmp_path / "b.png")
     weights = runs / "runet" / "weights.safetensors"
@@ -1648,26 +1624,16 @@ def test_the_command(runs, tmp_path):
     assert done.returncode == 0 and not done.stderr and (tmp_path / "c.png").exists(), done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_is_one_line(runs, tmp_path, stop):
     "What was finished stays, and nothing else."
     for name in ("a.png", "b.png"):
         noisy_png(tmp_path / name, (1200, 1200) if name == "b.png" else (40, 40))
+    command = [sys.executable, "-m", "ctsr.apps.cli", "upscale", tmp_path / "a.png"]
+    command += [tmp_path / "b.png", "-o", tmp_path / "out", "--model", runs / "runet"]
     with subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "ctsr.apps.cli",
-            "upscale",
-            tmp_path / "a.png",
-            tmp_path / "b.png",
-            "-o",
-            tmp_path / "out",
-            "--model",
-            runs / "runet",
-            "--tile",
-            "64",
-        ],
+        [*command, "--tile", "64"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -1712,7 +1678,7 @@ def test_long_and_thin(runs, size):
 
 
 def test_tiles_of_a_sampler_see_the_same_noise(runs):
-    "Nine tiles and one piece draw the same sample, not two samples: they differ far less than samples do."
+    "Nine tiles and one piece draw the same sample: they differ far less than samples do."
     x = torch.from_numpy(blobs(96, 96))[None, None]
     task = Task(**X2)
     ids = ["one", "other"]
@@ -1725,7 +1691,7 @@ def test_tiles_of_a_sampler_see_the_same_noise(runs):
 
 
 def test_tiles_of_a_sampler_agree_approximately(runs):
-    "Exactly where one tile holds the picture, else to a part of what samples differ by, in the middle of a tile as well, and no seam is added."
+    "Exactly in one tile, else to a part of what samples differ by; no seam is added."
     task = Task(**X2)
     ids = ["one", "other"]
     whole = load_model(runs / "sr3", steps=3)[0]
@@ -1745,69 +1711,47 @@ def test_tiles_of_a_sampler_agree_approximately(runs):
     assert off.max() < 2, "grey levels of 256; of a larger network 11, see the lesson"
 
 
-def test_samples_of_a_large_picture_in_bounded_memory(tmp_path):
-    "2048 x 2048 px by an SR3 as deep as the study's, but narrow, in a process of its own."
+UPSCALE = """
+import sys
+from ctsr.apps.upscale import upscale
+
+(row,) = upscale(sys.argv[1:2], sys.argv[2], sys.argv[3], **eval(sys.argv[4]))
+assert row["size"] == (2048, 2048), row
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(status["VmHWM"].split()[0])
+"""
+
+
+def peak_memory(path, out, model, **settings):
+    "Bytes that a process of its own takes at most for a picture of 2048 x 2048 px."
     if not Path("/proc/self/status").exists():
         pytest.skip("peak memory is read from /proc, which is not here")
+    Image.fromarray((blobs(1024, 1024) * 255).astype(np.uint8)).save(path)
+    command = [sys.executable, "-c", UPSCALE, path, out, model, repr(settings)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(done.stdout) * 1024
+
+
+@pytest.mark.slow
+def test_samples_of_a_large_picture_in_bounded_memory(tmp_path):
+    "By an SR3 as deep as the study's, but narrow."
     narrow = dict(name="sr3", channels=4)
     save_tensors(tmp_path / "run" / "weights.safetensors", build_model(narrow).state_dict())
-    save_json(
-        tmp_path / "run" / "config.json",
-        dict(
-            model=narrow,
-            up="bicubic",
-            mean=0.5,
-            std=0.5,
-            task=dict(name="x2", hr=256, lr=128),
-            precision="bf16",
-        ),
-    )
-    Image.fromarray((blobs(1024, 1024) * 255).astype(np.uint8)).save(tmp_path / "a.png")
-    code = (
-        "import sys; from ctsr.apps.upscale import upscale; row, = upscale([sys.argv[1]], sys.argv[2], sys.argv[3], steps=1, samples=2, uncertainty=True);"
-        "assert 'error' not in row, row; print(next(l.split()[1] for l in open('/proc/self/status') if l.startswith('VmHWM')))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "a.png", tmp_path / "b.png", tmp_path / "run"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert int(done.stdout) * 1024 < 1.25 * 2**30
-    assert (
-        Image.open(tmp_path / "b.png").size
-        == Image.open(tmp_path / "b.uncertainty.png").size
-        == (2048, 2048)
-    )
+    task = dict(name="x2", hr=256, lr=128)
+    card = dict(model=narrow, up="bicubic", mean=0.5, std=0.5, task=task, precision="bf16")
+    save_json(tmp_path / "run" / "config.json", card)
+    how = dict(steps=1, samples=2, uncertainty=True)
+    peak = peak_memory(tmp_path / "a.png", tmp_path / "b.png", tmp_path / "run", **how)
+    assert peak < 1.25 * 2**30
+    for name in ("b.png", "b.uncertainty.png"):
+        assert Image.open(tmp_path / name).size == (2048, 2048)
 
 
+@pytest.mark.slow
 def test_a_large_picture_in_four_gibibytes(runs, tmp_path):
-    "2048 x 2048 px, measured in a process of its own; in one piece it takes more than in tiles."
-    if not Path("/proc/self/status").exists():
-        pytest.skip("peak memory is read from /proc, which is not here")
-    Image.fromarray((blobs(1024, 1024) * 255).astype(np.uint8)).save(tmp_path / "a.png")
-    code = (
-        "import sys; from ctsr.apps.upscale import upscale; row, = upscale([sys.argv[1]], sys.argv[2], sys.argv[3], tile=int(sys.argv[4]));"
-        "assert row['size'] == (2048, 2048), row; print(next(l.split()[1] for l in open('/proc/self/status') if l.startswith('VmHWM')))"
-    )
+    "In one piece it takes more than in tiles."
     peak = {
-        tile: int(
-            subprocess.run(
-                [
-                    sys.executable,
-                    "-c",
-                    code,
-                    tmp_path / "a.png",
-                    tmp_path / f"{tile}.png",
-                    runs / "runet",
-                    str(tile),
-                ],
-                capture_output=True,
-                text=True,
-                check=True,
-            ).stdout
-        )
-        * 1024
+        tile: peak_memory(tmp_path / "a.png", tmp_path / f"{tile}.png", runs / "runet", tile=tile)
         for tile in (768, 2048)
     }
     assert peak[768] < 4 * 2**30 and peak[768] < peak[2048]
