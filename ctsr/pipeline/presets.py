@@ -1527,7 +1527,7 @@ def gather_jobs(preset, root, prepared, trained, evaluated, sampled) -> list:  #
                     preset=preset.name,
                     out=f"{root}/figures",
                     draws=f.draws,
-                    claims="nbs/study/claims.yaml",
+                    claims="nbs/paper/claims.yaml",
                     choices={
                         title: {k: chosen(v) for k, v in runs.items()}
                         for title, runs in r.choices.items()

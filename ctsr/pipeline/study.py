@@ -463,7 +463,7 @@ def method_text(
     import pandas as pd
 
     from ctsr.figures.ablations import gain_text
-    from ctsr.paper.claims import _minus
+    from ctsr.paper.claims import minus_signs
 
     t = pd.read_csv(table).fillna({"protocol": ""}).query("subset == @subset")
     coded = t.protocol.eq("as_coded") & t.metric.eq("ssim") & (protocol != "as_coded")
@@ -502,7 +502,7 @@ def method_text(
         seconds="seconds an image",
     )
     if "offset" in wide:
-        wide["offset"] = wide["offset"].map(_minus)
+        wide["offset"] = wide["offset"].map(minus_signs)
     wide.insert(1, f"over {gain.index[gain.difference.isna()][0]}, dB", over)
     return wide.reset_index().rename_axis(columns=None).rename(columns=names)
 
