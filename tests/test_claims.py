@@ -525,7 +525,8 @@ def test_claims_refer_to_roles_that_a_preset_has(claims):
     roles = known_roles()
     derived = {f"{role}_{kind}" for role in roles for kind in ("mean", "drawn", "single")}
     for c in claims:
-        named = {role for x in expressions(c) for role, _ in TERM.findall(str(x))}
+        formulas = [str(v) for x in expressions(c) for k, v in x.items() if k != "classes"]
+        named = {role for role, _ in TERM.findall(" ".join(formulas))}
         if c.rule == "printed":
             named |= {c.coded, c.corrected} - {None}
         for x in expressions(c):

@@ -4,9 +4,9 @@
 alphas are float32, so comparison is relative. It counts timesteps from 0, one below ours. With
 timestep_spacing='trailing', and 'leading' at steps_offset=0, its DDIM and DDPM step to the level
 that they visit next, as ours do; with 'linspace' they step to another one, so there only the
-visited levels are compared. Its DPM-Solver++ agrees on 'trailing', counts one step more in the two others,
-and takes any levels handed to it. All but 'trailing' visit t = 1, where 1 minus a float32 alpha is
-off by 1 %: there its schedulers are given float64 alphas. All end at a sigma of zero:
+visited levels are compared. Its DPM-Solver++ agrees on 'trailing', counts one step more in the two
+others, and takes any levels handed to it. All but 'trailing' visit t = 1, where 1 minus a float32
+alpha is off by 1 %: there its schedulers are given float64 alphas. All end at a sigma of zero:
 set_alpha_to_one=True (DDIM), final_sigmas_type='zero' (DPM-Solver++, whose last step is then of
 first order).
 """

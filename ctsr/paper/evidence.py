@@ -195,10 +195,13 @@ KINDS = {}  # name -> function, model of its parameters, name of the first one
 
 def kind(function):
     "Register a kind of expression, a function of the evidence and of what it needs."
-    first, *others = list(signature(function).parameters.values())[1:]
-    several = [p for p in others if p.kind is p.VAR_KEYWORD]
-    fields = {first.name: (first.annotation, ...)} | {
-        p.name: (p.annotation, p.default) for p in others if p not in several
+    parameters = list(signature(function).parameters.values())[1:]
+    first = parameters[0]
+    several = [p for p in parameters if p.kind is p.VAR_KEYWORD]
+    fields = {
+        p.name: (p.annotation, ... if p.default is p.empty else p.default)
+        for p in parameters
+        if p not in several
     }
     model = create_model(function.__name__, __base__=ImageOptions if several else Strict, **fields)
     KINDS[function.__name__] = function, model, first.name
@@ -374,7 +377,8 @@ def cell(e: Evidence, table: str, row: dict, column: str = "value", scale: float
     for key, wanted in row.items():
         t = t[t[key].eq(wanted)]
     if t.empty:
-        raise NotRun(f"The table {table} has no row with {row}.")
+        wanted = ", ".join(f"{key} {value}" for key, value in row.items())
+        raise NotRun(f"The table {table} has no row for {wanted}.")
     columns = [column, "lo95", "hi95"] if column == "value" else [column]
     return Value(*(scale * t.iloc[0].get(name, np.nan) for name in columns))
 
