@@ -1,11 +1,14 @@
 """The diffusion arithmetic against the package `diffusers`, and what every sampler promises.
 
-`diffusers` is no dependency: it is fetched into a folder of the test's, never installed. Its alphas are float32, so comparison is relative.
-It counts timesteps from 0, one below ours. With timestep_spacing='trailing', and 'leading' at steps_offset=0, its DDIM and DDPM step to the
-level that they visit next, as ours do; with 'linspace' they step to another one, so there only the visited levels are compared. Its
-DPM-Solver++ agrees on 'trailing', counts one step more in the two others, and takes any levels handed to it. All but
-'trailing' visit t = 1, where 1 minus a float32 alpha is off by 1 %: there its schedulers are given float64 alphas. All end at a sigma of
-zero: set_alpha_to_one=True (DDIM), final_sigmas_type='zero' (DPM-Solver++, whose last step is then of first order).
+`diffusers` is no dependency: it is fetched into a folder of the test's, never installed. Its
+alphas are float32, so comparison is relative. It counts timesteps from 0, one below ours. With
+timestep_spacing='trailing', and 'leading' at steps_offset=0, its DDIM and DDPM step to the level
+that they visit next, as ours do; with 'linspace' they step to another one, so there only the
+visited levels are compared. Its DPM-Solver++ agrees on 'trailing', counts one step more in the two
+others, and takes any levels handed to it. All but 'trailing' visit t = 1, where 1 minus a float32
+alpha is off by 1 %: there its schedulers are given float64 alphas. All end at a sigma of zero:
+set_alpha_to_one=True (DDIM), final_sigmas_type='zero' (DPM-Solver++, whose last step is then of
+first order).
 """
 
 import importlib
@@ -100,7 +103,8 @@ def start(seed=1):
 
 
 def drawn(seed=2):
-    return lambda g=torch.Generator().manual_seed(seed): torch.randn(3, *SHAPE, generator=g)
+    g = torch.Generator().manual_seed(seed)
+    return lambda: torch.randn(3, *SHAPE, generator=g)
 
 
 def ours(sampler, net, kind, schedule, spacing="trailing", **kw):
@@ -307,21 +311,20 @@ def test_seeds_are_the_same_in_every_process():
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_exactly_as_many_evaluations_as_steps(name, spacing):
+    seen = []
+    states = []
+
+    def denoise(y, gamma):
+        seen.append(gamma)
+        return shrink(y, gamma)
+
+    def keep(i, gamma, y, y0):
+        states.append((i, gamma))
+
     for steps in (1, 2, 3, 20):
-        seen = []
-        states = []
-
-        def denoise(y, gamma):
-            return (seen.append(gamma), shrink(y, gamma))[1]
-
-        sample(
-            name,
-            denoise,
-            [1, 2],
-            steps,
-            spacing=spacing,
-            callback=lambda i, gamma, y, y0: states.append((i, gamma)),
-        )
+        seen.clear()
+        states.clear()
+        sample(name, denoise, [1, 2], steps, spacing=spacing, callback=keep)
         levels = respace(noise_schedule(), steps, spacing)
         assert [i for i, _ in states] == list(range(steps)) and [g for _, g in states] == levels[
             :-1
@@ -344,7 +347,7 @@ def test_one_step_is_one_estimate(name):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_state_stays_in_float32(name):
-    "A denoiser in bf16 gets and gives bf16 values, but steps are not rounded to them; no gradient is kept."
+    "A denoiser in bf16 gets and gives bf16 values, but steps are not rounded; no gradient is kept."
     seen = []
     weight = torch.ones((), requires_grad=True)
 

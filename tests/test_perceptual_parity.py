@@ -1,7 +1,8 @@
 """LPIPS against its authors' package, and VGG features against a plain forward pass.
 
-`lpips` needs torchvision, which does not load beside every PyTorch. Only its two feature networks are used, so a stand-in module that
-holds ours takes its place; the heads and all arithmetic are the package's own. It is fetched into a folder of the test's, never installed.
+`lpips` needs torchvision, which does not load with every PyTorch. Only its two feature networks are
+used, so a stand-in module that holds ours takes its place; the heads and all arithmetic are the
+package's own. It is fetched into a folder of the test's, never installed.
 """
 
 import importlib
@@ -101,7 +102,9 @@ def test_lpips_equals_the_package(ours, package):
             ).flatten()
             found = mine(x, y)
         worst = max(worst, (found - expected).abs().max().item())
-        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0, msg=lambda m: f"{name}: {m}")
+        torch.testing.assert_close(
+            found, expected, atol=1e-4, rtol=0, msg=lambda m, name=name: f"{name}: {m}"
+        )
     print(f"{net}: largest difference {worst:.1e}")
 
 

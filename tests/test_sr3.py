@@ -1,4 +1,4 @@
-"SR3: samples that belong to their seeds, the size of the original, gradients, sizes, targets and settings."
+"Properties of the SR3 network, of its training pair and of its samples."
 
 import pytest
 import torch
@@ -75,15 +75,14 @@ def test_upstream_has_the_size_of_the_original():
 @pytest.mark.parametrize("build", ["ours", "upstream"])
 def test_gradient_reaches_every_parameter(build):
     torch.manual_seed(0)
-    model = SR3(
-        build, channels=32, T=100
-    )  # at 16 each channel is a group of its own: the norm takes away a bias, and upstream's level
+    # at 16 channels each is a group of its own: the norm takes away a bias, and upstream's level
+    model = SR3(build, channels=32, T=100)
     y = images(2, model.in_channels, 32, 32)
     condition = images(2, model.in_channels, 32, 32, seed=1)
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
-    for i in range(
-        3
-    ):  # ours begins with its last convolutions, then the last of each block, at zero: two steps make them numbers
+    # ours begins with its last convolutions, then the last of each block, at zero: two steps make
+    # them numbers
+    for i in range(3):
         inputs, target = noisy_pair(model, condition, y, seeded(i), torch.tensor([0.3, 0.7]))
         optimizer.zero_grad()
         (model(*inputs) - target).square().mean().backward()
@@ -148,7 +147,10 @@ def test_wrong_settings_are_named(word, values):
 
 
 def test_a_narrow_network_with_fewer_groups_sees_how_bright_a_picture_is():
-    "Where a group of the normalisation is one channel, as with the public 16 groups at 8 channels, the mean of a map is forgotten."
+    """With one channel per group of the normalisation, the mean of a map is forgotten.
+
+    The public 16 groups at 8 channels are such a case.
+    """
 
     def change(groups):
         torch.manual_seed(0)

