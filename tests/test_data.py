@@ -43,7 +43,7 @@ from ctsr.data.volumes import read_volume
 from ctsr.evaluation.restore import Interpolate, load_run
 from ctsr.evaluation.scores import per_image
 from ctsr.metrics.perceptual import WEIGHTS, VGGLoss, load_features, read_arrays
-from ctsr.training.loop import build_model
+from ctsr.training.settings import build_model
 
 GOOD = 6  # pictures in a folder that is otherwise in order
 

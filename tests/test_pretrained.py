@@ -20,8 +20,8 @@ from ctsr.evaluation.pretrained import (
 )
 from ctsr.evaluation.restore import Interpolate, load_run, read_card
 from ctsr.metrics.fidelity import psnr
+from ctsr.pipeline.notebooks import run_notebook
 from ctsr.pipeline.presets import load_preset, plan
-from ctsr.pipeline.study import run_notebook
 from ctsr.training.loop import train
 from ctsr.training.settings import TrainConfig
 

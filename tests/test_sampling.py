@@ -15,8 +15,8 @@ from ctsr.evaluation.restore import Cascade, SelfEnsemble, load_run
 from ctsr.evaluation.sampling import draw_scores
 from ctsr.evaluation.scores import per_image
 from ctsr.evaluation.table import load_tables
+from ctsr.pipeline.notebooks import run_notebook
 from ctsr.pipeline.presets import check_preset, checkout, plan
-from ctsr.pipeline.study import run_notebook
 from ctsr.training.loop import train
 
 MODEL = dict(name="sr3", channels=16)

@@ -21,14 +21,7 @@ from ctsr.core.errors import CTSRError
 from ctsr.pipeline.notebooks import run_notebook
 from ctsr.pipeline.presets import as_shown, load_preset, plan
 from ctsr.pipeline.provenance import code_behind
-from ctsr.pipeline.study import (
-    describe_study,
-    publish,
-    read_record,
-    redraw,
-    stamp_path,
-    unfinished,
-)
+from ctsr.pipeline.study import describe_study, publish, read_record, redraw, stamp_path, unfinished
 
 
 def ctsr(*arguments, **kwargs):

@@ -102,7 +102,7 @@ def test_killed_at_random_moments_ends_in_the_same_bits(phantom, whole, tmp_path
 
 
 def test_a_run_begins_with_anothers_weights(phantom, whole, tmp_path):
-    "At a learning rate of next to nothing it stays there; other weights in the same place are another training."
+    "At a tiny learning rate it stays there; other weights in the same place are another training."
     (tmp_path / "first").mkdir()
     save_tensors(tmp_path / "first" / "weights.safetensors", whole)
     config = TrainConfig(
@@ -181,7 +181,7 @@ SR3 = dict(
 
 @pytest.mark.slow
 def test_a_diffusion_model_resumes_to_the_same_bits(phantom, tmp_path):
-    "Noise levels and noise come from the step's own generator, so where training stopped leaves no trace."
+    "Noise comes from the generator of the step, so where training stopped leaves no trace."
     config = TrainConfig(**SR3)
     train(config, phantom, tmp_path / "whole", progress=False)
     for stop in (5, 8, None):

@@ -38,7 +38,7 @@ from ..evaluation.pretrained import load_pretrained, pretrained
 from ..evaluation.restore import Interpolate, NetRestorer, load_run, read_card
 from ..figures.style import theme
 from ..metrics.fidelity import lr_consistency, measure
-from ..training.loop import MODELS
+from ..training.settings import MODELS
 
 # %% ../../nbs/apps/compare.ipynb #2e74de27
 LEAKS = {"exact": ", has a copy in training", "near": ", has a relative in training"}

@@ -18,7 +18,10 @@ from ..core.errors import CTSRError
 from ..data.degrade import MODES, Task, degrade, task_from, upsample
 from ..models.diffusion import image_seed
 from ..models.sr3 import SR3
-from ..training.loop import build_model, load_weights, predict, usable_precision
+from ..training.batches import predict
+from ..training.checkpoint import load_weights
+from ..training.loop import usable_precision
+from ..training.settings import build_model
 
 # %% ../../nbs/evaluation/restore.ipynb #9acc5ba4
 class Interpolate:

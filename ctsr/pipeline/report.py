@@ -108,7 +108,7 @@ def method_table(
     "Table 1: mean and 95 % interval of every method, its gain in PSNR, and its cost."
     import pandas as pd
 
-    from ctsr.figures.ablations import gain_text
+    from ctsr.evaluation.ablations import gain_text
 
     t = pd.read_csv(table).fillna({"protocol": ""}).query("subset == @subset")
     coded = t.protocol.eq("as_coded") & t.metric.eq("ssim") & (protocol != "as_coded")
