@@ -12,10 +12,18 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # workers share the cores
 
 
+# Fixtures that take long: whoever asks for one is slow too.
+SLOW = {"finished_study", "site", "kaggle"}
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    "The files that take longest begin, so that no worker waits for another at the end."
+    "Mark what needs a slow fixture; begin with the longest files, so that no worker waits."
     order = {name: n for n, name in enumerate(("test_study.py", "test_site.py"))}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
+    for item in items:
+        if SLOW & set(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,7 @@ def todo(folder, assignments=(), redo=(), **kwargs):
 
 
 @pytest.fixture(scope="module")
-def smoke(root, tmp_path_factory):
+def finished_study(root, tmp_path_factory):
     "A finished smoke study: its folder, what it printed, how long it took."
     folder = tmp_path_factory.mktemp("study") / "smoke"
     before = git(root, "status", "--porcelain")
@@ -74,8 +74,8 @@ def test_every_preset_is_sound(preset, tmp_path):
     assert len(made) == sum(len(job.outputs) for job in jobs), "two jobs write one file"
 
 
-def test_it_leaves_every_file_of_its_plan(smoke):
-    folder, done, seconds = smoke
+def test_it_leaves_every_file_of_its_plan(finished_study):
+    folder, done, seconds = finished_study
     print(f"smoke study: {seconds:.0f} s")
     jobs = plan(load_preset("smoke"), folder)
     assert not [o for job in jobs for o in job.outputs if not (folder / o).exists()]
@@ -86,8 +86,8 @@ def test_it_leaves_every_file_of_its_plan(smoke):
     assert "images/s" in done.stderr and "report:" in done.stdout and "PSNR" in done.stdout
 
 
-def test_figures_open_and_say_where_they_come_from(smoke):
-    figures = smoke[0] / "figures"
+def test_figures_open_and_say_where_they_come_from(finished_study):
+    figures = finished_study[0] / "figures"
     for picture in figures.glob("*.png"):
         with Image.open(picture) as image:
             assert min(image.size) > 300
@@ -97,8 +97,8 @@ def test_figures_open_and_say_where_they_come_from(smoke):
         assert wanted <= made.keys()
 
 
-def test_the_table_is_tidy_and_complete(smoke):
-    table = pd.read_csv(smoke[0] / "figures" / "per_image.csv.gz")
+def test_the_table_is_tidy_and_complete(finished_study):
+    table = pd.read_csv(finished_study[0] / "figures" / "per_image.csv.gz")
     columns = (
         "run model task up seed sampler steps k sample protocol"
         " image_id class subject group leaked metric value"
@@ -112,17 +112,17 @@ def test_the_table_is_tidy_and_complete(smoke):
     )
 
 
-def test_a_training_is_followed_epoch_by_epoch(smoke):
+def test_a_training_is_followed_epoch_by_epoch(finished_study):
     "Scores after every validation, on each input; those at a snapshot count as a run of their own."
-    epochs = pd.read_csv(smoke[0] / "figures" / "table_epochs.csv", keep_default_na=False)
+    epochs = pd.read_csv(finished_study[0] / "figures" / "table_epochs.csv", keep_default_na=False)
     assert (
         set(epochs.run) == {"nn-runet-x5"}
         and set(epochs.up) == {"bilinear", "nearest"}
         and {"psnr", "ssim", "bias", "psnr_fitted"} <= set(epochs.metric)
     )
-    table = pd.read_csv(smoke[0] / "figures" / "per_image.csv.gz", keep_default_na=False).set_index(
-        ["up", "protocol", "metric", "image_id"]
-    )
+    table = pd.read_csv(
+        finished_study[0] / "figures" / "per_image.csv.gz", keep_default_na=False
+    ).set_index(["up", "protocol", "metric", "image_id"])
     last, kept = (
         table[table.run.eq(run) & table.task.eq("x5")].value
         for run in ("nn-runet-x5", "nn-runet-x5@10")
@@ -130,12 +130,12 @@ def test_a_training_is_followed_epoch_by_epoch(smoke):
     assert len(kept) and (last.reindex(kept.index) - kept).abs().max() < 1e-4, (
         "the last step is the snapshot"
     )
-    assert (smoke[0] / "train" / "nn-runet-x5" / "weights-10.safetensors").exists()
+    assert (finished_study[0] / "train" / "nn-runet-x5" / "weights-10.safetensors").exists()
 
 
-def test_the_mechanism_and_the_controls_have_their_rows(smoke):
+def test_the_mechanism_and_the_controls_have_their_rows(finished_study):
     mechanism, controls = (
-        pd.read_csv(smoke[0] / "figures" / f"table_{name}.csv")
+        pd.read_csv(finished_study[0] / "figures" / f"table_{name}.csv")
         for name in ("mechanism", "controls")
     )
     assert (
@@ -161,35 +161,39 @@ def test_a_run_that_is_skipped_comes_back():
     } <= again - names and "train/coded-bilinear" not in again
 
 
-def test_report_stands_alone(smoke):
-    page = (smoke[0] / "report.html").read_text()
+def test_report_stands_alone(finished_study):
+    page = (finished_study[0] / "report.html").read_text()
     assert not re.findall(
         r"<(?:script|link|img|iframe)[^>]+(?:src|href)=[\"'](?!data:|#)[^\"']+", page
     )
     assert page.count("<img") >= 6 and "Provenance" in page and "Traceback" not in page
 
 
-def test_a_second_study_starts_nothing(root, smoke):
+def test_a_second_study_starts_nothing(root, finished_study):
     started = time.time()
-    assert ctsr(*STUDY, "--out", smoke[0], "--dry-run", cwd=root).returncode == 0
+    assert ctsr(*STUDY, "--out", finished_study[0], "--dry-run", cwd=root).returncode == 0
     look = (
         time.time() - started
     )  # what it takes here to import, to read the preset and to compare stamps
-    done = ctsr(*STUDY, "--out", smoke[0], cwd=root)
+    done = ctsr(*STUDY, "--out", finished_study[0], cwd=root)
     assert done.returncode == 0 and "nothing to do" in done.stdout and "report:" in done.stdout
     assert time.time() - started - look < 3 * look + 5
 
 
 @slow
-def test_figures_are_the_same_bytes_from_the_same_table(root, smoke, tmp_path, monkeypatch):
+def test_figures_are_the_same_bytes_from_the_same_table(
+    root, finished_study, tmp_path, monkeypatch
+):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as the study draws them
-    for job in (j for j in plan(load_preset("smoke"), smoke[0]) if j.name.startswith("figures/")):
+    for job in (
+        j for j in plan(load_preset("smoke"), finished_study[0]) if j.name.startswith("figures/")
+    ):
         run_notebook(
             root / "nbs" / "study" / f"{job.notebook}.ipynb",
             tmp_path / f"{job.notebook}.ipynb",
             job.parameters | {"out": str(tmp_path / "again")},
         )
-    pictures = sorted((smoke[0] / "figures").glob("*.png"))
+    pictures = sorted((finished_study[0] / "figures").glob("*.png"))
     assert pictures and all(
         p.read_bytes() == (tmp_path / "again" / p.name).read_bytes() for p in pictures
     )
@@ -199,9 +203,9 @@ def test_figures_are_the_same_bytes_from_the_same_table(root, smoke, tmp_path, m
 
 
 @pytest.fixture
-def copy(smoke, tmp_path):
+def copy(finished_study, tmp_path):
     "A copy of the finished study with its own plan."
-    return shutil.copytree(smoke[0], tmp_path / "smoke")
+    return shutil.copytree(finished_study[0], tmp_path / "smoke")
 
 
 def start(root, folder, *extra):
@@ -465,34 +469,36 @@ def clone(root, tmp_path, monkeypatch):
     return folder
 
 
-def test_publishing_is_all_or_nothing(clone, smoke):
-    target = publish("smoke", smoke[0])
+def test_publishing_is_all_or_nothing(clone, finished_study):
+    target = publish("smoke", finished_study[0])
     assert target == clone / "figures" / "smoke"
     wanted = "fig2_examples.png fig2_examples.json table_summary.csv per_image.csv.gz claims.csv"
     assert set(wanted.split()) <= {p.name for p in target.iterdir()}
     published = {p.name: p.read_bytes() for p in target.iterdir()}
-    hidden = (smoke[0] / "figures" / "fig3_ssim.png").rename(smoke[0] / "figures" / "hidden.png")
+    hidden = (finished_study[0] / "figures" / "fig3_ssim.png").rename(
+        finished_study[0] / "figures" / "hidden.png"
+    )
     try:
         with pytest.raises(CTSRError, match="not finished"):
-            publish("smoke", smoke[0])
+            publish("smoke", finished_study[0])
     finally:
-        hidden.rename(smoke[0] / "figures" / "fig3_ssim.png")
+        hidden.rename(finished_study[0] / "figures" / "fig3_ssim.png")
     assert {p.name: p.read_bytes() for p in target.iterdir()} == published
 
 
-def test_local_changes_are_not_published(clone, smoke):
+def test_local_changes_are_not_published(clone, finished_study):
     notebook = clone / "nbs" / "index.ipynb"
     text = notebook.read_text()
     notebook.write_text(text + "\n")
     with pytest.raises(CTSRError, match="local changes; commit them"):
-        publish("smoke", smoke[0])
+        publish("smoke", finished_study[0])
     notebook.write_text(text)
-    publish("smoke", smoke[0])
+    publish("smoke", finished_study[0])
     git(clone, "add", "figures")
-    publish("smoke", smoke[0])  # what was published is no change of the code
+    publish("smoke", finished_study[0])  # what was published is no change of the code
     shutil.rmtree(clone / ".git")
     with pytest.raises(CTSRError, match="no git repository"):
-        publish("smoke", smoke[0])
+        publish("smoke", finished_study[0])
 
 
 def test_results_of_other_code_are_not_published(clone, copy):
@@ -519,10 +525,10 @@ def test_trained_weights_of_other_code_are_published(clone, copy):
 
 
 @slow
-def test_a_published_study_is_drawn_again_from_its_tables_alone(clone, smoke):
+def test_a_published_study_is_drawn_again_from_its_tables_alone(clone, finished_study):
     with pytest.raises(CTSRError, match="no published tables"):
         redraw(load_preset("smoke"))
-    published = publish("smoke", smoke[0])
+    published = publish("smoke", finished_study[0])
     again = redraw(load_preset("smoke")).parent / "figures"
     files = [p for p in published.iterdir() if p.suffix != ".json"]
     assert len(files) > 30
@@ -533,11 +539,11 @@ def test_a_published_study_is_drawn_again_from_its_tables_alone(clone, smoke):
 
 
 @slow
-def test_a_study_takes_published_scores_of_all_that_did_not_change(clone, smoke, capsys):
+def test_a_study_takes_published_scores_of_all_that_did_not_change(clone, finished_study, capsys):
     changed = ("--set", "runs.nn-runet-x5.steps=12")
     refused = ctsr(*STUDY, "--published", cwd=clone)
     assert refused.returncode == 2 and "figures/smoke/preset.json is not there" in refused.stderr
-    published = publish("smoke", smoke[0])
+    published = publish("smoke", finished_study[0])
     done = ctsr(*STUDY, "--published", *changed, cwd=clone)
     again = clone / "runs" / "smoke"
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
