@@ -13,7 +13,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 # Fixtures that take long: whoever asks for one is slow too.
-SLOW = {"finished_study", "site", "kaggle"}
+SLOW = {"finished_study", "site", "kaggle", "diffusers", "package"}
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -492,6 +492,7 @@ def test_no_source_at_all_is_refused(tmp_path):
     assert code == 2 and len(errors.strip().splitlines()) == 1 and "source is empty" in errors
 
 
+@pytest.mark.slow
 def test_a_process_that_refuses_exits_with_2_and_one_line(tmp_path, root):
     make, extra, words = COMMANDS["truncated png"]
     make(tmp_path / "source")

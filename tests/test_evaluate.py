@@ -386,6 +386,7 @@ def test_examples_are_spread_over_classes_and_groups(prepared):
     assert len(choose_examples(prepared, 100)) == 12
 
 
+@pytest.mark.slow
 def test_figures_are_the_same_file_twice(tmp_path, prepared, scores):
     hr = prepared.images[:2]
     history = pd.DataFrame(

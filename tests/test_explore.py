@@ -184,6 +184,7 @@ def test_stored_weights_are_sampled_as_was_chosen_for_them(here, stored):
     assert methods.case.waiting == [("sr3-x5", (3, 3))]
 
 
+@pytest.mark.slow
 @without_loop
 def test_samples_are_drawn_on_demand_and_can_be_stopped(here, tmp_path):
     explorer = Explorer(here, tmp_path)

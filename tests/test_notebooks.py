@@ -44,6 +44,7 @@ def run(root, *command):
     return subprocess.run([sys.executable, *command], cwd=root, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_readme_is_index(root):
     done = run(root, "nbs/study/readme.py", "--check")
     assert done.returncode == 0, done.stderr[-2000:]

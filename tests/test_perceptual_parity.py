@@ -108,6 +108,7 @@ def test_lpips_equals_the_package(ours, package):
     print(f"{net}: largest difference {worst:.1e}")
 
 
+@pytest.mark.slow
 def test_lpips_orders_and_ignores_autocast(ours):
     _, mine = ours
     pairs = phantom_pairs()

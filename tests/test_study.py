@@ -622,6 +622,7 @@ def test_a_wrong_preset_is_refused_by_key(assignment, word):
     assert word in str(refusal.value)
 
 
+@pytest.mark.slow
 def test_a_refusal_is_one_line_and_writes_nothing(root, tmp_path):
     done = ctsr(*STUDY, "--out", tmp_path / "never", "--set", "tyop=1", cwd=root)
     assert done.returncode == 2 and "tyop" in done.stderr
