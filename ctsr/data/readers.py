@@ -218,7 +218,8 @@ def _read_slices(
     lung_only: bool,  # leave out slices without lung
 ) -> tuple:  # list of Picture, reasons for leaving out parts
     "The windowed axial slices of a volume."
-    hu, _, patient = _load_volume(files)
+    # A named window is in Hounsfield units; (centre, width) may be in the units of the file.
+    hu, _, patient = _load_volume(files, hounsfield_only=isinstance(window, str))
     split, cls = split_and_class(origin)
     lung = [z for z in range(len(hu)) if not lung_only or lung_share(hu[z]) > LUNG_SHARE]
     grey = {z: apply_window(hu[z], window) for z in lung}

@@ -238,7 +238,7 @@ class Trainer:
         self.average = build_model(c.model).to(self.device).to(memory_format=form)
         if c.init:
             load_weights(model, weights_file(c.init))
-        if isinstance(model, SR3):  # weights of another task have another spread
+        if isinstance(model, SR3):  # measured on one batch of 64 training images
             up, hr = train_batch(self.images, dataclasses.replace(c, batch_size=64, crop=0), 0)
             model.measure(normalise(up, c, model), normalise(hr, c, model))
         self.average.load_state_dict(model.state_dict())
