@@ -151,6 +151,10 @@ class Symbol:
     line: int  # the first of its definition
     source: str  # its code
 
+    @property
+    def lines(self) -> int:
+        return self.source.count("\n") + 1
+
 
 def symbols() -> dict:  # name, and module.name -> Symbol
     "Find every public function and class of the library; a name used twice needs its module."
@@ -204,10 +208,9 @@ def linked(text, known, documented) -> str:
 def code_of(symbol) -> str:  # Markdown
     "The code of a definition, as text of the lesson: open where it is short, folded where not."
     code = f"```python\n{symbol.source}\n```"
-    lines = symbol.source.count("\n") + 1
-    if lines <= SHORT:
+    if symbol.lines <= SHORT:
         return code
-    return f"::::{{dropdown}} Code ({lines} lines)\n{code}\n::::"
+    return f"::::{{dropdown}} Code ({symbol.lines} lines)\n{code}\n::::"
 
 
 def signature(cell, module, known) -> str:  # Markdown
@@ -218,6 +221,8 @@ def signature(cell, module, known) -> str:  # Markdown
     symbol = known.get(f"ctsr.{module}.{name}")
     if symbol is None:
         return f"### `{name}`\n\n{rest}"
+    if symbol.lines <= SHORT:  # its code begins with its signature
+        rest = re.sub(r"^```python.*?```\s*", "", rest, flags=re.S)
     source = f"<a href='../../source/{module}.html#L-{symbol.line}'>source</a>"
     head = f"({target(module, name, known)})=\n### `{name}`"
     return f"{head}\n\n{rest} {source}\n\n{code_of(symbol)}"
