@@ -17,6 +17,7 @@ from functools import wraps
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.backend_bases import MouseEvent
 from PIL import Image
 
@@ -600,8 +601,9 @@ def test_runet_answers_within_two_seconds(here, tmp_path, side):
     """The stored RUNet, from the choice of an image to the picture on the screen.
 
     Read, made small, restored, measured, drawn; in processor time, which other work does not
-    lengthen.
+    lengthen. A processor without bf16 is older and may take twice as long.
     """
+    limit = 2 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else 4
     for file in FOLDER.glob("runet-x5.*"):
         shutil.copy(file, tmp_path)
     explorer = Explorer(here, tmp_path)
@@ -615,7 +617,7 @@ def test_runet_answers_within_two_seconds(here, tmp_path, side):
         seconds.append(time.process_time() - begun)
     runet = explorer.methods.case.visible["runet-x5"].seconds
     print(f"{side} px: {np.median(seconds):.2f} s of processor; RUNet {runet:.2f} s on the clock")
-    assert explorer.methods.case.hr.shape == (side, side) and np.median(seconds) < 2
+    assert explorer.methods.case.hr.shape == (side, side) and np.median(seconds) < limit
 
 
 def test_files_of_ones_own(here, tmp_path, monkeypatch):

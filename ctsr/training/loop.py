@@ -7,6 +7,7 @@ __all__ = ['rate_factor', 'ema_update', 'validate', 'check_fit', 'usable_precisi
            'train_step', 'judge', 'save_state', 'resume', 'step_until', 'describe', 'finish', 'train', 'main']
 
 # %% ../../nbs/training/loop.ipynb #2d931fe9
+import argparse
 import contextlib
 import ctypes
 import dataclasses
@@ -18,11 +19,9 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import Annotated
 
 import pandas as pd
 import torch
-import typer
 from torch import nn
 from tqdm import tqdm
 
@@ -485,22 +484,27 @@ def train(
 
 # %% ../../nbs/training/loop.ipynb #4d17209a
 def main(
-    config: Annotated[Path, typer.Option(help="JSON file with the settings of TrainConfig.")],
-    data: Annotated[Path, typer.Option(help="Prepared .safetensors file.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    checkpoint_seconds: Annotated[float, typer.Option(help="Time between checkpoints.")] = 60.0,
-):
+    arguments: list | None = None,  # of the command line; None: those of this process
+) -> int:  # exit status
     "Train one run. If it is interrupted, the same command continues it."
+    parser = argparse.ArgumentParser(prog="ctsr.training.loop", description=main.__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="JSON file of TrainConfig")
+    parser.add_argument("--data", type=Path, required=True, help="prepared .safetensors file")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="(default: 60)")
+    given = parser.parse_args(arguments)
     try:
         try:
-            settings = json.loads(config.read_text())
+            settings = json.loads(given.config.read_text())
         except (OSError, json.JSONDecodeError) as error:
-            raise CTSRError(f"{config}: not a readable JSON file ({error})") from None
-        train(parse_settings(TrainConfig, settings, str(config)), data, out, checkpoint_seconds)
+            raise CTSRError(f"{given.config}: not a readable JSON file ({error})") from None
+        config = parse_settings(TrainConfig, settings, str(given.config))
+        train(config, given.data, given.out, given.checkpoint_seconds)
     except CTSRError as error:
         print(f"ctsr: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
+        return 2
+    return 0
 
 
 if __name__ == "__main__" and "__file__" in globals():
-    typer.run(main)
+    raise SystemExit(main())
