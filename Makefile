@@ -47,7 +47,7 @@ docs: $(READY)  ## build the documentation site into _docs, a few minutes
 readme: $(READY)  ## write README.md anew from nbs/index.ipynb
 	@$(BIN)/python nbs/study/readme.py
 
-check: $(READY)  ## in a minute: style (ruff), library in step with the notebooks, fast tests
+check: $(READY)  ## style (ruff), library in step with the notebooks, fast tests
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/python -m pytest tests --numprocesses 2 --dist loadfile -m "not slow and not browser and not network"

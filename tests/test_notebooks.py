@@ -53,7 +53,7 @@ def test_readme_is_index(root):
 @pytest.mark.slow
 @pytest.mark.parametrize("module", LEAN)
 def test_modules_import_with_few_packages(root, module):
-    "torch, numpy, pandas, safetensors, tqdm and accelerate suffice for training."
+    "torch, numpy, pandas, safetensors, pydantic, tqdm and accelerate suffice for training."
     code = f"import sys\nfor name in {ABSENT!r}: sys.modules[name] = None\nimport ctsr.{module}"
     done = run(root, "-c", code)
     assert done.returncode == 0, done.stderr[-1500:]
