@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,22 @@ def phantom(tmp_path_factory):
     return prepare(
         "phantom", tmp_path_factory.mktemp("phantom"), hr=64, phantom=dict(subjects=10, slices=2)
     )
+
+
+@pytest.fixture(scope="session")
+def fetched(tmp_path_factory):
+    "A function that fetches a package, such as `lpips==0.1.4`, into a folder of its own."
+
+    def fetch(requirement):
+        name = requirement.partition("==")[0]
+        folder = tmp_path_factory.mktemp(name)
+        flags = ["--quiet", "--no-deps", "--target", str(folder)]
+        command = [sys.executable, "-m", "pip", "install", *flags, requirement]
+        if subprocess.run(command, capture_output=True).returncode:
+            pytest.skip(f"the package {name} cannot be fetched here")
+        return folder
+
+    return fetch
 
 
 @pytest.fixture(scope="session")

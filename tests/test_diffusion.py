@@ -49,26 +49,12 @@ BETAS = {
 
 
 @pytest.fixture(scope="module")
-def diffusers(tmp_path_factory):
+def diffusers(fetched):
     "The package, from a folder of this test's unless it is installed."
     patch = pytest.MonkeyPatch()
     before = set(sys.modules)
     if not importlib.util.find_spec("diffusers"):
-        folder = tmp_path_factory.mktemp("diffusers")
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-deps",
-            "--target",
-            str(folder),
-            "diffusers==0.42.0",
-        ]
-        if subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("the package diffusers cannot be fetched here")
-        patch.syspath_prepend(str(folder))
+        patch.syspath_prepend(str(fetched("diffusers==0.42.0")))
     try:
         yield importlib.import_module("diffusers")
     except ImportError as e:

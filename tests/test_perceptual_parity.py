@@ -7,7 +7,6 @@ package's own. It is fetched into a folder of the test's, never installed.
 
 import importlib
 import importlib.util
-import subprocess
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -32,25 +31,11 @@ def ours(request):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(fetched):
     "A folder with the package lpips in it, or nothing where it is installed already."
     if importlib.util.find_spec("lpips"):
         return None
-    folder = tmp_path_factory.mktemp("lpips")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--target",
-        str(folder),
-        "lpips==0.1.4",
-    ]
-    if subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("the package lpips cannot be fetched here")
-    return folder
+    return fetched("lpips==0.1.4")
 
 
 @pytest.fixture
