@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['GRID', 'SEAM', 'Interpolate', 'NetRestorer', 'restorer_of', 'load_run', 'load_pretrained', 'tile_starts',
-           'tile_shares', 'blend_tiles', 'SelfEnsemble', 'project_lr', 'match_level', 'SampleRestorer', 'Cascade']
+           'tile_shares', 'blend_tiles', 'SelfEnsemble', 'project_lr', 'match_level', 'SampleRestorer',
+           'answers_so_far', 'Tiled', 'tiled', 'Cascade']
 
 # %% ../../nbs/evaluation/restore.ipynb #6c7eac6c
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -313,6 +315,78 @@ class SampleRestorer(NetRestorer):
     def __call__(self, lr: torch.Tensor, task: Task, ids: list | None = None) -> torch.Tensor:
         "The mean of the restorer's `k` samples, (B,1,H,W) in [0,1]."
         return self.draw(lr, task, ids).mean(0)
+
+# %% ../../nbs/evaluation/restore.ipynb #7421c7fc
+@torch.inference_mode()
+def answers_so_far(
+    restorer,  # see `ctsr.evaluation.restore`
+    lr: torch.Tensor,  # (1,1,h,w) in [0,1]
+    task: Task,
+    samples: int = 1,  # to draw, where the model draws them
+):  # yields after each (1,1,H,W) in [0,1], the mean so far; standard deviation, or None of one
+    "One answer, or the mean of more and more samples, and how far they differ."
+    if not getattr(restorer, "draws", False):
+        yield restorer(lr, task), None
+        return
+    mean = 0.0
+    squares = 0.0
+    for n in range(samples):
+        x = restorer.draw(lr, task, [f"sample {n}"], k=1)[0]
+        step = x - mean
+        mean = mean + step / (n + 1)
+        squares = squares + step * (x - mean)
+        yield mean, (squares / n).sqrt() if n else None
+
+# %% ../../nbs/evaluation/restore.ipynb #ff15bc74
+class Tiled(nn.Module):
+    "A network that sees a large picture in overlapping tiles."
+
+    def __init__(
+        self,
+        net: nn.Module,  # (B,C,H,W) and more -> (B,c,H,W), for any size
+        tile: int,  # px, one side of a tile
+        overlap: int,  # px, of neighbouring tiles
+    ):
+        super().__init__()
+        self.net = net
+        self.tile = tile
+        self.overlap = overlap
+        self.seen = lambda: None  # called after each tile
+        for name in ("in_channels", "stride"):
+            if hasattr(net, name):
+                setattr(self, name, getattr(net, name))
+
+    def forward(self, x, *more):
+        def one(part):
+            y = self.net(part, *more)
+            self.seen()
+            return y
+
+        if max(x.shape[-2:]) <= self.tile:
+            return one(x)
+        return blend_tiles(one, x, self.tile, self.overlap)
+
+    def tiles(self, size: tuple) -> int:
+        "How many tiles a picture of (H, W) px takes."
+        if max(size) <= self.tile:
+            return 1
+        return math.prod(len(tile_starts(n, self.tile, self.overlap)) for n in size)
+
+
+def tiled(
+    restorer: NetRestorer,  # changed in place
+    tile: int | None = None,  # px a side; default 768 for RUNet, for SR3 the side of its test
+) -> NetRestorer:  # the same
+    "Let a network restore pictures of any size, in memory of a few copies of the picture."
+    drawn = isinstance(restorer.net, SR3)
+    if tile is None:
+        tile = max(64, task_from(restorer.config["task"]).hr // 64 * 64) if drawn else 768
+    if tile % GRID or tile < 64:
+        raise CTSRError(f"'tile' must be a multiple of {GRID} px and at least 64, got {tile}")
+    holder = restorer.net if drawn else restorer
+    overlap = tile // 64 * GRID if drawn else min(256, tile // 32 * GRID)
+    holder.net = restorer.parts = Tiled(holder.net, tile, overlap)
+    return restorer
 
 # %% ../../nbs/evaluation/restore.ipynb #13468d5b
 class Cascade(_MadeOf):
