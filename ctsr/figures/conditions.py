@@ -23,7 +23,6 @@ from ..core.errors import CTSRError
 from ..data.degrade import TASKS, Task, degrade, upsample
 from ..evaluation.table import select
 from ctsr.figures.style import (
-    METRICS,
     axis_label,
     conditions,
     number_text,
@@ -288,8 +287,9 @@ def forest(
     ends = whiskers(values, rows.lo95, rows.hi95)
     ax.errorbar(values, y, xerr=ends, fmt="none", ecolor="black", elinewidth=0.8, capsize=3)
     for value, at, text in zip(values, y, texts):
-        place = dict(textcoords="offset points", ha="center", fontsize=6.5)
-        ax.annotate(text, (value, at), (0, 5), **place)
+        place = dict(textcoords="offset points", ha="center", fontsize=7)
+        patch = dict(fc="white", ec="none", pad=0.4)
+        ax.annotate(text, (value, at), (0, 5), bbox=patch, **place)
     ax.axvline(0, color="black", lw=0.7, zorder=0.6)
     ax.grid(axis="x")
     ax.set(ylim=(len(order) - 0.5, -0.75), yticks=range(len(order)))
@@ -303,9 +303,8 @@ def _gain_panel(ax, t, order, colours, metric):
     look = dict(edgecolors="black", linewidths=0.5, zorder=3)
     ax.scatter(t.gain, y, 22, t.condition.map(colours), **look)
     ax.margins(x=0.14)
-    name, unit, _ = METRICS[metric]
     zero = number_text(metric, (t["mean"] - t.gain).iloc[0])
-    ax.set_xlabel(f"{name} above the input ({zero} {unit}".strip() + ")")
+    ax.set_xlabel(f"{axis_label(metric, change=True, better='')}\nfrom {zero}")
 
 
 @themed
@@ -333,9 +332,10 @@ def fig_scores(
             part = t[t.metric.eq(metric) & t.subset.eq(subset)]
             _gain_panel(ax, part, order, colours, metric)
     for ax, subset in zip(axes[0], subsets):
-        ax.set_title(f"{subset.capitalize()}: {count[subset]} test images", loc="left")
+        ax.set_title(f"{subset.capitalize()} ({count[subset]} images)", fontsize=8, loc="left")
+    wrap = int(min(24, 4 * size[0]))
     for ax in axes[:, 0]:
-        ax.set_yticks(range(len(order)), [textwrap.fill(c, 22) for c in order])
+        ax.set_yticks(range(len(order)), [textwrap.fill(c, wrap) for c in order])
     known = {c: v for c, v in (printed or {}).items() if c in order}
     if known and metrics[0] == "psnr":
         look = dict(mfc="none", mec="black", ms=5.5, zorder=4, label="printed in the paper")

@@ -237,8 +237,7 @@ def fig_steps(
             if np.isfinite(values.get(metric, np.nan)):
                 dashed = dict(color=colours[name], ls=(0, (4, 3)), lw=0.9, zorder=1.5)
                 ax.axhline(values[metric], label=name, **dashed)
-        ax.set_ylabel(axis_label(metric, better=",\n"))
-    fig.supxlabel("Network evaluations (steps)", fontsize=8)
+        ax.set(xlabel="Network evaluations", ylabel=axis_label(metric, better=",\n"))
     entries = {}
     for ax in axes[0]:
         entries |= dict(zip(*reversed(ax.get_legend_handles_labels())))
