@@ -188,7 +188,8 @@ def print_prepared(
     path: Path,  # the .safetensors file of a prepared set
 ):
     "Print what a prepared set holds, and draw its contact sheet."
-    from ctsr.data.prepared import contact_sheet, describe, load_prepared
+    from ctsr.data.prepare import contact_sheet, describe
+    from ctsr.data.prepared import load_prepared
     from ctsr.figures.style import save_figure
 
     prepared = load_prepared(path)
