@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'TARGETS', 'SPACINGS', 'SAMPLERS', 'noise_schedule', 'q_sample', 'draw_gamma', 'target_of', 'y0_from',
-           'min_snr_weight', 'respace', 'image_seed', 'ImageNoise', 'posterior', 'implicit', 'ddpm', 'ddim',
+           'eps_from', 'min_snr_weight', 'respace', 'image_seed', 'ImageNoise', 'posterior', 'implicit', 'ddpm', 'ddim',
            'dpm_solver', 'halved_target']
 
 # %% ../../nbs/models/diffusion.ipynb #cec91075
@@ -139,6 +139,20 @@ def y0_from(
     p = prediction.to(dtype)
     y = y_t.to(dtype)
     return (y - s * p) / a if kind == "eps" else p if kind == "x0" else a * y - s * p
+
+# %% ../../nbs/models/diffusion.ipynb #a194c9d8
+def eps_from(
+    kind: str,  # what `prediction` is
+    prediction: Tensor,  # (B,C,H,W)
+    y_t: Tensor,  # the noisy image it was made from
+    gamma,  # a number or (B,); below 1 for 'x0', since y_t without noise has none to find
+) -> Tensor:  # float32 at least
+    "The noise that a prediction implies."
+    _choose("kind", kind, TARGETS)
+    a, s, dtype = _roots(gamma, y_t)
+    p = prediction.to(dtype)
+    y = y_t.to(dtype)
+    return p if kind == "eps" else (y - a * p) / s if kind == "x0" else s * y + a * p
 
 # %% ../../nbs/models/diffusion.ipynb #8852c5d4
 def min_snr_weight(
