@@ -28,7 +28,7 @@ from tqdm import tqdm
 from ..core.errors import CTSRError
 from ..core.files import locked, save_csv, save_json, save_tensors
 from ..core.settings import parse_settings
-from ..data.degrade import degrade_pair, rotation_margin
+from ..data.degrade import rotation_margin, upsample
 from ..data.prepare import Prepared, load_prepared
 from ..metrics.fidelity import psnr, ssim
 from ..metrics.perceptual import LPIPS
@@ -36,6 +36,7 @@ from ..models.sr3 import SR3
 from ctsr.training.batches import (
     WeightedLoss,
     denormalise,
+    low_resolution,
     measured,
     normalise,
     predict,
@@ -43,6 +44,7 @@ from ctsr.training.batches import (
     train_batch,
     training_images,
     training_pair,
+    training_volumes,
 )
 from ctsr.training.checkpoint import (
     Progress,
@@ -111,7 +113,8 @@ def validate(
     for start in range(0, len(images), batch_size):
         part = images[start : start + batch_size]
         hr = part.unsqueeze(1).float() / 255
-        up = degrade_pair(hr, config.task, config.validate_up or config.up)[1]
+        lr = low_resolution(hr, config, step_generator(config.seed, "blind", start))
+        up = upsample(lr, tuple(hr.shape[-2:]), config.validate_up or config.up)
         noise = step_generator(config.seed, "validate", start, device=hr.device)
         gamma = levels[start : start + len(part)] if draws else None
         with autocast():
@@ -210,7 +213,9 @@ class Trainer:
         if 0 < config.validate_images < len(valid):
             valid = valid[torch.linspace(0, len(valid) - 1, config.validate_images).round().long()]
         begun = weights_file(config.init).read_bytes() if config.init else b""
+        volumes = training_volumes(config)
         data = images.numpy().tobytes() + b"|" + valid.numpy().tobytes() + begun
+        data += b"" if volumes is None else b"|" + volumes.numpy().tobytes()
         self.data_sha256 = hashlib.sha256(data).hexdigest()
         self.source = prepared.meta.get("source")
         self.out = Path(out)
@@ -222,6 +227,7 @@ class Trainer:
         self.precision = usable_precision(config.precision, self.device)
         self.images = images.to(self.device)
         self.valid = valid.to(self.device)
+        self.volumes = None if volumes is None else volumes.to(self.device)
         self._build(torch.channels_last if config.channels_last else torch.contiguous_format)
         self.progress = Progress()
         self.running = torch.zeros((), device=self.device)  # loss since the last validation
@@ -267,7 +273,7 @@ def train_step(
     c = t.config
     step = t.progress.step
     t.model.train()
-    up, hr = train_batch(t.images, c, step, t.rank, t.world)
+    up, hr = train_batch(t.images, c, step, t.rank, t.world, t.volumes)
     with t.acc.autocast():
         noise = step_generator(c.seed, "noise", step, t.rank, t.device)
         loss = t.loss(*training_pair(t.bare, up, hr, c, noise, forward=t.forward))
