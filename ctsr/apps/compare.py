@@ -31,14 +31,14 @@ from matplotlib.widgets import RectangleSelector
 from .upscale import GreyPicture, answers_so_far, open_scan, tiled
 from ..core.errors import CTSRError
 from ..data.degrade import TASKS, Task, degrade, task_from, upsample
-from ..data.prepare import load_prepared
+from ..data.prepared import load_prepared
 from ..data.sources import read_source
 from ..data.volumes import lung_share
-from ..evaluation.pretrained import load_pretrained, pretrained
-from ..evaluation.restore import Interpolate, NetRestorer, load_run, read_card
+from ..evaluation.pretrained import pretrained, read_card
+from ..evaluation.restore import Interpolate, NetRestorer, load_pretrained, load_run
 from ..figures.style import theme
 from ..metrics.fidelity import lr_consistency, measure
-from ..training.settings import MODELS
+from ..models.network import MODELS
 
 # %% ../../nbs/apps/compare.ipynb #2e74de27
 LEAKS = {"exact": ", has a copy in training", "near": ", has a relative in training"}

@@ -40,7 +40,7 @@ from ..core.errors import CTSRError
 from ..data.degrade import TASKS
 from ..data.grey import WINDOWS, window_from
 from ..figures.conditions import zoom_box
-from ..training.settings import MODELS
+from ..models.network import MODELS
 
 # %% ../../nbs/apps/explore.ipynb #aaa8277f
 WIDTH = 830  # px, of figures: what a notebook has next to the file browser on a screen of 1280 px

@@ -49,7 +49,7 @@ from ..core.errors import CTSRError
 from ..core.files import _disk_error, atomic_path, file_sha256
 from ..data.degrade import Task, task_from
 from ..data.grey import window_limits
-from ..data.prepare import machine_memory
+from ..data.prepared import machine_memory
 from ctsr.data.volumes import (
     DICOM,
     IMAGE,
@@ -77,18 +77,18 @@ from ctsr.data.volumes import (
 )
 from ctsr.evaluation.pretrained import (
     FOLDER,
-    load_pretrained,
     meets,
     model_for,
     offered,
     pretrained,
+    read_card,
 )
 from ctsr.evaluation.restore import (
     GRID,
     NetRestorer,
     blend_tiles,
+    load_pretrained,
     load_run,
-    read_card,
     restorer_of,
     tile_starts,
 )
