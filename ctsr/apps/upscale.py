@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['SHORTER', 'NARROW', 'NO_TISSUE', 'MADE', 'SPREAD', 'PICTURES', 'VOLUMES', 'GONE', 'READERS', 'SAME', 'USE',
            'chosen_sampling', 'card_of', 'load_model', 'made_with', 'shortened', 'grey_limits', 'padding', 'put_back',
-           'answers_so_far', 'restore_slice', 'Tiled', 'tiled', 'to_stored', 'trace', 'significant_bits', 'white_of',
-           'read_grey', 'notes', 'GreyPicture', 'finer_affine', 'ending', 'finer_header', 'write_nifti', 'write_itk',
-           'VolumeFile', 'new_uid', 'derived_slice', 'write_slice', 'atomic_folder', 'padded_values', 'head_of',
-           'DicomCT', 'open_scan', 'target', 'exists', 'was_made_with', 'check_free', 'plan', 'check_samples',
-           'check_memory', 'open_all', 'upscale']
+           'restore_slice', 'to_stored', 'trace', 'significant_bits', 'white_of', 'read_grey', 'notes', 'GreyPicture',
+           'finer_affine', 'ending', 'finer_header', 'write_nifti', 'write_itk', 'VolumeFile', 'new_uid',
+           'derived_slice', 'write_slice', 'atomic_folder', 'padded_values', 'head_of', 'DicomCT', 'open_scan',
+           'target', 'exists', 'was_made_with', 'check_free', 'plan', 'check_samples', 'check_memory', 'open_all',
+           'upscale']
 
 # %% ../../nbs/apps/upscale.ipynb #f9d7faca
 import copy
@@ -41,7 +41,6 @@ from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pydicom.valuerep import DSfloat
 from scipy.ndimage import distance_transform_edt
-from torch import nn
 from tqdm import tqdm
 
 import ctsr
@@ -84,16 +83,14 @@ from ctsr.evaluation.pretrained import (
     read_card,
 )
 from ctsr.evaluation.restore import (
-    GRID,
     NetRestorer,
-    blend_tiles,
+    answers_so_far,
     load_pretrained,
     load_run,
     restorer_of,
-    tile_starts,
+    tiled,
 )
 from ..models.diffusion import SAMPLERS
-from ..models.sr3 import SR3
 
 # %% ../../nbs/apps/upscale.ipynb #408d897a
 def chosen_sampling(run: Path) -> dict:
@@ -279,27 +276,6 @@ def put_back(
     np.copyto(fine, values[there], where=mask[there], casting="same_kind")
     return fine
 
-# %% ../../nbs/apps/upscale.ipynb #d9ed49e0
-@torch.inference_mode()
-def answers_so_far(
-    restorer,  # see `ctsr.evaluation.restore`
-    lr: torch.Tensor,  # (1,1,h,w) in [0,1]
-    task: Task,
-    samples: int = 1,  # to draw, where the model draws them
-):  # yields after each (1,1,H,W) in [0,1], the mean so far; standard deviation, or None of one
-    "One answer, or the mean of more and more samples, and how far they differ."
-    if not getattr(restorer, "draws", False):
-        yield restorer(lr, task), None
-        return
-    mean = 0.0
-    squares = 0.0
-    for n in range(samples):
-        x = restorer.draw(lr, task, [f"sample {n}"], k=1)[0]
-        step = x - mean
-        mean = mean + step / (n + 1)
-        squares = squares + step * (x - mean)
-        yield mean, (squares / n).sqrt() if n else None
-
 # %% ../../nbs/apps/upscale.ipynb #d5d08334
 def restore_slice(
     values: np.ndarray,  # (H,W) in the data's own unit
@@ -328,57 +304,6 @@ def restore_slice(
     if mask is not None and spread is not None:
         spread = put_back(spread, np.zeros_like(values), mask)
     return restored, spread
-
-# %% ../../nbs/apps/upscale.ipynb #9d56a3f5
-class Tiled(nn.Module):
-    "A network that sees a large picture in overlapping tiles."
-
-    def __init__(
-        self,
-        net: nn.Module,  # (B,C,H,W) and more -> (B,c,H,W), for any size
-        tile: int,  # px, one side of a tile
-        overlap: int,  # px, of neighbouring tiles
-    ):
-        super().__init__()
-        self.net = net
-        self.tile = tile
-        self.overlap = overlap
-        self.seen = lambda: None  # called after each tile
-        for name in ("in_channels", "stride"):
-            if hasattr(net, name):
-                setattr(self, name, getattr(net, name))
-
-    def forward(self, x, *more):
-        def one(part):
-            y = self.net(part, *more)
-            self.seen()
-            return y
-
-        if max(x.shape[-2:]) <= self.tile:
-            return one(x)
-        return blend_tiles(one, x, self.tile, self.overlap)
-
-    def tiles(self, size: tuple) -> int:
-        "How many tiles a picture of (H, W) px takes."
-        if max(size) <= self.tile:
-            return 1
-        return int(np.prod([len(tile_starts(n, self.tile, self.overlap)) for n in size]))
-
-
-def tiled(
-    restorer: NetRestorer,  # changed in place
-    tile: int | None = None,  # px a side; default 768 for RUNet, for SR3 the side of its test
-) -> NetRestorer:  # the same
-    "Let a network restore pictures of any size, in memory of a few copies of the picture."
-    drawn = isinstance(restorer.net, SR3)
-    if tile is None:
-        tile = max(64, task_from(restorer.config["task"]).hr // 64 * 64) if drawn else 768
-    if tile % GRID or tile < 64:
-        raise CTSRError(f"'tile' must be a multiple of {GRID} px and at least 64, got {tile}")
-    holder = restorer.net if drawn else restorer
-    overlap = tile // 64 * GRID if drawn else min(256, tile // 32 * GRID)
-    holder.net = restorer.parts = Tiled(holder.net, tile, overlap)
-    return restorer
 
 # %% ../../nbs/apps/upscale.ipynb #612c462e
 MADE = "Super-resolution by ctsr"  # how what is said of a result begins

@@ -45,7 +45,7 @@ class Blind:
     windows: Annotated[
         dict[Literal["full", "lung", "mediastinum", "bone", "random"], PositiveFloat],
         Field(min_length=1),
-    ] = field(default_factory=lambda: dict(full=3.0, lung=2.0, mediastinum=2.0, random=1.0))
+    ] = field(default_factory=lambda: dict(full=5.0, lung=1.0, mediastinum=1.0, random=1.0))
 
 # %% ../../nbs/data/blind.ipynb #81fb8c3a
 def draw(

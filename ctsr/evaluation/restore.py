@@ -4,17 +4,29 @@
 
 # %% auto #0
 __all__ = ['GRID', 'SEAM', 'Interpolate', 'NetRestorer', 'restorer_of', 'load_run', 'load_pretrained', 'tile_starts',
-           'tile_shares', 'blend_tiles', 'SelfEnsemble', 'project_lr', 'match_level', 'SampleRestorer', 'Cascade']
+           'tile_shares', 'blend_tiles', 'SelfEnsemble', 'back_project', 'BackProjection', 'project_lr', 'match_level',
+           'SampleRestorer', 'answers_so_far', 'Tiled', 'tiled', 'Cascade']
 
 # %% ../../nbs/evaluation/restore.ipynb #6c7eac6c
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 from torch import nn
 
-from ..core.errors import CTSRError
-from ..data.degrade import MODES, Task, degrade, task_from, upsample
+from ..core.errors import CTSRError, check_choice, check_whole
+from ctsr.data.degrade import (
+    INTERPOLATIONS,
+    MODES,
+    Task,
+    degrade,
+    downsample,
+    enlarge,
+    parse_kernel,
+    task_from,
+    upsample,
+)
 from .pretrained import read_card, stored_files
 from ..models.diffusion import image_seed
 from ..models.network import build_model, predict, usable_device, usable_precision
@@ -23,16 +35,15 @@ from ..training.checkpoint import load_weights
 
 # %% ../../nbs/evaluation/restore.ipynb #9acc5ba4
 class Interpolate:
-    "The baselines: bilinear, nearest or bicubic interpolation alone."
+    "The baselines: interpolation alone."
 
     model = "interpolation"
 
     def __init__(
         self,
-        mode: str,  # bilinear, nearest or bicubic
+        mode: str,  # nearest, bilinear, bicubic, lanczos or spline
     ):
-        if mode not in MODES:
-            raise CTSRError(f"unknown interpolation '{mode}'; there are {', '.join(MODES)}")
+        check_choice("interpolation", mode, INTERPOLATIONS)
         self.name = mode
         self.up = mode
 
@@ -63,8 +74,7 @@ class NetRestorer:
         self.net = net.eval().requires_grad_(False)
         self.net.to(self.device, memory_format=torch.channels_last)
         self.grey = SimpleNamespace(mean=config.get("mean", 0.0), std=config.get("std", 1.0))
-        if self.up not in MODES:
-            raise CTSRError(f"unknown interpolation '{self.up}'; there are {', '.join(MODES)}")
+        check_choice("up", self.up, MODES)
 
     def enlarge(self, lr: torch.Tensor, task: Task) -> torch.Tensor:
         "Bring `lr` to full size with the restorer's interpolation, on its device."
@@ -228,6 +238,56 @@ class SelfEnsemble(_MadeOf):
                 total = total + (y.flip(-1) if mirrored else y)
         return total / 8
 
+# %% ../../nbs/evaluation/restore.ipynb #710423b2
+def back_project(
+    sr: torch.Tensor,  # (B,C,H,W), in any unit
+    lr: torch.Tensor,  # (B,1,h,w), in the same unit
+    reduce,  # degradation: (B,C,H,W) -> (B,C,h,w)
+    iterations: int = 10,
+    limits: tuple | None = None,  # smallest and largest value; None: do not clip
+) -> torch.Tensor:  # (B,C,H,W)
+    "Make images consistent with their LR images by iterative back-projection."
+    for _ in range(iterations):
+        sr = sr + enlarge(lr - reduce(sr), sr.shape[-2:])
+        if limits:
+            sr = sr.clamp(*limits)
+    return sr
+
+
+class BackProjection(_MadeOf):
+    "A restorer followed by back-projection; `residual` keeps what remains of the last batch."
+
+    def __init__(
+        self,
+        restorer,  # in [0,1] or in HU
+        kernel=None,  # e.g. 'box' or 'gaussian:0.5'; None: the degradation of the task
+        iterations: int = 10,
+        limits: tuple | None = None,  # smallest and largest value; None: do not clip
+    ):
+        check_whole("iterations", iterations, 1)
+        self.last = restorer
+        self.kernel = None if kernel is None else parse_kernel(kernel)
+        self.iterations = iterations
+        self.limits = limits
+        self.name = f"{restorer.name}-bp"
+        self.model = restorer.model
+        self.up = restorer.up
+        self.draws = getattr(restorer, "draws", False)
+        self.residual = None  # (B,) root mean square, in the unit of the images
+
+    def __call__(self, lr: torch.Tensor, task: Task, *ids) -> torch.Tensor:
+        "Restore `lr`, (B,1,h,w); `ids` name the images for a model that draws samples."
+
+        def reduce(sr):
+            if self.kernel is None:
+                return degrade(sr, task)
+            return downsample(sr, lr.shape[-2:], self.kernel)
+
+        sr = self.last(lr, task, *ids)
+        sr = back_project(sr, lr, reduce, self.iterations, self.limits)
+        self.residual = (lr - reduce(sr)).square().mean((1, 2, 3)).sqrt()
+        return sr
+
 # %% ../../nbs/evaluation/restore.ipynb #e150be31
 def project_lr(
     sr: torch.Tensor,  # (B,1,H,W) in [0,1]
@@ -235,10 +295,8 @@ def project_lr(
     task: Task,  # how it is degraded
     iterations: int = 10,  # rounds
 ) -> torch.Tensor:  # (B,1,H,W) in [0,1]
-    "Make an image consistent with its LR image by back-projection."
-    for _ in range(iterations):
-        sr = (sr + upsample(lr - degrade(sr, task), sr.shape[-2:], "bilinear")).clamp(0, 1)
-    return sr
+    "Make an image consistent with its LR image under the degradation of the task."
+    return back_project(sr, lr, lambda x: degrade(x, task), iterations, (0, 1))
 
 
 def match_level(
@@ -313,6 +371,78 @@ class SampleRestorer(NetRestorer):
     def __call__(self, lr: torch.Tensor, task: Task, ids: list | None = None) -> torch.Tensor:
         "The mean of the restorer's `k` samples, (B,1,H,W) in [0,1]."
         return self.draw(lr, task, ids).mean(0)
+
+# %% ../../nbs/evaluation/restore.ipynb #7421c7fc
+@torch.inference_mode()
+def answers_so_far(
+    restorer,  # see `ctsr.evaluation.restore`
+    lr: torch.Tensor,  # (1,1,h,w) in [0,1]
+    task: Task,
+    samples: int = 1,  # to draw, where the model draws them
+):  # yields after each (1,1,H,W) in [0,1], the mean so far; standard deviation, or None of one
+    "One answer, or the mean of more and more samples, and how far they differ."
+    if not getattr(restorer, "draws", False):
+        yield restorer(lr, task), None
+        return
+    mean = 0.0
+    squares = 0.0
+    for n in range(samples):
+        x = restorer.draw(lr, task, [f"sample {n}"], k=1)[0]
+        step = x - mean
+        mean = mean + step / (n + 1)
+        squares = squares + step * (x - mean)
+        yield mean, (squares / n).sqrt() if n else None
+
+# %% ../../nbs/evaluation/restore.ipynb #ff15bc74
+class Tiled(nn.Module):
+    "A network that sees a large picture in overlapping tiles."
+
+    def __init__(
+        self,
+        net: nn.Module,  # (B,C,H,W) and more -> (B,c,H,W), for any size
+        tile: int,  # px, one side of a tile
+        overlap: int,  # px, of neighbouring tiles
+    ):
+        super().__init__()
+        self.net = net
+        self.tile = tile
+        self.overlap = overlap
+        self.seen = lambda: None  # called after each tile
+        for name in ("in_channels", "stride"):
+            if hasattr(net, name):
+                setattr(self, name, getattr(net, name))
+
+    def forward(self, x, *more):
+        def one(part):
+            y = self.net(part, *more)
+            self.seen()
+            return y
+
+        if max(x.shape[-2:]) <= self.tile:
+            return one(x)
+        return blend_tiles(one, x, self.tile, self.overlap)
+
+    def tiles(self, size: tuple) -> int:
+        "How many tiles a picture of (H, W) px takes."
+        if max(size) <= self.tile:
+            return 1
+        return math.prod(len(tile_starts(n, self.tile, self.overlap)) for n in size)
+
+
+def tiled(
+    restorer: NetRestorer,  # changed in place
+    tile: int | None = None,  # px a side; default 768 for RUNet, for SR3 the side of its test
+) -> NetRestorer:  # the same
+    "Let a network restore pictures of any size, in memory of a few copies of the picture."
+    drawn = isinstance(restorer.net, SR3)
+    if tile is None:
+        tile = max(64, task_from(restorer.config["task"]).hr // 64 * 64) if drawn else 768
+    if tile % GRID or tile < 64:
+        raise CTSRError(f"'tile' must be a multiple of {GRID} px and at least 64, got {tile}")
+    holder = restorer.net if drawn else restorer
+    overlap = tile // 64 * GRID if drawn else min(256, tile // 32 * GRID)
+    holder.net = restorer.parts = Tiled(holder.net, tile, overlap)
+    return restorer
 
 # %% ../../nbs/evaluation/restore.ipynb #13468d5b
 class Cascade(_MadeOf):
