@@ -886,6 +886,7 @@ def prepare_job(
     task: Task,
     margin: int,  # px around the task's square
     root: str | Path,  # the study's folder
+    needed: list,  # splits that may not be empty
 ) -> Job:
     "Plan to prepare one set of images."
     stem = prepared_name(source.name, task.hr, task.fit)
@@ -895,7 +896,8 @@ def prepare_job(
         f"prepare/{stem}",
         "prepare",
         f"prepare/{stem}.ipynb",
-        parameters | dict(hr=task.hr, fit=task.fit, margin=margin, out=f"{root}/prepare"),
+        parameters
+        | dict(hr=task.hr, fit=task.fit, margin=margin, out=f"{root}/prepare", needed=needed),
         [f"prepare/{stem}{end}" for end in (".csv", ".json", ".safetensors")],
         watch=source.data or ("" if source.name in NAMED else source.name),
     )
@@ -914,10 +916,13 @@ def prepare_jobs(
                 preset.source, name=run.source, split=None, data=None, phantom={}
             )
             wanted[run.source, run.task.name] = (own, run.task)
+    trained_on = {"train", *(run.validate_on for run in preset.runs.values())}
     jobs = {}
     for key, (source, task) in wanted.items():
         margin = rotation_margin(task.hr) if (task.hr, task.fit) in wide else 0
-        jobs[key] = prepare_job(source, task, margin, root)
+        tested_on = {preset.evaluation.split} if key in preset.tasks else set()
+        needed = sorted(tested_on | (trained_on if preset.runs else set()))
+        jobs[key] = prepare_job(source, task, margin, root, needed)
     return jobs
 
 # %% ../../nbs/pipeline/presets.ipynb #eba07d3f

@@ -284,19 +284,20 @@ def remove_partial(
 
 def stop(
     process: subprocess.Popen,  # Snakemake
-    patience: float,  # s that it may take
+    patience: float,  # s that it may take to end jobs on other machines
 ):
     "End Snakemake, its jobs and their kernels."
-    if process.poll() is not None:
-        return
-    process.send_signal(signal.SIGINT)
-    for child in psutil.Process(process.pid).children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
-    try:
-        process.wait(patience)
-    except subprocess.TimeoutExpired:
+    if patience:
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
+    if process.poll() is None:
+        children = psutil.Process(process.pid).children(recursive=True)
         process.kill()
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        psutil.wait_procs(children, timeout=1)
         process.wait()
 
 
@@ -311,7 +312,7 @@ def run_snakemake(
     root: Path,  # the study's folder
     progress: Progress,
     verbose: bool = False,  # show what Snakemake and the notebooks print
-    patience: float = 1.0,  # s that Snakemake may take to end its jobs after an interrupt
+    patience: float = 0.0,  # s that Snakemake may take to end jobs on other machines
 ) -> int:  # exit status
     "Run Snakemake to its end; an interrupt ends it and leaves nothing half-written."
     with tempfile.TemporaryDirectory(prefix="ctsr-") as temporary:
@@ -478,7 +479,7 @@ def run_study(
         seconds = expected_seconds(study, checkout() / "figures" / preset.name / "table_jobs.csv")
         progress = Progress(root, list(todo), seconds, hidden=quiet or verbose)
         command = [*snakemake_command(study, root / "plan.json", cores), *extra]
-        patience = 30 if extra else 1  # a cluster takes longer to end its jobs
+        patience = 30 if extra else 0  # a cluster needs to be told
         if run_snakemake(command, root, progress, verbose, patience):
             raise CTSRError(what_failed(describe_study(planned, root)))
     return root / "report.html"
