@@ -913,7 +913,7 @@ def volume_job(
 ) -> Job:
     "Plan to prepare slices in HU, for blind trainings."
     source = dataclasses.replace(preset.source, name=name, split=None, data=None, phantom={})
-    job = prepare_job(source, Task("volumes", VOLUME_SIDE, VOLUME_SIDE), 0, root)
+    job = prepare_job(source, Task("volumes", VOLUME_SIDE, VOLUME_SIDE), 0, root, ["train"])
     return dataclasses.replace(
         job,
         name=job.name + "-hu",
