@@ -87,7 +87,8 @@ def describe_job(
 ) -> dict:
     "Everything that Snakemake and the job's own process need to know about a job."
     parameters = json.loads(json.dumps(job.parameters))
-    settings = json.dumps(parameters, sort_keys=True).replace(as_shown(root), "")
+    place = json.dumps(as_shown(root))[1:-1]
+    settings = json.dumps(parameters, sort_keys=True).replace(place, "")
     files = [file_sha256(checkout() / p) for p in parameters.values() if str(p).endswith(".yaml")]
     code = code_behind(checkout() / "nbs" / "study" / f"{job.notebook}.ipynb")
     watched = files_in(job.watch) if job.watch else []
