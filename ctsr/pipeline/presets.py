@@ -368,7 +368,7 @@ def taken_runs(
 def drawn_runs(
     preset: Preset,
 ) -> set:  # of (task, run)
-    "Find the runs of which many samples are drawn."
+    "Find the runs that draw many samples."
     found = {(task, preset.sampled_run(task)) for task in preset.figures.sampled}
     p = preset.figures.published
     return found | {(p.task, p.steps)} if p and p.steps else found
@@ -378,9 +378,9 @@ def among(
     where: str,  # section, for messages
     key: str,  # setting
     values: Iterable,  # names given
-    allowed: Iterable,  # names that lead somewhere
+    allowed: Iterable,  # names that exist
 ):
-    "Refuse a name that leads nowhere."
+    "Refuse a name that does not exist."
     allowed = list(allowed)
     for value in values:
         if value not in allowed:
@@ -600,7 +600,7 @@ def check_preset(
     written: dict,  # sections, as read
     where: str = "preset",  # for messages
 ) -> Preset:
-    "Read a preset; refuse an unknown key, a wrong value, or a name that leads nowhere."
+    "Read a preset; refuse an unknown key, a wrong value, or a name that does not exist."
     sections = parse_settings(Sections, written, where)
     written = dataclasses.asdict(sections)
     tasks = {name: task_from({"name": name, **(own or {})}) for name, own in sections.tasks.items()}
@@ -644,7 +644,7 @@ def override(
 def without_conditions(
     part,  # a section: nested mappings of conditions [run, ...]
     gone: set,  # names of runs
-):  # the section without conditions of these runs, wherever they stand
+):  # the section without conditions of these runs
     "Leave out conditions of runs that are left out."
     if isinstance(part, dict):
         kept = {key: without_conditions(value, gone) for key, value in part.items()}
@@ -875,10 +875,6 @@ class Job:
     needs: list = field(default_factory=list)  # names of jobs
     page: str = ""  # HTML page to render from the executed notebook
     watch: str = ""  # folder or file of the user's that it reads
-
-    @property
-    def key(self) -> str:
-        return self.name.replace("/", "--")  # as a file name
 
 # %% ../../nbs/pipeline/presets.ipynb #74eef5d2
 def prepare_job(

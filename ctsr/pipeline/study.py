@@ -431,7 +431,7 @@ def check_jobs(
     jobs: list,  # of Job
     redo: tuple | list,  # names or kinds
 ):
-    "Refuse parameters that a notebook lacks and jobs that the study lacks."
+    "Refuse parameters that no notebook has and jobs that are not in the study."
     names = [job.name for job in jobs]
     known = {*names, *(name.split("/")[0] for name in names)}
     if unknown := [name for name in redo if name not in known]:
@@ -480,7 +480,7 @@ def run_study(
         seconds = expected_seconds(study, checkout() / "figures" / preset.name / "table_jobs.csv")
         progress = Progress(root, list(todo), seconds, hidden=quiet or verbose)
         command = [*snakemake_command(study, root / "plan.json", cores), *extra]
-        patience = 30 if extra else 0  # a cluster needs to be told
+        patience = 30 if extra else 0  # a cluster has to cancel them
         if run_snakemake(command, root, progress, verbose, patience):
             raise CTSRError(what_failed(describe_study(planned, root)))
     return root / "report.html"
