@@ -21,7 +21,15 @@ from ctsr.core.errors import CTSRError
 from ctsr.pipeline.notebooks import run_notebook
 from ctsr.pipeline.presets import as_shown, load_preset, plan
 from ctsr.pipeline.provenance import code_behind
-from ctsr.pipeline.study import describe_study, publish, read_record, redraw, stamp_path, unfinished
+from ctsr.pipeline.study import (
+    describe_study,
+    is_alive,
+    publish,
+    read_record,
+    redraw,
+    stamp_path,
+    unfinished,
+)
 
 
 def ctsr(*arguments, **kwargs):
@@ -380,7 +388,7 @@ def test_a_stopped_study_ends_with_its_children_and_leaves_nothing_half_written(
     seconds = time.time() - begun
     print(f"{stop.name}: ended after {seconds:.1f} s")
     assert process.returncode == 130 and printed.splitlines()[-1].startswith("ctsr: interrupted")
-    assert not [child for child in children if child.is_running()]
+    assert not [child for child in children if is_alive(child)]
     assert not list(copy.rglob(".*.part*")) and not list(copy.rglob("*.failed.ipynb"))
     assert (run / "state" / "checkpoint.safetensors").exists() and seconds < 10
 

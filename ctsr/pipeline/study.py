@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['TYPICAL', 'WAITING', 'STUDY', 'LICENCE', 'job_key', 'stamp_path', 'read_record', 'describe_file', 'is_intact',
            'damaged_output', 'files_in', 'describe_job', 'describe_study', 'snakemake_command', 'reason_to_run',
-           'unfinished', 'expected_seconds', 'Progress', 'end_with_parent', 'remove_partial', 'stop', 'pass_on',
-           'run_snakemake', 'run_job', 'is_current', 'do_job', 'end_with', 'study_folder', 'core_count', 'check_jobs',
-           'run_study', 'what_failed', 'check_publishable', 'publish', 'redraw', 'mean_scores', 'pack_run', 'main']
+           'unfinished', 'expected_seconds', 'Progress', 'end_with_parent', 'remove_partial', 'is_alive', 'stop',
+           'pass_on', 'run_snakemake', 'run_job', 'is_current', 'do_job', 'end_with', 'study_folder', 'core_count',
+           'check_jobs', 'run_study', 'what_failed', 'check_publishable', 'publish', 'redraw', 'mean_scores',
+           'pack_run', 'main']
 
 # %% ../../nbs/pipeline/study.ipynb #25561f02
 import contextlib
@@ -283,6 +284,16 @@ def remove_partial(
         partial.unlink(missing_ok=True)
 
 
+def is_alive(
+    process: psutil.Process,
+) -> bool:
+    "Whether a process still runs; one that nobody has waited for does not."
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def stop(
     process: subprocess.Popen,  # Snakemake
     patience: float,  # s that it may take to end jobs on other machines
@@ -298,8 +309,10 @@ def stop(
         for child in children:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
-        psutil.wait_procs(children, timeout=1)
         process.wait()
+        until = time.time() + 1
+        while any(map(is_alive, children)) and time.time() < until:
+            time.sleep(0.05)
 
 
 def pass_on(stream):
