@@ -368,7 +368,7 @@ def taken_runs(
 def drawn_runs(
     preset: Preset,
 ) -> set:  # of (task, run)
-    "Find the runs of which many samples are drawn."
+    "Find the runs that draw many samples."
     found = {(task, preset.sampled_run(task)) for task in preset.figures.sampled}
     p = preset.figures.published
     return found | {(p.task, p.steps)} if p and p.steps else found
@@ -378,9 +378,9 @@ def among(
     where: str,  # section, for messages
     key: str,  # setting
     values: Iterable,  # names given
-    allowed: Iterable,  # names that lead somewhere
+    allowed: Iterable,  # names that exist
 ):
-    "Refuse a name that leads nowhere."
+    "Refuse a name that does not exist."
     allowed = list(allowed)
     for value in values:
         if value not in allowed:
@@ -600,7 +600,7 @@ def check_preset(
     written: dict,  # sections, as read
     where: str = "preset",  # for messages
 ) -> Preset:
-    "Read a preset; refuse an unknown key, a wrong value, or a name that leads nowhere."
+    "Read a preset; refuse an unknown key, a wrong value, or a name that does not exist."
     sections = parse_settings(Sections, written, where)
     written = dataclasses.asdict(sections)
     tasks = {name: task_from({"name": name, **(own or {})}) for name, own in sections.tasks.items()}
@@ -644,7 +644,7 @@ def override(
 def without_conditions(
     part,  # a section: nested mappings of conditions [run, ...]
     gone: set,  # names of runs
-):  # the section without conditions of these runs, wherever they stand
+):  # the section without conditions of these runs
     "Leave out conditions of runs that are left out."
     if isinstance(part, dict):
         kept = {key: without_conditions(value, gone) for key, value in part.items()}
@@ -876,16 +876,13 @@ class Job:
     page: str = ""  # HTML page to render from the executed notebook
     watch: str = ""  # folder or file of the user's that it reads
 
-    @property
-    def key(self) -> str:
-        return self.name.replace("/", "--")  # as a file name
-
 # %% ../../nbs/pipeline/presets.ipynb #74eef5d2
 def prepare_job(
     source: Source,
     task: Task,
     margin: int,  # px around the task's square
     root: str | Path,  # the study's folder
+    needed: list,  # splits that may not be empty
 ) -> Job:
     "Plan to prepare one set of images."
     stem = prepared_name(source.name, task.hr, task.fit)
@@ -895,7 +892,8 @@ def prepare_job(
         f"prepare/{stem}",
         "prepare",
         f"prepare/{stem}.ipynb",
-        parameters | dict(hr=task.hr, fit=task.fit, margin=margin, out=f"{root}/prepare"),
+        parameters
+        | dict(hr=task.hr, fit=task.fit, margin=margin, out=f"{root}/prepare", needed=needed),
         [f"prepare/{stem}{end}" for end in (".csv", ".json", ".safetensors")],
         watch=source.data or ("" if source.name in NAMED else source.name),
     )
@@ -911,7 +909,7 @@ def volume_job(
 ) -> Job:
     "Plan to prepare slices in HU, for blind trainings."
     source = dataclasses.replace(preset.source, name=name, split=None, data=None, phantom={})
-    job = prepare_job(source, Task("volumes", VOLUME_SIDE, VOLUME_SIDE), 0, root)
+    job = prepare_job(source, Task("volumes", VOLUME_SIDE, VOLUME_SIDE), 0, root, ["train"])
     return dataclasses.replace(
         job,
         name=job.name + "-hu",
@@ -934,10 +932,13 @@ def prepare_jobs(
                 preset.source, name=run.source, split=None, data=None, phantom={}
             )
             wanted[run.source, run.task.name] = (own, run.task)
+    trained_on = {"train", *(run.validate_on for run in preset.runs.values())}
     jobs = {}
     for key, (source, task) in wanted.items():
         margin = rotation_margin(task.hr) if (task.hr, task.fit) in wide else 0
-        jobs[key] = prepare_job(source, task, margin, root)
+        tested_on = {preset.evaluation.split} if key in preset.tasks else set()
+        needed = sorted(tested_on | (trained_on if preset.runs else set()))
+        jobs[key] = prepare_job(source, task, margin, root, needed)
     for run in preset.runs.values():
         if run.blind and run.blind.volumes:
             jobs["hu", run.blind.volumes] = volume_job(preset, run.blind.volumes, root)
