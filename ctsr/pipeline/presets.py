@@ -14,8 +14,8 @@ __all__ = ['Mode', 'Condition', 'OnTask', 'Conditions', 'Evaluations', 'Name', '
            'with_stored', 'recipe_of', 'tested_alike', 'side_by_side', 'published_runs', 'with_published', 'Job',
            'prepare_job', 'volume_job', 'prepare_jobs', 'train_job', 'train_jobs', 'evaluate_job',
            'evaluate_interpolations', 'evaluate_training', 'evaluate_cascade', 'evaluate_jobs', 'sample_job',
-           'sample_jobs', 'with_sidecars', 'figure_job', 'all_figures', 'sampled_job', 'evaluated_as', 'published_job',
-           'control_job', 'mechanism_job', 'review_job', 'gather_jobs', 'plan']
+           'sample_jobs', 'with_sidecars', 'figure_job', 'all_figures', 'last_regression', 'sampled_job',
+           'evaluated_as', 'published_job', 'control_job', 'mechanism_job', 'review_job', 'gather_jobs', 'plan']
 
 # %% ../../nbs/pipeline/presets.ipynb #14fb16ae
 import dataclasses
@@ -1166,20 +1166,20 @@ def sample_jobs(
 
 # %% ../../nbs/pipeline/presets.ipynb #90212706
 FIGURE_FILES = """
-fig1_design.png fig2_examples.png fig3_ssim.png fig3_ssim_as_coded.png fig4_psnr.png fig_paired.png
-fig_by_class.png table_summary.csv table_paired.csv table_contrasts.csv table_by_class.csv
+fig1_design.png fig2_examples.png fig_scores.png fig3_ssim.png fig4_psnr.png
+table_summary.csv table_paired.csv table_contrasts.csv table_by_class.csv
 table_data.csv table_cost.csv table_jobs.csv table_images.csv per_image.csv.gz
 """.split()
 TRAINING_FILES = """
 fig_training.png table_training.csv training_history.csv table_validation.csv
 """.split()
 SAMPLED_FILES = """
-fig5_topk_psnr.png fig5_topk_ssim.png fig_tradeoff.png fig_steps.png fig_uncertainty.png
+fig5_topk_psnr.png fig_tradeoff.png fig_steps.png fig_uncertainty.png
 fig_noise.png table1.csv table_sampling.csv table_steps.csv table_few_steps.csv
 table_calibration.csv table_noise.csv per_sample.csv.gz per_step.csv.gz
 """.split()
 REVIEW_FILES = ["fig_factors.png", "table_factors.csv", "table_gains.csv", "claims.csv"]
-LEAK_FILES = ["fig_leak.png", "table_leak.csv", "table_leak_worth.csv"]
+LEAK_FILES = ["fig_leak.png", "table_leak.csv", "table_leak_kinds.csv", "table_leak_worth.csv"]
 PUBLISHED_FILES = ["fig_published.png", "table_published.csv", "table_damage.csv"]
 STEP_FILES = ["table_published_steps.csv"]
 PICTURE_FILES = ["fig_published_pictures.png"]
@@ -1256,6 +1256,19 @@ def all_figures(
     return dataclasses.replace(job, executed="figures/figures.ipynb", needs=needs)
 
 
+def last_regression(preset: Preset, task: str) -> dict:  # label -> training; empty: none
+    "Find the last network of a Table 1 that is trained here and draws no samples."
+    shown = preset.figures.sampled[task].items()
+    here = {label: run for label, (run, _) in shown if run in preset.runs}
+    here = {label: run for label, run in here.items() if run not in taken_runs(preset)}
+    found = {
+        label: preset.trainings_of(run)[0]
+        for label, run in here.items()
+        if not preset.runs[run].draws_samples
+    }
+    return dict(list(found.items())[-1:])
+
+
 def sampled_job(preset: Preset, root: str | Path, task: str) -> Job:
     "Plan Figure 5, Table 1 and what else is shown of a run that draws samples."
     suffix = "" if task == preset.figures.task else f"-{task}"
@@ -1263,6 +1276,8 @@ def sampled_job(preset: Preset, root: str | Path, task: str) -> Job:
     evaluated = f"evaluate/{run}--{task}"
     samples = f"sample/{run}--{task}"
     is_taken = run in taken_runs(preset)
+    regression = {} if is_taken else last_regression(preset, task)
+    trained = [f"train/{training}" for training in regression.values()]
     files = list(SAMPLED_FILES)
     if preset.evaluation.lpips == "none":
         files.remove("fig_tradeoff.png")
@@ -1272,13 +1287,14 @@ def sampled_job(preset: Preset, root: str | Path, task: str) -> Job:
         f"sampled{suffix}",
         "sampled",
         with_sidecars(files, suffix),
-        [] if is_taken else [evaluated, samples],
+        [] if is_taken else [evaluated, samples, *trained],
         task=dataclasses.asdict(preset.tasks[task]),
         suffix=suffix,
         methods=preset.figures.sampled[task],
         run=run,
         evaluated=f"{root}/{evaluated}",
         samples=f"{root}/{samples}",
+        regression={label: f"{root}/train/{training}" for label, training in regression.items()},
         **(dict(stored=f"figures/{preset.name}") if is_taken else {}),
     )
 
