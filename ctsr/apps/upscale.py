@@ -83,6 +83,7 @@ from ctsr.evaluation.pretrained import (
     read_card,
 )
 from ctsr.evaluation.restore import (
+    DRAWING,
     NetRestorer,
     answers_so_far,
     load_pretrained,
@@ -104,7 +105,7 @@ def chosen_sampling(run: Path) -> dict:
     if not file.exists():
         return {}
     try:
-        return {k: v for k, v in json.loads(file.read_text()).items() if k in ("sampler", "steps")}
+        return {k: v for k, v in json.loads(file.read_text()).items() if k in DRAWING}
     except (ValueError, AttributeError):
         raise CTSRError(f"{file}: not readable; evaluate the run again, or delete it") from None
 
