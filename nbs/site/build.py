@@ -514,6 +514,7 @@ def results_page():
         table = r"\]\(\.\./figures/(\w+)/([\w-]+)\.csv\)"
         cell.source = re.sub(table, r"](study/\1-tables/\2.md)", cell.source)
         cell.source = cell.source.replace("](../figures/", "](figures/")
+        cell.source = cell.source.replace("](site/pages/", "](")
     nbformat.write(nb, SOURCE / "results.ipynb")
 
 
