@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOSSES', 'clear_images', 'training_pair', 'charbonnier', 'WeightedLoss', 'step_generator', 'batch_indices',
-           'train_batch', 'training_images', 'measured']
+           'low_resolution', 'train_batch', 'training_images', 'training_volumes', 'measured']
 
 # %% ../../nbs/training/batches.ipynb #2fb77e7a
 import dataclasses
@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..core.errors import CTSRError
+from ..core.errors import CTSRError, check_choice
+from ..data.blind import PICTURE_WIDTH, blind_lr, blind_slices
 from ctsr.data.degrade import (
     adjusted_baseline,
     augment_lr,
@@ -25,7 +26,7 @@ from ctsr.data.degrade import (
     random_crop_pair,
     upsample,
 )
-from ..data.prepared import Prepared
+from ..data.prepared import Prepared, load_prepared
 from ..metrics.perceptual import VGGLoss
 from ..models.diffusion import min_snr_weight, y0_from
 from ..models.network import grey_limits, normalise
@@ -144,12 +145,25 @@ def batch_indices(
     return order[step % per_epoch * batch_size :][:batch_size]
 
 # %% ../../nbs/training/batches.ipynb #74b8e1a7
+def low_resolution(
+    hr: torch.Tensor,  # (B,1,H,W) in [0,1]; of slices in HU also outside, see `blind_lr`
+    config: TrainConfig,
+    generator: torch.Generator,  # of a blind degradation, on the CPU
+    width: torch.Tensor | float = PICTURE_WIDTH,  # HU, of the window of each image
+) -> torch.Tensor:  # (B,1,h,w) in [0,1]
+    "Degrade images as the task says, or at random where the settings say so."
+    if config.blind is None:
+        return degrade(hr, config.task)
+    return blind_lr(hr, width, config.task.lr_size(*hr.shape[-2:]), config.blind, generator)
+
+
 def train_batch(
     images: torch.Tensor,  # (N,H,W) uint8, perhaps with a margin around the task's square
     config: TrainConfig,
     step: int,  # counted from 0
     rank: int = 0,  # of this process
     world: int = 1,  # processes
+    volumes: torch.Tensor | None = None,  # (n,h,w) int16 in HU, for a blind training
 ) -> tuple[torch.Tensor, torch.Tensor]:  # up, hr: (B,1,h,w) in [0,1]
     """Make the pairs of one step on the images' device.
 
@@ -163,19 +177,26 @@ def train_batch(
         share = math.ceil(len(index) / world)
         index = index.repeat(2)[: share * world][rank::world]
     generator = step_generator(config.seed, "augment", step, rank, device)
+    blind = step_generator(config.seed, "blind", step, rank)
     pictures = images[(index % n).to(device)].unsqueeze(1).float() / 255
     copies = index >= n
     if copies.any():
         both = adjusted_baseline(pictures[copies], config.adjusted, generator)
         pictures[copies] = both.chunk(2)[1]  # the rotated half
     hr = center(pictures, config.task.hr)
+    width = torch.full((len(hr),), PICTURE_WIDTH)
+    count = 0 if volumes is None else round(config.blind.share * len(hr))
+    if count:
+        slices, width[:count] = blind_slices(volumes, count, config.task.hr, config.blind, blind)
+        hr = torch.cat([slices, hr[count:]])
     if config.flips:
         hr = flip_quarter(hr, generator)
-    lr = degrade(hr, config.task)
+    lr = low_resolution(hr, config, blind, width)
     if any(config.augment):
         lr = augment_lr(lr, *config.augment, generator)
     up = upsample(lr, tuple(hr.shape[-2:]), config.up)
-    return tuple(random_crop_pair((up, hr), config.crop, generator)) if config.crop else (up, hr)
+    pair = (up, hr.clamp(0, 1))
+    return tuple(random_crop_pair(pair, config.crop, generator)) if config.crop else pair
 
 # %% ../../nbs/training/batches.ipynb #fbef03e7
 def training_images(
@@ -199,6 +220,26 @@ def training_images(
         order = torch.randperm(len(images), generator=step_generator(config.seed, "images", 0))
         images = images[order[: config.train_images].sort().values]
     return images
+
+# %% ../../nbs/training/batches.ipynb #1fd1f6bd
+def training_volumes(
+    config: TrainConfig,
+) -> torch.Tensor | None:  # (N,H,W) int16 in HU; None where the settings name none
+    "Take the slices of the subjects that a blind training names, of all splits."
+    if not (config.blind and config.blind.volumes):
+        return None
+    prepared = load_prepared(config.blind.volumes, hounsfield=True)
+    known = prepared.table.subject
+    for subject in config.blind.subjects:
+        check_choice("blind.subjects", subject, tuple(sorted(known.unique())))
+    side = prepared.images.shape[-1]
+    if side < config.task.hr:
+        raise CTSRError(
+            f"{config.blind.volumes} holds slices of {side} px, but task '{config.task.name}' needs"
+            f" {config.task.hr}: prepare them at that size or larger"
+        )
+    chosen = known.isin(config.blind.subjects or known)
+    return prepared.only(chosen.to_numpy()).images
 
 # %% ../../nbs/training/batches.ipynb #86010fd3
 def measured(

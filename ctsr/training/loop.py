@@ -29,7 +29,7 @@ from tqdm import tqdm
 from ..core.errors import CTSRError
 from ..core.files import locked, save_csv, save_json, save_tensors
 from ..core.settings import parse_settings
-from ..data.degrade import degrade_pair, rotation_margin
+from ..data.degrade import rotation_margin, upsample
 from ..data.prepared import Prepared, load_prepared
 from ..metrics.fidelity import psnr, ssim
 from ..metrics.perceptual import LPIPS
@@ -44,11 +44,13 @@ from ..models.sr3 import SR3
 from .base import Base, base_gains
 from ctsr.training.batches import (
     WeightedLoss,
+    low_resolution,
     measured,
     step_generator,
     train_batch,
     training_images,
     training_pair,
+    training_volumes,
 )
 from ctsr.training.checkpoint import (
     Progress,
@@ -118,7 +120,8 @@ def validate(
     for start in range(0, len(images), batch_size):
         part = images[start : start + batch_size]
         hr = part.unsqueeze(1).float() / 255
-        up = degrade_pair(hr, config.task, config.validate_up or config.up)[1]
+        lr = low_resolution(hr, config, step_generator(config.seed, "blind", start))
+        up = upsample(lr, tuple(hr.shape[-2:]), config.validate_up or config.up)
         up = base(up) if base else up
         noise = step_generator(config.seed, "validate", start, device=hr.device)
         gamma = levels[start : start + len(part)] if draws else None
@@ -211,7 +214,9 @@ class Trainer:
         begun = weights_file(config.init).read_bytes() if config.init else b""
         self.base = Base(config.base, config.up) if config.base else None
         begun += self.base.file.read_bytes() if self.base else b""
+        volumes = training_volumes(config)
         data = images.numpy().tobytes() + b"|" + valid.numpy().tobytes() + begun
+        data += b"" if volumes is None else b"|" + volumes.numpy().tobytes()
         self.data_sha256 = hashlib.sha256(data).hexdigest()
         self.source = prepared.meta.get("source")
         self.out = Path(out)
@@ -227,6 +232,7 @@ class Trainer:
         if self.base:
             self.gains = base_gains(self.base, prepared, config.task, config.up)
             self.base.to(self.device)
+        self.volumes = None if volumes is None else volumes.to(self.device)
         self._build(torch.channels_last if config.channels_last else torch.contiguous_format)
         self.progress = Progress()
         self.running = torch.zeros((), device=self.device)  # loss since the last validation
@@ -260,7 +266,7 @@ class Trainer:
 
     def batch(self, step: int, config: TrainConfig, *share: int) -> tuple:
         "Make the pairs of one step: what the network is to improve, and HR; (B,1,h,w) in [0,1]."
-        up, hr = train_batch(self.images, config, step, *share)
+        up, hr = train_batch(self.images, config, step, *share, volumes=self.volumes)
         return self.base(up) if self.base else up, hr
 
     def final_weights(self) -> dict:  # tensors by name

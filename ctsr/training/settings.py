@@ -27,6 +27,7 @@ from pydantic import (
 
 from ..core.errors import CTSRError
 from ..core.settings import settings
+from ..data.blind import Blind
 from ..data.degrade import ADJUSTED, MODES, Task, task_from
 from ..models.network import build_model
 
@@ -86,6 +87,7 @@ class TrainConfig:
     augment: Annotated[list[NonNegativeFloat], Field(min_length=2, max_length=2)] = field(
         default_factory=lambda: [0.0, 0.0]
     )  # largest sigma of the blur of LR images (their px), and largest deviation of their noise
+    blind: Blind | None = None  # degrade each image at random; None: as the task says
     exclude: Literal["none", "exact", "near"] = "none"  # drop copies of test images
     train_images: NonNegativeInt = 0  # train on so many of the images, drawn by the seed; 0 is all
     mean: float | None = 0.0  # grey level subtracted from the input; None measures it
@@ -110,6 +112,12 @@ class TrainConfig:
     channels_last: bool = True  # memory format of weights and activations
     compile: bool = False  # torch.compile
     seed: NonNegativeInt = 0  # initial weights, order, augmentation
+
+    @model_validator(mode="after")
+    def _one_source_of_noise(self):
+        if self.blind and any(self.augment):
+            raise CTSRError("blind: has a blur and a noise of its own; leave out 'augment'")
+        return self
 
     @model_validator(mode="after")
     def _loss_fits_the_network(self):
