@@ -165,7 +165,7 @@ def both(*holds: bool | None) -> bool | None:
     return None if None in holds else True
 
 
-JUDGES = {  # rule -> whether a number bears a claim out
+JUDGES = {  # rule -> whether a number supports a claim
     "beyond": lambda value, c: beyond(value, c.bound, c.sign),
     "within": lambda value, c: both(beyond(value, -c.bound, 1), beyond(value, c.bound, -1)),
     "equals": lambda value, c: bool(abs(value.value - c.bound) < 1e-6),
