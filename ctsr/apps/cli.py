@@ -79,9 +79,7 @@ def study(
         print(f"scores from figures/{chosen.name}: {taken or NOTHING_PUBLISHED}")
     if stored or published:
         weights = [
-            f"{name} is '{run['stored']}'"
-            for name, run in chosen.runs.items()
-            if run and run.get("stored")
+            f"{name} is '{run.stored}'" for name, run in chosen.runs.items() if run and run.stored
         ]
         print(f"not trained again: {', '.join(weights) or NOTHING_STORED}")
     report = run_study(chosen, absolute(out), jobs, dry_run, redo or (), shlex.split(snakemake))
