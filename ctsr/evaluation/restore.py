@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['GRID', 'SEAM', 'Interpolate', 'usable_device', 'NetRestorer', 'read_card', 'restorer_of', 'load_run', 'tile_starts',
-           'tile_shares', 'blend_tiles', 'SelfEnsemble', 'project_lr', 'match_level', 'SampleRestorer', 'Cascade']
+           'tile_shares', 'blend_tiles', 'SelfEnsemble', 'back_project', 'BackProjection', 'project_lr', 'match_level',
+           'SampleRestorer', 'Cascade']
 
 # %% ../../nbs/evaluation/restore.ipynb #6c7eac6c
 import json
@@ -14,8 +15,18 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from ..core.errors import CTSRError
-from ..data.degrade import MODES, Task, degrade, task_from, upsample
+from ..core.errors import CTSRError, check_choice, check_whole
+from ctsr.data.degrade import (
+    INTERPOLATIONS,
+    MODES,
+    Task,
+    degrade,
+    downsample,
+    enlarge,
+    parse_kernel,
+    task_from,
+    upsample,
+)
 from ..models.diffusion import image_seed
 from ..models.sr3 import SR3
 from ..training.batches import predict
@@ -25,16 +36,15 @@ from ..training.settings import build_model
 
 # %% ../../nbs/evaluation/restore.ipynb #9acc5ba4
 class Interpolate:
-    "The baselines: bilinear, nearest or bicubic interpolation alone."
+    "The baselines: interpolation alone."
 
     model = "interpolation"
 
     def __init__(
         self,
-        mode: str,  # bilinear, nearest or bicubic
+        mode: str,  # nearest, bilinear, bicubic, lanczos or spline
     ):
-        if mode not in MODES:
-            raise CTSRError(f"unknown interpolation '{mode}'; there are {', '.join(MODES)}")
+        check_choice("interpolation", mode, INTERPOLATIONS)
         self.name = mode
         self.up = mode
 
@@ -79,8 +89,7 @@ class NetRestorer:
         self.net = net.eval().requires_grad_(False)
         self.net.to(self.device, memory_format=torch.channels_last)
         self.grey = SimpleNamespace(mean=config.get("mean", 0.0), std=config.get("std", 1.0))
-        if self.up not in MODES:
-            raise CTSRError(f"unknown interpolation '{self.up}'; there are {', '.join(MODES)}")
+        check_choice("up", self.up, MODES)
 
     def enlarge(self, lr: torch.Tensor, task: Task) -> torch.Tensor:
         "Bring `lr` to full size with the restorer's interpolation, on its device."
@@ -246,6 +255,56 @@ class SelfEnsemble(_MadeOf):
                 total = total + (y.flip(-1) if mirrored else y)
         return total / 8
 
+# %% ../../nbs/evaluation/restore.ipynb #710423b2
+def back_project(
+    sr: torch.Tensor,  # (B,C,H,W), in any unit
+    lr: torch.Tensor,  # (B,1,h,w), in the same unit
+    reduce,  # degradation: (B,C,H,W) -> (B,C,h,w)
+    iterations: int = 10,
+    limits: tuple | None = None,  # smallest and largest value; None: do not clip
+) -> torch.Tensor:  # (B,C,H,W)
+    "Make images consistent with their LR images by iterative back-projection."
+    for _ in range(iterations):
+        sr = sr + enlarge(lr - reduce(sr), sr.shape[-2:])
+        if limits:
+            sr = sr.clamp(*limits)
+    return sr
+
+
+class BackProjection(_MadeOf):
+    "A restorer followed by back-projection; `residual` keeps what remains of the last batch."
+
+    def __init__(
+        self,
+        restorer,  # in [0,1] or in HU
+        kernel=None,  # e.g. 'box' or 'gaussian:0.5'; None: the degradation of the task
+        iterations: int = 10,
+        limits: tuple | None = None,  # smallest and largest value; None: do not clip
+    ):
+        check_whole("iterations", iterations, 1)
+        self.last = restorer
+        self.kernel = None if kernel is None else parse_kernel(kernel)
+        self.iterations = iterations
+        self.limits = limits
+        self.name = f"{restorer.name}-bp"
+        self.model = restorer.model
+        self.up = restorer.up
+        self.draws = getattr(restorer, "draws", False)
+        self.residual = None  # (B,) root mean square, in the unit of the images
+
+    def __call__(self, lr: torch.Tensor, task: Task, *ids) -> torch.Tensor:
+        "Restore `lr`, (B,1,h,w); `ids` name the images for a model that draws samples."
+
+        def reduce(sr):
+            if self.kernel is None:
+                return degrade(sr, task)
+            return downsample(sr, lr.shape[-2:], self.kernel)
+
+        sr = self.last(lr, task, *ids)
+        sr = back_project(sr, lr, reduce, self.iterations, self.limits)
+        self.residual = (lr - reduce(sr)).square().mean((1, 2, 3)).sqrt()
+        return sr
+
 # %% ../../nbs/evaluation/restore.ipynb #e150be31
 def project_lr(
     sr: torch.Tensor,  # (B,1,H,W) in [0,1]
@@ -253,10 +312,8 @@ def project_lr(
     task: Task,  # how it is degraded
     iterations: int = 10,  # rounds
 ) -> torch.Tensor:  # (B,1,H,W) in [0,1]
-    "Make an image consistent with its LR image by back-projection."
-    for _ in range(iterations):
-        sr = (sr + upsample(lr - degrade(sr, task), sr.shape[-2:], "bilinear")).clamp(0, 1)
-    return sr
+    "Make an image consistent with its LR image under the degradation of the task."
+    return back_project(sr, lr, lambda x: degrade(x, task), iterations, (0, 1))
 
 
 def match_level(
