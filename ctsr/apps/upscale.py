@@ -1274,7 +1274,8 @@ def upscale(
     """Restore files; each comes out as the same kind of file.
 
     A row has `path`, and `out`, `aside`, `made` (by what), `cautions` (sentences), `size`,
-    `slices`, `others` (files passed over), `seconds`; or `before` (a result that was there); or `error`.
+    `slices`, `others` (files passed over), `seconds`; or `before` (a result that was there); or
+    `error`.
     """
     if "" in (*inputs, out):
         raise CTSRError(

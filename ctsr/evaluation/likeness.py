@@ -94,14 +94,22 @@ MEANING = {
 def unlike(
     found: Tensor,  # (N, 7), see `measures`, of some slices of a file
     bounds: dict,  # see `likeness_bounds`
-) -> list:  # of one sentence for each measure outside of its bounds
+) -> list:  # of sentences, one on grey levels and one for each other measure
     "Say in what a file differs from the images of a training."
     said = []
-    for name, value in zip(MEASURES, found.nanmedian(0).values.tolist()):
-        low, high = bounds.get(name, (-math.inf, math.inf))
-        if math.isnan(value) or low <= value <= high:
-            continue
-        below, above = MEANING.get(name, ("other grey levels", "other grey levels"))
+    values = dict(zip(MEASURES, found.nanmedian(0).values.tolist()))
+    outside = {
+        name: values[name]
+        for name, (low, high) in bounds.items()
+        if values[name] < low or values[name] > high
+    }
+    levels = [f"{name} {value:.3g}" for name, value in outside.items() if name not in MEANING]
+    if levels:
+        said.append(f"grey levels unlike those of the training images ({', '.join(levels)})")
+    for name in [name for name in MEANING if name in outside]:
+        value = outside[name]
+        low, high = bounds[name]
+        below, above = MEANING[name]
         means = below if value < low else above
         said.append(
             f"{name} {value:.3g} is outside the training images' {low:g} to {high:g}: {means}"
