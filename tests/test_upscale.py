@@ -33,7 +33,7 @@ from ctsr.apps.cli import main
 from ctsr.apps.upscale import load_model, restore_slice, tiled, upscale, write_slice
 from ctsr.core.errors import CTSRError
 from ctsr.core.files import file_sha256, save_json, save_tensors
-from ctsr.data.degrade import Task
+from ctsr.data.degrade import Task, downsample
 from ctsr.evaluation.pretrained import model_for, pack
 from ctsr.evaluation.restore import load_run, sample_names
 from ctsr.models.network import build_model
@@ -1421,6 +1421,92 @@ def test_a_factor_chooses_the_network(runs, tmp_path, ctsr_upscale):
     ), done.stdout + done.stderr
 
 
+def test_the_range_of_the_body_is_restored_and_sr3_keeps_its_window(runs, tmp_path):
+    "Bone comes from the network and metal from bicubic; the line says what the network saw."
+    hu = thorax(1, 40, 36).clip(-1024, 3000)
+    as_dicom(tmp_path / "a.dcm", hu[0])
+    as_nifti(tmp_path / "a.nii", hu)
+    for name in ("a.dcm", "a.nii"):
+        (row,) = upscale([tmp_path / name], tmp_path / "out" / name, runs / "runet")
+        assert "range -1024 to 1500," in row["made"]
+        (row,) = upscale([tmp_path / name], tmp_path / "sr3" / name, runs / "sr3", steps=2)
+        assert "range -1350 to 150," in row["made"]
+    restorer, task = load_model(runs / "runet")
+    x = torch.from_numpy(hu.astype(np.float32))[None]
+    seen = x.clamp(*BODY)
+    network = restorer((seen + 1024) / 2524, task)[0, 0].numpy() * 2524 - 1024
+    bicubic = F.interpolate(x - seen, (80, 72), mode="bicubic")[0, 0].numpy()
+    made = axial(nibabel.load(tmp_path / "out" / "a.nii"))[0][0]
+    assert np.abs(made - network - bicubic).max() < 0.6
+    plain = F.interpolate(x, (80, 72), mode="bicubic")[0, 0].numpy()
+    bone = (plain > 300) & (plain < 1400)
+    assert bone.any() and np.abs(made - plain)[bone].mean() > 5, "the network restores bone"
+
+
+def test_back_projection_helps_with_the_right_kernel(runs, tmp_path):
+    "The result, reduced with the kernel, is the given slice; unknown kernels are refused."
+    fine = thorax(1, 80, 72).astype(np.float32)
+    lr = downsample(torch.from_numpy(fine)[None], (40, 36), "box")[0].numpy()
+    as_nifti(tmp_path / "a.nii", lr)
+    errors = {}
+    for kernel in (None, "box", "gaussian:0.8"):
+        (row,) = upscale(
+            [tmp_path / "a.nii"], tmp_path / "b.nii", runs / "runet", kernel=kernel, force=True
+        )
+        assert ("kernel" in row["made"]) == bool(kernel) and (kernel or "") in row["made"]
+        made = axial(nibabel.load(row["out"]))[0]
+        errors[kernel] = np.abs(made - fine).mean()
+        if kernel == "box":
+            again = downsample(torch.from_numpy(made)[None].float(), (40, 36), kernel)[0].numpy()
+            assert np.abs(again - lr).mean() < 2
+    assert errors["box"] < errors[None] < errors["gaussian:0.8"]
+    for wrong in ("boxes", "gaussian", "gaussian:-1", "box:2"):
+        with refused(wrong, "gaussian:0.5"):
+            upscale([tmp_path / "a.nii"], tmp_path / "c.nii", runs / "runet", kernel=wrong)
+
+
+def test_every_slice_has_noise_of_its_own(runs, tmp_path):
+    "A slice comes out the same alone and in its volume; another slice draws another texture."
+    same = blobs(24, 20) * 1000 - 1100
+    hu = np.stack([same, same + 1, same]).round().astype(np.int16)
+    for name, part in dict(whole=hu, alone=hu[1:2]).items():
+        as_nifti(tmp_path / f"{name}.nii", part)
+    whole, alone = (
+        axial(nibabel.load(row["out"]))[0]
+        for row in upscale(
+            [tmp_path / "whole.nii", tmp_path / "alone.nii"],
+            tmp_path / "out",
+            runs / "sr3",
+            steps=2,
+        )
+    )
+    assert (whole[1] == alone[0]).all() and (whole[0] == whole[2]).all()
+    assert np.abs(whole[0] + 1 - whole[1]).max() > 5
+
+
+def test_inputs_unlike_the_training_are_named(runs, tmp_path, ctsr_upscale):
+    "By the bounds of the card; the authors' own variant is not offered."
+    card = json.loads((runs / "runet" / "config.json").read_text())
+    folder = tmp_path / "other"
+    shutil.copytree(runs / "runet", folder)
+    Image.fromarray((blobs(64, 64) * 255).astype(np.uint8)).save(tmp_path / "a.png")
+    bounds = {"50% quantile": [0.0, 1.0], "noise": [0.3, 0.4]}
+    save_json(folder / "config.json", card | dict(inputs=bounds, kernel="aliased"))
+    done = ctsr_upscale(tmp_path / "a.png", "-o", tmp_path / "b.png", "--model", folder)
+    assert done.returncode == 0 and done.stderr.count("ctsr: warning: ") == 2, done.stderr
+    assert "little noise" in done.stderr and "aliased images" in done.stderr
+    (row,) = upscale([tmp_path / "a.png"], tmp_path / "c.png", runs / "runet")
+    assert row["cautions"] == []
+    coded = dict(name="runet", width=1 / 16, in_channels=3, variant="as_coded")
+    save_tensors(tmp_path / "coded" / "weights.safetensors", build_model(coded).state_dict())
+    save_json(
+        tmp_path / "coded" / "config.json",
+        dict(model=coded, up="bilinear", task=X2, precision="fp32"),
+    )
+    with refused("-33 HU", "choose other weights"):
+        load_model(tmp_path / "coded")
+
+
 # 5. Nothing is written over; the command says what it is.
 
 
@@ -1522,6 +1608,69 @@ def test_what_is_there_already_does_not_stop_the_rest(runs, tmp_path):
         "other things"
         in upscale([tmp_path / "s", files[0]], tmp_path / "out", runs / "still")[0]["error"]
     )
+
+
+SETTINGS = dict(
+    model="still",
+    window=(0, 1000),
+    kernel="box",
+    tile=64,
+    sampler="ddpm",
+    steps=3,
+    samples=3,
+    seed=1,
+)
+
+
+@pytest.mark.parametrize(
+    "name", ["model", "window", "kernel", "tile", "sampler", "steps", "samples", "seed"]
+)
+@pytest.mark.parametrize("kind", ["a.nii.gz", "a.mha", "series"])
+def test_another_setting_is_not_done_before(runs, tmp_path, kind, name):
+    "Whatever the format, and however much else its header holds; the same settings are done."
+    given = tmp_path / "in" / kind
+    hu = thorax(2, 24, 20).clip(-1024, 3000)
+    if kind == "series":
+        for z in range(2):
+            as_dicom(given / f"{z}.dcm", hu[z], 4.0 * z, z + 1)
+    elif kind == "a.mha":
+        given.parent.mkdir()
+        sitk.WriteImage(sitk.GetImageFromArray(hu), given)
+    else:
+        given.parent.mkdir()
+        as_nifti(given, hu)
+        large = nibabel.load(given)
+        noise = np.random.default_rng(0).bytes(2**21)  # more than what is easily searched
+        large.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", noise))
+        nibabel.save(large, given)
+    usual = dict(model=runs / "sr3", steps=2, samples=2, uncertainty=name == "samples")
+    change = {name: SETTINGS[name]}
+    if name == "model":
+        usual = dict(model=runs / "runet")
+        change = dict(model=runs / "still")
+    noisy_png(tmp_path / "other.png")
+    files = [given, tmp_path / "other.png"]  # with several, what is done is passed over
+
+    def run(**settings):
+        rows = upscale(files, tmp_path / "out", **usual | settings)
+        return next(row for row in rows if row["path"] == given)
+
+    assert "out" in run() and "before" in run()
+    before = contents(tmp_path / "out")
+    assert "made with other settings" in run(**change)["error"]
+    assert contents(tmp_path / "out") == before and "before" in run()
+    assert "out" in run(**change, force=True) and "before" in run(**change)
+
+
+def test_a_result_made_in_two_steps_is_known_by_the_last(runs, tmp_path):
+    "It keeps what was said of the first step, which is no reason to call the first one done."
+    Image.fromarray((blobs(24, 20) * 255).astype(np.uint8)).save(tmp_path / "a.png")
+    noisy_png(tmp_path / "b.png")
+    first = one(upscale([tmp_path / "a.png"], tmp_path / "one" / "a.png", runs / "runet"))
+    one(upscale([first], tmp_path / "two" / "a.png", runs / "still"))
+    files = [tmp_path / "a.png", tmp_path / "b.png"]
+    again = upscale(files, tmp_path / "two", runs / "runet")
+    assert "made with other settings" in again[0]["error"]
 
 
 def test_a_failure_while_writing_leaves_what_was_there(runs, tmp_path, monkeypatch):
