@@ -266,7 +266,7 @@ class Trainer:
 
     def batch(self, step: int, config: TrainConfig, *share: int) -> tuple:
         "Make the pairs of one step: what the network is to improve, and HR; (B,1,h,w) in [0,1]."
-        up, hr = train_batch(self.images, config, step, *share, self.volumes)
+        up, hr = train_batch(self.images, config, step, *share, volumes=self.volumes)
         return self.base(up) if self.base else up, hr
 
     def final_weights(self) -> dict:  # tensors by name
