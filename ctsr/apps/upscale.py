@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NARROW', 'NO_TISSUE', 'MADE', 'SPREAD', 'PICTURES', 'VOLUMES', 'GONE', 'READERS', 'SAME', 'USE', 'JUDGED',
            'chosen_sampling', 'card_of', 'load_model', 'settings_of', 'made_with', 'grey_limits', 'padding', 'put_back',
-           'filled', 'restore_slice', 'to_stored', 'trace', 'significant_bits', 'white_of', 'read_grey', 'notes',
-           'GreyPicture', 'finer_affine', 'ending', 'finer_header', 'write_nifti', 'write_itk', 'VolumeFile', 'new_uid',
+           'filled', 'restore_slice', 'to_stored', 'trace', 'white_of', 'read_grey', 'notes', 'GreyPicture',
+           'finer_affine', 'ending', 'finer_header', 'write_nifti', 'write_itk', 'VolumeFile', 'new_uid',
            'derived_slice', 'write_slice', 'atomic_folder', 'padded_values', 'head_of', 'DicomCT', 'open_scan',
            'target', 'exists', 'said_by', 'was_made_with', 'check_free', 'plan', 'check_samples', 'check_memory',
            'cautions', 'open_all', 'upscale']
@@ -46,7 +46,7 @@ import ctsr
 from ..core.errors import CTSRError
 from ..core.files import _disk_error, atomic_path, file_sha256
 from ..data.degrade import Kernel, Task, downsample, parse_kernel, task_from
-from ..data.grey import window_limits
+from ..data.grey import declared_bits, window_limits
 from ..data.prepared import machine_memory
 from ctsr.data.volumes import (
     DICOM,
@@ -364,22 +364,11 @@ def trace(
     return f"{before} | {said}" if before else said
 
 # %% ../../nbs/apps/upscale.ipynb #2b2ccd6b
-def significant_bits(path: str | Path) -> int:
-    "Bits of a grey level that count by a PNG's sBIT chunk, which Pillow passes over; or 16."
-    with open(path, "rb") as f:
-        f.seek(8)
-        while len(head := f.read(8)) == 8 and head[4:] != b"IDAT":
-            data = f.read(int.from_bytes(head[:4], "big") + 4)
-            if head[4:] == b"sBIT":
-                return min(16, max(1, data[0]))
-    return 16
-
-
 def white_of(pixels: np.ndarray, path: str | Path) -> int:
     "The grey level that is white in a file with such pixels, uint8 or uint16."
     if pixels.dtype == np.uint8:
         return 255
-    white = 2 ** significant_bits(path) - 1
+    white = 2 ** (declared_bits(path) or 16) - 1
     return white if pixels.max() <= white else 65535
 
 
