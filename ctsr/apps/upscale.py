@@ -966,8 +966,10 @@ def _made_here(path: Path) -> bool:
 
 
 def was_made_with(path: Path, made: str, what: str = MADE) -> bool:
-    "Whether a result, or every file of a series, says that it was made in just this way."
-    files = list(path.iterdir()) if path.is_dir() else [path]
+    "Whether a result, or every slice of a series, says that it was made in just this way."
+    files = [path]
+    if path.is_dir():
+        files = [file for file in path.iterdir() if file.is_file() and _is_dicom(file)]
     wanted = f"{what} with the network {made}"
     return all(said_by(file).startswith(wanted) for file in files)
 
