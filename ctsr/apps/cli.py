@@ -291,8 +291,8 @@ def upscale(
         str | None,
         Option(
             help="Kernel that made the image coarse, for back-projection: box, lanczos, aliased or"
-            " gaussian:S with S in given pixels. It gains 0.7 to 2.1 dB where the kernel is right"
-            " and loses where it is wrong (default: no back-projection)."
+            " gaussian:S with S in given pixels. It gains 0.7 to 2.1 dB where the kernel is right,"
+            " and loses where it is wrong or the image is noisy (default: no back-projection)."
         ),
     ] = None,
     samples: Annotated[
