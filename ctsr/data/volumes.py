@@ -5,13 +5,14 @@
 # %% ../../nbs/data/volumes.ipynb #0752c9a9
 from __future__ import annotations
 
+import gzip
 import hashlib
-import io
 import locale
 import logging
 import math
 import os
 import re
+import tempfile
 import warnings
 from collections import defaultdict
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ try:
     import pydicom
     import SimpleITK as sitk
     from pydicom.pixels.utils import get_expected_length
-    from pydicom.uid import ImplicitVRLittleEndian
+    from pydicom.uid import CTImageStorage, ImplicitVRLittleEndian
     from scipy.ndimage import label
 
     # What these libraries print is in the messages of their exceptions.
@@ -37,10 +38,12 @@ except ImportError:  # a machine that only trains reads prepared images alone
     nibabel = pydicom = sitk = None
 
 # %% auto #0
-__all__ = ['IMAGE', 'VOLUME', 'DICOM', 'LPS', 'MILLIMETRES', 'PLACE', 'LABELS', 'NO_HU', 'LUNG_SHARE', 'readable', 'spacing_of',
-           'check_affine', 'axial', 'as_stored', 'Volume', 'read_nifti', 'read_itk', 'load_file', 'axial_spacing',
-           'check_square', 'rescale', 'read_slice', 'hounsfield', 'slice_affine', 'series_affine', 'few',
-           'check_hounsfield', 'check_slice_hounsfield', 'check_one_size', 'read_volume', 'lung_share']
+__all__ = ['IMAGE', 'VOLUME', 'DICOM', 'REMEDIES', 'LPS', 'MILLIMETRES', 'GZIP', 'THICKNESSES', 'NUMBERS', 'PLACE', 'LABELS',
+           'NO_HU', 'NOBODY', 'LUNG_SHARE', 'readable', 'machine_memory', 'check_file', 'check_promise', 'plain_path',
+           'spacing_of', 'check_affine', 'axial', 'as_stored', 'Volume', 'read_nifti', 'read_itk', 'load_file',
+           'axial_spacing', 'check_square', 'NoSlice', 'check_numbers', 'rescale', 'is_localizer', 'read_slice',
+           'hounsfield', 'slice_affine', 'plane_of', 'series_affine', 'few', 'check_hounsfield',
+           'check_slice_hounsfield', 'subject_of', 'check_one_size', 'read_volume', 'lung_share']
 
 # %% ../../nbs/data/volumes.ipynb #fac5f0a2
 IMAGE = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -55,7 +58,10 @@ def _stem(name: str) -> str:
 
 def _why(error: Exception) -> str:
     "The last line of a decoder's message, with names where there were paths."
-    lines = [o.strip() for o in str(error).splitlines() if o.strip()] or [type(error).__name__]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[-1].startswith("Reason:"):
+        lines.pop()  # ITK adds the system's last error, which has nothing to do with the file
+    lines = lines or [type(error).__name__]
 
     def name(match):
         return match[0] if "://" in match[0] else match[2] or match[3]
@@ -74,7 +80,74 @@ def readable():
     except CTSRError:
         raise
     except Exception as error:
-        raise CTSRError(f"cannot be read ({_why(error)}); fetch or export it again") from None
+        kinds = (kind for kind in REMEDIES if isinstance(error, kind))
+        remedy = REMEDIES[next(kinds, Exception)]
+        raise CTSRError(f"cannot be read ({_why(error)}); {remedy}") from None
+
+
+REMEDIES = {
+    PermissionError: "get read access to it, or leave it out",
+    MemoryError: "crop it, or use a machine with more memory",
+    Exception: "fetch or export it again",
+}
+
+# %% ../../nbs/data/volumes.ipynb #01d3221c
+def machine_memory() -> int:  # bytes
+    "Memory of this machine, or of the container in which this runs."
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    file = Path("/sys/fs/cgroup/memory.max")
+    limit = file.read_text().strip() if file.is_file() else "max"
+    return min(total, int(limit)) if limit.isdigit() else total
+
+
+def check_file(path: Path):
+    "Refuse a path that leads nowhere, may not be looked at, or is a pipe or a device."
+    with readable():
+        try:
+            path.stat()
+        except FileNotFoundError:
+            raise CTSRError("does not exist: check the path") from None
+    if not path.is_dir() and not path.is_file():
+        raise CTSRError("is a pipe or a device: copy its contents into a file")
+
+
+def check_promise(
+    voxels: int,  # number of values that a header promises
+    size: int,  # bytes of one value
+):
+    "Refuse a volume that does not fit into the memory, with a float32 and a working copy."
+    need = voxels * (size + 8)
+    if need > machine_memory():
+        raise CTSRError(f"would take {need / 1e9:.0f} GB of memory, more than there is: crop it")
+
+
+def _is_plain(path: Path) -> bool:
+    "Whether a path means the same in UTF-8 and in the file system."
+    try:
+        return os.fsencode(path) == str(path).encode()
+    except UnicodeEncodeError:
+        return False
+
+
+@contextmanager
+def plain_path(path: Path):  # yields a path
+    """A path without bytes that are no UTF-8: the path itself, or a link to it.
+
+    The link to a file lies among links to all files of its folder, since the header of a volume
+    may name another file there.
+    """
+    if _is_plain(path):
+        yield path
+        return
+    path = path.absolute()
+    with tempfile.TemporaryDirectory() as tmp:
+        for file in [] if path.is_dir() else path.parent.iterdir():
+            (Path(tmp) / file.name).symlink_to(file)
+        name = path.name
+        if not _is_plain(Path(name)) or path.is_dir():
+            name = f"plain{path.suffix.encode('ascii', 'replace').decode()}"
+            (Path(tmp) / name).symlink_to(path)
+        yield Path(tmp) / name
 
 # %% ../../nbs/data/volumes.ipynb #6271c154
 def spacing_of(affine: np.ndarray) -> np.ndarray:
@@ -146,57 +219,155 @@ def _nifti_scaling(header: nibabel.Nifti1Header) -> tuple[float, float]:
     return slope, intercept if math.isfinite(intercept) else 0.0
 
 
-def read_nifti(path: str | Path) -> Volume:
-    "Read a NIfTI-1 file (.nii, .nii.gz); refuse one that is cut."
-    with nibabel.openers.ImageOpener(path) as file:
-        data = file.read()
-    if nibabel.Nifti2Header.may_contain_header(data):
-        raise CTSRError("is NIfTI-2, which is not read: save it as NIfTI-1")
-    header = nibabel.Nifti1Header.from_fileobj(io.BytesIO(data))
+def _open_nifti(path: Path):
+    "Open a NIfTI file, packed or not; refuse one whose name says the opposite."
+    with open(path, "rb") as file:
+        packed = file.read(2) == GZIP
+    if packed != path.name.lower().endswith(".gz"):
+        found = "is packed by gzip: rename it to .nii.gz" if packed else "is not packed: rename it"
+        raise CTSRError(found if packed else f"{found} to .nii")
+    return gzip.open(path) if packed else open(path, "rb")
+
+
+GZIP = b"\x1f\x8b"
+
+
+def _nifti_header(file) -> nibabel.Nifti1Header:
+    "Header of an open NIfTI-1 or NIfTI-2 file of one grey volume."
+    start = file.read(540)
+    if start[:2] == GZIP:
+        raise CTSRError("is packed twice: unpack it once (gzip -d)")
+    version = nibabel.Nifti1Header
+    if nibabel.Nifti2Header.may_contain_header(start):
+        version = nibabel.Nifti2Header
+    file.seek(0)
+    header = version.from_fileobj(file)
+    if header["magic"].item().startswith(b"ni"):
+        raise CTSRError("is the header of a pair (.hdr, .img): save both as one .nii file")
     number = header.get_data_dtype()
     shape = header.get_data_shape()
-    promised = header.get_data_offset() + math.prod(shape) * number.itemsize
-    if len(data) < promised:
-        raise CTSRError(
-            f"is truncated: its header promises {promised} bytes, there are {len(data)}"
-        )
-    if number.kind not in "iuf" or not shape or math.prod(shape[3:]) > 1:
+    if number.kind not in "iuf" or not shape or min(shape) < 1 or math.prod(shape[3:]) > 1:
         raise CTSRError(f"has shape {shape} of {number}: give one grey 3-D volume a file")
-    stored = header.raw_data_from_fileobj(io.BytesIO(data)).reshape((*shape, 1, 1)[:3])
+    return header
+
+
+def _nifti_numbers(file, header: nibabel.Nifti1Header) -> np.ndarray:
+    "The numbers of an open NIfTI file as they are stored, (i, j, k)."
+    number = header.get_data_dtype()
+    shape = header.get_data_shape()
+    check_promise(math.prod(shape), number.itemsize)
+    promised = math.prod(shape) * number.itemsize
+    file.seek(header.get_data_offset())
+    data = file.read(promised)
+    if len(data) < promised:
+        begin = header.get_data_offset()
+        raise CTSRError(
+            f"is truncated: its header promises {begin + promised} bytes, "
+            f"there are {begin + len(data)}"
+        )
+    while file.read(2**20):
+        pass  # to the checksum at the end
+    return np.ndarray((*shape, 1, 1)[:3], number, data, order="F")
+
+
+def read_nifti(path: str | Path) -> Volume:
+    "Read a NIfTI file (.nii, .nii.gz); refuse one that is cut or misnamed."
+    try:
+        with _open_nifti(Path(path)) as file:
+            header = _nifti_header(file)
+            stored = _nifti_numbers(file, header)
+    except EOFError:
+        raise CTSRError("is truncated and cannot be read: fetch or export it again") from None
+    except gzip.BadGzipFile as error:
+        problem = f"is damaged, or something follows its packed data ({error})"
+        raise CTSRError(f"{problem}: unpack it with gzip -d and pack it again") from None
+    number = stored.dtype
     stored = stored.astype(number.newbyteorder("="))
     slope, intercept = _nifti_scaling(header)
     if (slope, intercept) != (1.0, 0.0):
         stored = stored * np.float32(slope) + np.float32(intercept)
     return Volume(stored, stored.shape, _nifti_affine(header), header, number, slope, intercept)
 
+# %% ../../nbs/data/volumes.ipynb #caf14e18
+@contextmanager
+def _stderr():  # yields an open file
+    "Collect what is printed on the process's stderr."
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield said
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _read_image(path: Path) -> sitk.Image:
+    "Read a file with SimpleITK once its promised size is known to fit."
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    with _stderr() as said:
+        try:
+            reader.ReadImageInformation()
+            one = [1] * reader.GetDimension()
+            voxel = sitk.Image(one, reader.GetPixelID(), reader.GetNumberOfComponents())
+            check_promise(math.prod(reader.GetSize()), sitk.GetArrayViewFromImage(voxel).nbytes)
+            return reader.Execute()
+        except RuntimeError as error:
+            said.seek(0)
+            printed = said.read().decode(errors="replace")
+            cut = re.search(r"ideal = (\d+) : actual = (\d+)", printed)
+            cut = cut or re.search(r"expected (\d+) bytes but received (\d+)", str(error))
+            if cut:
+                raise CTSRError(
+                    f"is truncated and cannot be read: its header promises {cut[1]} bytes of "
+                    f"values, there are {cut[2]}"
+                ) from None
+            if "Cannot open data file" in printed:
+                raise CTSRError(
+                    "has its values in a second file, which is missing: put it into the same folder"
+                ) from None
+            if "encoding not available" in str(error):
+                problem = f"cannot be read ({_why(error)})"
+                raise CTSRError(f"{problem}: save it with encoding gzip or raw") from None
+            raise
+
 
 def _entries(image: sitk.Image) -> dict:
-    "Entries of a header as text, without those of ITK; bytes that are no UTF-8 are replaced."
+    """Entries of a header as text, without those of ITK.
+
+    An entry whose name is no UTF-8 cannot be asked for and is left out; in a value such bytes are
+    replaced.
+    """
     entries = {
         k: os.fsencode(image.GetMetaData(k)).decode("utf-8", "replace")
         for k in image.GetMetaDataKeys()
+        if _is_plain(Path(k)) and (not k.startswith("ITK_") or k == "ITK_FileNotes")
     }
-    return {k: v for k, v in entries.items() if not k.startswith("ITK_") or k == "ITK_FileNotes"}
+    return {k: v for k, v in entries.items() if "UNKNOWN_PRINT_CHARACTERISTICS" not in v}
 
 
-@contextmanager
-def _without_stderr():
-    "Silence the process's stderr, on which ITK's MetaImage reader prints past its own exceptions."
-    kept = os.dup(2)
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(null)
+THICKNESSES = "thicknesses"
+
+
+def _thicknesses(path: Path) -> dict:
+    "The thicknesses that an NRRD header states, as an entry; empty where it states none."
+    with open(path, "rb") as file:
+        if file.read(4) != b"NRRD":
+            return {}
+        for line in iter(file.readline, b""):
+            name, _, value = line.decode("ascii", "replace").partition(": ")
+            if not line.strip():
+                break
+            if name == THICKNESSES:
+                return {THICKNESSES: value.strip()}
+    return {}
 
 
 def read_itk(path: str | Path) -> Volume:
     "Read an NRRD or MetaImage file (.nrrd, .nhdr, .mha, .mhd)."
-    with _without_stderr():
-        image = sitk.ReadImage(str(path))
+    with plain_path(Path(path)) as file:
+        image = _read_image(file)
     if image.GetDimension() == 2:
         image = sitk.JoinSeries(image)
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
@@ -206,9 +377,10 @@ def read_itk(path: str | Path) -> Volume:
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     affine[:3, 3] = image.GetOrigin()
     stored = sitk.GetArrayFromImage(image).T
-    return Volume(stored, stored.shape, affine, _entries(image), stored.dtype)
+    entries = _entries(image) | _thicknesses(Path(path))
+    return Volume(stored, stored.shape, affine, entries, stored.dtype)
 
-
+# %% ../../nbs/data/volumes.ipynb #e12a8dea
 def load_file(path: str | Path) -> Volume:
     "Read a file of one of the endings in VOLUME; refuse what gives no square axial pictures."
     path = Path(path)
@@ -236,7 +408,7 @@ def check_square(spacing):
             f"has axial pixels of {across:.2f} x {down:.2f} mm: resample it to square pixels first"
         )
 
-# %% ../../nbs/data/volumes.ipynb #e12a8dea
+# %% ../../nbs/data/volumes.ipynb #93f9867b
 def _is_dicom(path: Path) -> bool:
     "DICOM by suffix, or by the mark after the preamble, since many archives give no suffix."
     if path.name.upper() == "DICOMDIR":
@@ -247,38 +419,107 @@ def _is_dicom(path: Path) -> bool:
         return f.read(132)[128:] == b"DICM"
 
 
+class NoSlice(CTSRError):
+    "What is no slice of a CT series, so that no series is incomplete without it."
+
+
+NUMBERS = dict.fromkeys(
+    (
+        "Rows Columns SamplesPerPixel BitsAllocated BitsStored HighBit PixelRepresentation "
+        "NumberOfFrames InstanceNumber SeriesNumber RescaleSlope RescaleIntercept SliceThickness "
+        "SpacingBetweenSlices PixelPaddingValue PixelPaddingRangeLimit"
+    ).split(),
+    1,
+) | dict(PixelSpacing=2, ImagePositionPatient=3, ImageOrientationPatient=6)  # values in each
+
+
+def check_numbers(ds: pydicom.Dataset):
+    "Refuse text, another count of values, and values that are not finite where numbers belong."
+    for name, count in NUMBERS.items():
+        try:
+            value = ds.get(name)
+            numbers = np.ravel([] if value in (None, "") else value).astype(float)
+            good = len(numbers) in (0, count) and np.isfinite(numbers).all()
+        except Exception:  # of pydicom, of many types
+            good = False
+        if not good:
+            said = ds.get_item(name).value
+            said = said.decode("latin-1").strip("\0 ") if isinstance(said, bytes) else said
+            plural = "s" if count > 1 else ""
+            raise CTSRError(
+                f"has {name} '{said}', which must be {count} number{plural} with decimal points: "
+                "export the series again"
+            )
+
+
 def rescale(ds: pydicom.Dataset) -> tuple[float, float]:
     "Slope and intercept from numbers to Hounsfield units; 1 and 0 where a slice names none."
     slope = ds.get("RescaleSlope")
     return 1.0 if slope in (None, "") else float(slope), float(ds.get("RescaleIntercept") or 0)
 
 
-def _check_slice(ds: pydicom.Dataset):
-    "Refuse what is no grey CT slice, whole and in one frame."
-    if "SOPClassUID" not in ds or "Rows" not in ds:
-        raise CTSRError("cannot be read: it is no DICOM image, whatever its name says")
-    if ds.get("Modality") not in ("CT", "", None):
-        raise CTSRError(f"cannot be read as CT: it is DICOM of modality {ds.Modality}")
-    enhanced = str(ds.SOPClassUID or "").startswith("1.2.840.10008.5.1.4.1.1.2.1")
+def is_localizer(ds: pydicom.Dataset) -> bool:
+    "Whether a slice says that it is a localizer (scout, topogram), a projection in CT's format."
+    return "LOCALIZER" in str(ds.get("ImageType") or "").upper()
+
+
+def _check_kind(ds: pydicom.Dataset):
+    "Refuse what is no grey CT slice in one frame."
+    sop_class = str(ds.get("SOPClassUID") or ds.file_meta.get("MediaStorageSOPClassUID") or "")
+    modality = str(ds.get("Modality") or "")
+    if "Rows" not in ds and sop_class == CTImageStorage:
+        raise CTSRError("is truncated and cannot be read: it ends before its image")
+    if "Rows" not in ds and (sop_class or modality):
+        kind = f" (modality {modality})" if modality else ""
+        raise NoSlice(f"cannot be read: it is DICOM without an image{kind}; leave it out")
+    if "Rows" not in ds:
+        raise NoSlice("cannot be read: it is no DICOM image, whatever its name says")
+    if modality not in ("CT", ""):
+        raise NoSlice(f"cannot be read as CT: it is DICOM of modality {modality}; leave it out")
+    if is_localizer(ds):
+        raise NoSlice("is a localizer, a projection and not a slice: leave it out")
+    enhanced = sop_class.startswith("1.2.840.10008.5.1.4.1.1.2.1")
     if enhanced or int(ds.get("NumberOfFrames") or 1) > 1:
-        raise CTSRError("is multi-frame DICOM: convert it to one file a slice first")
+        raise NoSlice("is multi-frame DICOM: convert it to one file a slice first")
     kind = ds.get("PhotometricInterpretation", "MONOCHROME2")
     if kind == "MONOCHROME1":
         raise CTSRError("shows low values bright (MONOCHROME1): invert it to MONOCHROME2 first")
     if kind != "MONOCHROME2" or ds.get("SamplesPerPixel", 1) != 1:
-        raise CTSRError(f"is DICOM of {kind} pixels: only grey CT is known")
+        raise NoSlice(f"is DICOM of {kind} pixels: only grey CT is known")
+
+
+def _check_bits(ds: pydicom.Dataset):
+    "Refuse numbers of a layout that is unknown, or whose way to Hounsfield units is."
+    layout = [ds.get(name) for name in ("Rows", "Columns", "BitsAllocated", "BitsStored")]
+    if None in layout or min(layout) < 1 or layout[2] not in (8, 16, 32) or layout[3] > layout[2]:
+        raise CTSRError(
+            "cannot be read: it says {} rows, {} columns, {} bits allocated and {} stored; "
+            "export it again".format(*layout)
+        )
+    if "ModalityLUTSequence" in ds:
+        raise CTSRError("maps its numbers to HU by a table: export it with a slope and intercept")
     slope, intercept = rescale(ds)
     if not slope or not math.isfinite(slope + intercept):
         raise CTSRError(
             f"has a rescale slope of {slope:g}, intercept {intercept:g}: export it again"
         )
-    if ds.get("HighBit", ds.BitsStored - 1) != ds.BitsStored - 1:
-        raise CTSRError(f"stores {ds.BitsStored} bits below bit {ds.HighBit}: convert it first")
+    high = ds.get("HighBit")
+    if high not in (None, ds.BitsStored - 1):
+        raise CTSRError(f"stores {ds.BitsStored} bits below bit {high}: convert it first")
+
+
+def _check_slice(ds: pydicom.Dataset):
+    "Refuse what is no grey CT slice, whole and in one frame."
+    _check_kind(ds)
+    check_numbers(ds)
+    _check_bits(ds)
     check_affine(slice_affine(ds))
+    if "PixelData" not in ds:
+        raise CTSRError("cannot be read: it has no whole numbers as pixels; export it again")
     if ds.file_meta.TransferSyntaxUID.is_compressed:
         return
     promised = get_expected_length(ds)
-    found = len(ds.get("PixelData") or b"")
+    found = len(ds.PixelData)
     if found < promised:
         raise CTSRError(
             f"is truncated and cannot be read: its header promises {promised} bytes of pixels, "
@@ -287,7 +528,7 @@ def _check_slice(ds: pydicom.Dataset):
 
 
 def read_slice(path: str | Path) -> pydicom.Dataset:
-    "Read a CT slice from a DICOM file; refuse what is none."
+    "Read a CT slice from a DICOM file; refuse what is none, by a `NoSlice` or a `CTSRError`."
     with readable():
         ds = pydicom.dcmread(path, force=True)
         if "TransferSyntaxUID" not in ds.file_meta:
@@ -298,22 +539,26 @@ def read_slice(path: str | Path) -> pydicom.Dataset:
 
 def hounsfield(ds: pydicom.Dataset) -> np.ndarray:
     "Hounsfield units of a slice, (H, W) float32."
-    if ds.file_meta.TransferSyntaxUID.is_compressed:
-        return _decoded(ds.filename)
-    slope, intercept = rescale(ds)
-    unused = ds.BitsAllocated - ds.BitsStored
-    numbers = (ds.pixel_array << unused) >> unused
-    return (numbers * slope + intercept).astype(np.float32)
+    with readable():
+        if ds.file_meta.TransferSyntaxUID.is_compressed:
+            return _decoded(ds)
+        slope, intercept = rescale(ds)
+        unused = ds.BitsAllocated - ds.BitsStored
+        numbers = (ds.pixel_array << unused) >> unused
+        return (numbers * slope + intercept).astype(np.float32)
 
 
-def _decoded(path: str) -> np.ndarray:
+def _decoded(ds: pydicom.Dataset) -> np.ndarray:
     "Hounsfield units of a compressed slice; GDCM would leave another locale behind."
     before = locale.setlocale(locale.LC_ALL)
     try:
-        values = sitk.GetArrayFromImage(sitk.ReadImage(path, imageIO="GDCMImageIO"))
+        with plain_path(Path(ds.filename)) as file:
+            image = sitk.ReadImage(str(file), imageIO="GDCMImageIO")
     finally:
         locale.setlocale(locale.LC_ALL, before)
-    return values[0].astype(np.float32)
+    if image.GetSize() != (ds.Columns, ds.Rows, 1) or image.GetNumberOfComponentsPerPixel() > 1:
+        raise CTSRError("decodes to pixels of another size than its header says: export it again")
+    return sitk.GetArrayFromImage(image)[0].astype(np.float32)
 
 
 def slice_affine(ds: pydicom.Dataset) -> np.ndarray:
@@ -332,21 +577,31 @@ def slice_affine(ds: pydicom.Dataset) -> np.ndarray:
     return affine
 
 # %% ../../nbs/data/volumes.ipynb #25e1eb6b
-PLACE = ["SeriesInstanceUID", "InstanceNumber", "Rows"]
-PLACE += ["ImagePositionPatient", "ImageOrientationPatient"]
+PLACE = ["SeriesInstanceUID", "InstanceNumber", "Rows", "ImageType", "Modality"]
+PLACE += ["SamplesPerPixel", "ImagePositionPatient", "ImageOrientationPatient"]
 
 
-def _height(ds: pydicom.Dataset) -> float | None:
-    "Position of a slice along its normal in mm, where it says so."
+def plane_of(ds: pydicom.Dataset) -> int:
+    "The axis of the patient that a slice is nearest to being normal to: 2 for an axial slice."
+    return int(np.abs(slice_affine(ds)[:3, 2]).argmax())
+
+
+def _place(ds: pydicom.Dataset) -> tuple:  # plane, height in mm or None, number
+    "Where a slice belongs in its series; numbers that cannot be read are refused later, by name."
+    try:
+        check_numbers(ds)
+    except CTSRError:
+        return 2, None, 0
+    number = int(ds.get("InstanceNumber") or 0)
     if not ds.get("ImagePositionPatient"):
-        return None
+        return plane_of(ds), None, number
     affine = slice_affine(ds)
-    return round(float(affine[:3, 2] @ affine[:3, 3] / spacing_of(affine)[2]), 4)
+    height = float(affine[:3, 2] @ affine[:3, 3] / spacing_of(affine)[2])
+    return plane_of(ds), round(height, 4), number
 
 
 def _dicom_series(
-    folder: Path,  # the folder of the files
-    files: list,  # DICOM files in it, of any number of series
+    files: list,  # DICOM files of one folder, of any number of series
 ) -> list:  # of lists of files, each a series in the order of its slices
     "Sort DICOM files into series; a file that cannot be read stands alone."
     series = defaultdict(list)
@@ -355,24 +610,71 @@ def _dicom_series(
         try:
             with readable():
                 ds = pydicom.dcmread(file, force=True, specific_tags=PLACE)
-                number = int(ds.get("InstanceNumber") or 0)
                 if "Rows" not in ds:
                     raise CTSRError("is no image")
-                series[ds.get("SeriesInstanceUID")].append((_height(ds), number, file))
+                plane, height, number = _place(ds)
+                kind = (plane, is_localizer(ds), str(ds.get("Modality")), ds.get("SamplesPerPixel"))
+                uid = str(ds.get("SeriesInstanceUID") or "")
+                series[kind, uid].append((height, number, file))
         except CTSRError:
             alone.append([file])
+    for kind, uid in list(series):
+        same = [key for key in series if key[0] == kind and key[1]]
+        if not uid and len(same) == 1:
+            series[same[0]] += series.pop((kind, uid))
     for slices in series.values():
         by_height = all(height is not None for height, *_ in slices)
         slices.sort(key=lambda s: s if by_height else s[1:])
     return [[file for *_, file in slices] for slices in series.values()] + alone
 
 
+def _name_of(ds: pydicom.Dataset) -> str:
+    "The name of a slice's file."
+    return Path(getattr(ds, "filename", None) or "a slice").name
+
+
+def _check_steps(slices: list, steps: np.ndarray):
+    "Refuse steps from slice to slice, (N - 1, 3) in mm, that are not all alike."
+    usual = np.median(steps, axis=0)
+    size = np.linalg.norm(usual)
+    for ds, following, step in zip(slices, slices[1:], steps):
+        length = np.linalg.norm(step)
+        if length < 1e-3:
+            raise CTSRError(
+                f"has {_name_of(ds)} and {_name_of(following)} at the same position: remove "
+                "copies, and put each phase into a folder of its own"
+            )
+        if np.linalg.norm(step - usual) > 0.1 * size:
+            count = round(length / size) - 1
+            found = f"{count} missing slices" if count > 1 else "a missing slice"
+            found = found if count > 0 else "another distance"
+            raise CTSRError(
+                f"has {found} after {_name_of(ds)}, a step of {length:.2f} mm among steps of "
+                f"{size:.2f} mm: export the series again"
+            )
+
+
 def series_affine(slices: list) -> np.ndarray:
-    "Where a series of datasets lies, with the distance between slices by their positions."
+    """Where a series of datasets lies, with the distance between slices by their positions.
+
+    Slices without any position keep the distance that the first one states. Raises a `CTSRError`
+    where no matrix can say where the slices lie.
+    """
     affine = slice_affine(slices[0])
-    step = (slice_affine(slices[-1]) - affine)[:3, 3] / max(1, len(slices) - 1)
-    if step.any():
-        affine[:3, 2] = step
+    placed = [bool(ds.get("ImagePositionPatient")) for ds in slices]
+    if len(slices) == 1 or not any(placed):
+        return affine
+    for ds, has_place in zip(slices, placed):
+        if not has_place:
+            raise CTSRError(f"has {_name_of(ds)} without a position: export the series again")
+        if np.abs(slice_affine(ds)[:3, :2] - affine[:3, :2]).max() > 0.01:
+            raise CTSRError(
+                f"has {_name_of(ds)} in another plane, or with pixels of another size, than "
+                f"{_name_of(slices[0])}: put each kind into a folder of its own"
+            )
+    places = np.array([slice_affine(ds)[:3, 3] for ds in slices])
+    _check_steps(slices, np.diff(places, axis=0))
+    affine[:3, 2] = (places[-1] - places[0]) / (len(slices) - 1)
     return affine
 
 # %% ../../nbs/data/volumes.ipynb #f97ca1bf
@@ -410,28 +712,51 @@ def check_hounsfield(values: np.ndarray):
 
 def check_slice_hounsfield(ds: pydicom.Dataset):
     "Refuse a slice that cannot be in Hounsfield units by what its header says."
+    unit = str(ds.get("RescaleType") or "").strip().upper()
+    if unit not in ("", "HU", "HU_MOD", "US"):  # US: not specified
+        raise CTSRError(NO_HU.format(f"has values of type {unit}"))
     if rescale(ds)[1] >= 0 and not ds.get("PixelRepresentation"):
         raise CTSRError(NO_HU.format("names no intercept, and its numbers have no sign"))
 
 # %% ../../nbs/data/volumes.ipynb #9ab3dd33
-def _load_series(files: list, hounsfield_only: bool) -> tuple:
-    "Axial slices, affine and patient's hash of a DICOM series; a reason names its file."
+NOBODY = re.compile(
+    r"anon[a-z]*|de-?identified|removed|redacted|deleted|hidden|masked|unknown|unnamed|undefined|none|"
+    r"null|n/?a|nan|(no )?(name|id)|patient( ?id)?|blank|empty|test|(?P<one>.)(?P=one){2,}|\W*"
+)  # IDs that are no one's: in full, in lower case, with blanks for _, - and ^
+
+
+def subject_of(ds: pydicom.Dataset) -> str:  # '' where nothing is known
+    "Name a subject by the hash of the patient's ID, or else of study and series."
+    who = str(ds.get("PatientID") or "").strip()
+    if NOBODY.fullmatch(re.sub("[_^-]", " ", who.lower()).strip()):
+        uids = [str(ds.get(name) or "") for name in ("StudyInstanceUID", "SeriesInstanceUID")]
+        who = " ".join(uids).strip()
+    return f"patient-{hashlib.sha256(os.fsencode(who)).hexdigest()[:8]}" if who else ""
+
+
+def _load_series(files: list, hounsfield_only: bool, evenly: bool) -> tuple:
+    "Axial slices, affine and subject of a DICOM series; a reason names its file."
     slices = []
+    planes = []
     for file in files:
         try:
-            slices.append(read_slice(file))
+            ds = read_slice(file)
+            if hounsfield_only:
+                check_slice_hounsfield(ds)
+            if plane_of(ds) == 2:
+                check_square(spacing_of(slice_affine(ds)))
+            elif len(files) == 1:
+                raise NoSlice("is a single slice in another plane than the axial one: leave it out")
+            planes.append(hounsfield(ds))
         except CTSRError as error:
             raise CTSRError(f"{file.name} {error}" if len(files) > 1 else str(error)) from None
-    if hounsfield_only:
-        check_slice_hounsfield(slices[0])
+        del ds.PixelData
+        slices.append(ds)
     check_one_size(slices)
-    with readable():
-        stored = np.stack([hounsfield(ds) for ds in slices]).T
-    affine = series_affine(slices)
+    turned = plane_of(slices[0]) != 2
+    affine = series_affine(slices) if evenly or turned else slice_affine(slices[0])
     check_square(axial_spacing(affine))
-    who = str(slices[0].get("PatientID") or "").strip()
-    subject = f"patient-{hashlib.sha256(who.encode()).hexdigest()[:8]}" if who else ""
-    return axial(stored, affine), affine, subject
+    return axial(np.stack(planes).T, affine), affine, subject_of(slices[0])
 
 
 def check_one_size(slices: list):
@@ -446,6 +771,7 @@ def check_one_size(slices: list):
 def _load_volume(
     files: list,  # one file, or those of a DICOM series in order
     hounsfield_only: bool = True,  # refuse what cannot be in HU
+    evenly: bool = False,  # refuse a series that one distance between slices does not describe
 ) -> tuple:  # (S, H, W) float32, (z, y, x) spacing in mm, patient's hash or ''
     "Read, turn to axial, check; a reason leaves naming the file to the caller."
     if files[0].name.lower().endswith(VOLUME):
@@ -456,7 +782,7 @@ def _load_volume(
         if hounsfield_only:
             check_hounsfield(hu)
     else:
-        hu, affine, subject = _load_series(files, hounsfield_only)
+        hu, affine, subject = _load_series(files, hounsfield_only, evenly)
     spacing = tuple(axial_spacing(affine)[::-1].tolist())
     return np.ascontiguousarray(hu, dtype=np.float32), spacing, subject
 
@@ -467,18 +793,17 @@ def read_volume(
 ) -> tuple:  # (S, H, W) float32 in HU, (z, y, x) spacing in mm, the subject's name
     "Read a volume as axial slices: feet to head, in a slice front to back and right to left."
     path = Path(path)
-    if not path.exists():
-        raise CTSRError(f"{path} does not exist: check the path")
     try:
+        check_file(path)
         series = [[path]]
         if path.is_dir():
             files = [f for f in path.iterdir() if f.is_file() and _is_dicom(f)]
-            series = _dicom_series(path, files)
+            series = _dicom_series(files)
         if len(series) != 1:
             raise CTSRError(
                 f"holds {len(series)} DICOM series, not one: name one, or use read_images"
             )
-        hu, spacing, who = _load_volume(series[0], hounsfield_only)
+        hu, spacing, who = _load_volume(series[0], hounsfield_only, evenly=True)
     except CTSRError as error:
         raise CTSRError(f"{path} {error}") from None
     return hu, spacing, who or _stem(path.name)
