@@ -1,8 +1,9 @@
 """Measure how the code reads: `python tests/house.py [REVISION ...]`, one column a revision.
 
 Without a revision, the working tree is measured. Lines are those of the exported library, without
-what nbdev generates (`_modidx.py`); the other counts are of the same files. Words are those of the
-notebooks that export modules.
+what nbdev generates (`_modidx.py`); the other counts are of the same files. The import depth is the
+number of modules in the longest chain in which each imports the next when it is loaded. Words are
+those of the notebooks that export modules.
 """
 
 import ast
@@ -13,6 +14,7 @@ import sys
 import tarfile
 import tempfile
 import tokenize
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pandas as pd
@@ -46,6 +48,38 @@ def named_lambdas(tree) -> int:
     return sum(isinstance(node.value, ast.Lambda) for node in assignments)
 
 
+def module_name(path, folder) -> str:
+    "Name of a module of the library: ctsr.data.grey for ctsr/data/grey.py."
+    return ".".join(path.relative_to(folder).with_suffix("").parts)
+
+
+def imports(folder) -> dict:  # module -> set of modules of the library
+    "What every module of the library imports when it is loaded, written relative or in full."
+    paths = (folder / "ctsr").rglob("[!_]*.py")
+    modules = {module_name(path, folder): path for path in paths}
+    found = {}
+    for module, path in modules.items():
+        named = set()
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ImportFrom):
+                package = module.split(".")[: -node.level] if node.level else []
+                source = ".".join([*package, *filter(None, [node.module])])
+                named |= {source, *(f"{source}.{alias.name}" for alias in node.names)}
+            elif isinstance(node, ast.Import):
+                named |= {alias.name for alias in node.names}
+        found[module] = named & modules.keys()
+    return found
+
+
+def import_depths(folder) -> dict:  # module -> modules in the longest chain that it begins
+    "How deep the imports of every module go; modules that import each other are an error."
+    graph = imports(folder)
+    depths = {}
+    for module in TopologicalSorter(graph).static_order():
+        depths[module] = 1 + max((depths[part] for part in graph[module]), default=0)
+    return depths
+
+
 def measure_library(folder) -> dict:
     files = [path for path in (folder / "ctsr").rglob("*.py") if path.name != "_modidx.py"]
     texts = [path.read_text(encoding="utf-8") for path in files]
@@ -53,6 +87,7 @@ def measure_library(folder) -> dict:
     lines = [line for text in texts for line in text.splitlines()]
     return {
         "modules": sum(path.name != "__init__.py" for path in files),
+        "import depth": max(import_depths(folder).values()),
         "lines": len(lines),
         "lines over 120 characters": sum(len(line) > 120 for line in lines),
         "lines over 100 characters": sum(len(line) > 100 for line in lines),

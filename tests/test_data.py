@@ -29,21 +29,22 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-import ctsr.data.prepare
+import ctsr.data.prepared
 from ctsr.apps.cli import main
 from ctsr.core.errors import CTSRError
 from ctsr.core.files import atomic_path
 from ctsr.data.degrade import TASKS, center, rotate, rotation_margin
 from ctsr.data.grey import center_crop, crop_with_margin, white_level
 from ctsr.data.phantom import phantom_slice
-from ctsr.data.prepare import COLUMNS, describe, load_prepared, prepare
+from ctsr.data.prepare import describe, prepare
+from ctsr.data.prepared import COLUMNS, load_prepared
 from ctsr.data.readers import read_images
 from ctsr.data.splits import default_split, split_along_axis, split_by_fraction
 from ctsr.data.volumes import read_volume
 from ctsr.evaluation.restore import Interpolate, load_run
 from ctsr.evaluation.scores import per_image
 from ctsr.metrics.perceptual import WEIGHTS, VGGLoss, load_features, read_arrays
-from ctsr.training.settings import build_model
+from ctsr.models.network import build_model
 
 GOOD = 6  # pictures in a folder that is otherwise in order
 
@@ -703,7 +704,7 @@ def test_an_interrupted_prepare_leaves_the_good_set(tmp_path, existing, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as m:
-        m.setattr(ctsr.data.prepare, stage, stop)
+        m.setattr(ctsr.data.prepared, stage, stop)
         with pytest.raises(KeyboardInterrupt):
             prepare(tmp_path / "in", tmp_path / "out", hr=32)
     assert contents(tmp_path / "out") == before and len(load_prepared(path)) == GOOD

@@ -9,7 +9,8 @@ from scipy import stats
 from ctsr.core.errors import CTSRError
 from ctsr.core.files import save_csv
 from ctsr.data.degrade import Task, upsample
-from ctsr.data.prepare import Prepared, load_prepared, prepare
+from ctsr.data.prepare import prepare
+from ctsr.data.prepared import Prepared, load_prepared
 from ctsr.evaluation.restore import Interpolate
 from ctsr.evaluation.scores import (
     choose_examples,

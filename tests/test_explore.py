@@ -21,8 +21,8 @@ import torch
 from matplotlib.backend_bases import MouseEvent
 from PIL import Image
 
-from ctsr.apps.compare import Scene, file_images
-from ctsr.apps.explore import FILE, Explorer
+from ctsr.apps.compare import Scene
+from ctsr.apps.explore import FILE, Explorer, file_images
 from ctsr.apps.upscale import load_model, open_scan, restore_slice, upscale
 from ctsr.data.degrade import upsample
 from ctsr.evaluation.pretrained import FOLDER

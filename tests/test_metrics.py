@@ -1,4 +1,4 @@
-"Metrics against scikit-image, on the images where rounding and borders show."
+"Metrics against scikit-image where rounding and borders show; kernels; back-projection."
 
 import numpy as np
 import pytest
@@ -7,7 +7,10 @@ import torch.nn.functional as F
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from ctsr.core.errors import CTSRError
-from ctsr.data.degrade import TASKS, degrade
+from ctsr.data.degrade import TASKS, Task, degrade, downsample, enlarge, parse_kernel, resize
+from ctsr.data.grey import apply_window
+from ctsr.data.phantom import phantom_slice
+from ctsr.evaluation.restore import BackProjection, Interpolate, back_project
 from ctsr.metrics.fidelity import (
     PROTOCOLS,
     lr_consistency,
@@ -144,3 +147,117 @@ def test_small_measures():
 def test_what_cannot_be_compared_is_refused(shapes, dtype, says):
     with pytest.raises(CTSRError, match=says):
         ssim(*(torch.zeros(s, dtype=dtype) for s in shapes))
+
+
+KERNELS = ("box", "lanczos", "aliased", "gaussian:0.3", "gaussian:0.8")
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("hr,lr", [(256, 51), (256, 128), (96, 19), (64, 64), (65, 64), (40, 1)])
+def test_a_kernel_keeps_a_ramp_and_a_constant_where_they_were(kernel, hr, lr):
+    ramp = 10 * torch.arange(float(hr)) - 1000
+    wanted = 10 * ((torch.arange(float(lr)) + 0.5) * hr / lr - 0.5) - 1000
+    x = ramp.expand(1, 1, 48, hr)
+    assert (downsample(x, (12, lr), kernel) - wanted).abs().max() < 0.01
+    assert (downsample(x.mT, (lr, 12), kernel).mT - wanted).abs().max() < 0.01
+    flat = torch.full((1, 1, hr, hr), -1000.0)
+    assert (downsample(flat, (lr, lr), kernel) + 1000).abs().max() < 1e-3
+
+
+def test_aliased_is_the_degradation_of_the_tasks_and_box_the_mean_of_a_block():
+    x = torch.rand(2, 1, 256, 256, generator=torch.Generator().manual_seed(0))
+    for name in ("x5", "x2"):
+        lr = degrade(x, TASKS[name])
+        assert torch.allclose(downsample(x, lr.shape[-2:], "aliased"), lr, atol=1e-4)
+    for factor in (2, 4, 8):
+        size = (256 // factor, 256 // factor)
+        assert torch.allclose(downsample(x, size, "box"), F.avg_pool2d(x, factor), atol=1e-5)
+    antialiased = resize(x, 64, "bilinear", antialias=True)
+    assert (downsample(x, (64, 64), "aliased") - antialiased).abs().max() > 0.1
+
+
+def test_a_gaussian_has_the_width_in_lr_pixels_that_its_name_says():
+    dot = torch.zeros(1, 1, 1, 257)
+    dot[..., 128] = 1
+    for sigma in (0.3, 0.8, 2.0):
+        line = downsample(dot, (1, 257), f"gaussian:{sigma}")[0, 0, 0]
+        assert line.sum() == pytest.approx(1, abs=1e-5)
+    wide = torch.zeros(1, 1, 1, 256)
+    wide[..., 124:132] = 1 / 8  # one LR pixel of factor 8 around the middle
+    line = downsample(wide, (1, 32), "gaussian:2")[0, 0, 0]
+    at = torch.arange(32) - 15.5
+    assert (line * at**2).sum() / line.sum() == pytest.approx(2**2 + 1 / 12, rel=0.02)
+
+
+def test_each_image_has_its_own_kernel_and_its_noise_comes_from_the_generator():
+    def seeded():
+        return torch.Generator().manual_seed(1)
+
+    x = torch.rand(3, 1, 64, 64, generator=seeded())
+    names = ["box", "gaussian:0.5", "lanczos"]
+    together = downsample(x, (32, 20), names)
+    apart = [downsample(image[None], (32, 20), name) for image, name in zip(x, names)]
+    assert torch.allclose(together, torch.cat(apart), atol=1e-6)
+    noisy = downsample(x, (32, 20), names, torch.tensor([0.0, 5.0, 30.0]), seeded())
+    spread = (noisy - together).flatten(1).std(1)
+    assert spread[0] == 0 and spread[1:].tolist() == pytest.approx([5, 30], rel=0.1)
+    again = downsample(x, (32, 20), names, torch.tensor([0.0, 5.0, 30.0]), seeded())
+    assert torch.equal(noisy, again)
+    with pytest.raises(CTSRError, match="2 kernels for 3 images"):
+        downsample(x, (32, 32), names[:2])
+    with pytest.raises(CTSRError, match="cannot reduce"):
+        downsample(x, (65, 32), "box")
+    with pytest.raises(CTSRError, match="cannot enlarge"):
+        enlarge(x, (63, 64))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "blur", "Box", "box:1", "gaussian", "gaussian:", "gaussian:0", "gaussian:inf"]
+)
+def test_what_is_no_kernel_is_refused_in_one_line(text):
+    with pytest.raises(CTSRError, match="box, lanczos, aliased or gaussian:S") as refusal:
+        parse_kernel(text)
+    assert "\n" not in str(refusal.value)
+    assert str(parse_kernel("gaussian:0.50")) == "gaussian:0.5"
+
+
+def phantom(size=128):
+    image = apply_window(phantom_slice(1, size=size, views=120), "lung")
+    return torch.from_numpy(image)[None, None].float() / 255
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("unit", ["grey", "HU"])
+def test_back_projection_with_the_right_kernel_raises_psnr_and_removes_the_residual(kernel, unit):
+    task = Task("x2", hr=128, lr=64)
+    scale, offset = (1, 0) if unit == "grey" else (1500, -1350)
+    hr = phantom() * scale + offset
+    lr = downsample(hr, (64, 64), kernel)
+
+    def spline(lr, task):
+        return enlarge(lr, task.hr_size(*lr.shape[-2:]))
+
+    spline.name = spline.model = spline.up = "spline"
+    projected = BackProjection(spline, kernel)
+    plain = spline(lr, task)
+    before = (lr - downsample(plain, (64, 64), kernel)).square().mean().sqrt()
+    result = projected(lr, task)
+    assert (result - hr).square().mean() < 0.9 * (plain - hr).square().mean()  # +0.46 dB
+    assert 0 <= projected.residual.item() < before / 20
+    assert projected.name == "spline-bp"
+
+
+def test_back_projection_with_a_wrong_kernel_loses_and_by_default_takes_that_of_the_task():
+    task = Task("x4", hr=128, lr=32, antialias=True)
+    hr = phantom()
+    lr = degrade(hr, task)
+    spline = Interpolate("spline")
+    right, wrong = BackProjection(spline), BackProjection(spline, "gaussian:0.8")
+    plain = psnr(spline(lr, task), hr)
+    assert psnr(right(lr, task).clamp(0, 1), hr) > plain + 0.2
+    assert psnr(wrong(lr, task).clamp(0, 1), hr) < plain - 1
+    assert right.residual < 1e-3
+    clipped = back_project(spline(lr, task), lr, lambda x: degrade(x, task), 3, (0, 1))
+    assert clipped.min() >= 0 and clipped.max() <= 1
+    with pytest.raises(CTSRError, match="iterations"):
+        BackProjection(spline, "box", iterations=0)

@@ -6,17 +6,18 @@ import re
 import subprocess
 import sys
 
+import house
 import pytest
 
 # Modules that a machine needs which only trains and evaluates.
 LEAN = [
-    "data.prepare",
+    "data.prepared",
     "data.degrade",
     "metrics.fidelity",
     "metrics.perceptual",
     "models.runet",
     "models.diffusion",
-    "models.sr3",
+    "models.network",
     "training.loop",
     "evaluation.restore",
     "evaluation.scores",
@@ -25,6 +26,8 @@ LEAN = [
 # Packages that such a machine may lack.
 ABSENT = [
     "SimpleITK",
+    "pydicom",
+    "nibabel",
     "papermill",
     "nbdev",
     "snakemake",
@@ -84,11 +87,31 @@ def test_imports_have_cells_of_their_own(root):
 def test_imports_run_one_way(root):
     "A folder of the library imports only from folders before it."
     order = "core data metrics models training evaluation figures paper pipeline apps".split()
-    backwards = []
-    for path in sorted((root / "ctsr").glob("*/[!_]*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.level == 2 and node.module:
-                folder = node.module.partition(".")[0]
-                if order.index(folder) > order.index(path.parent.name):
-                    backwards.append(f"{path.parent.name}/{path.name} imports {node.module}")
+    edges = [(module, other) for module, found in house.imports(root).items() for other in found]
+    backwards = [
+        f"{module} imports {other}"
+        for module, other in edges
+        if order.index(other.split(".")[1]) > order.index(module.split(".")[1])
+    ]
     assert not backwards
+
+
+def test_imports_are_not_deep(root):
+    "Whoever reads a module has at most six layers below it."
+    depths = house.import_depths(root)
+    assert max(depths.values()) <= 7, {name: n for name, n in depths.items() if n > 7}
+
+
+def test_import_depth_counts_every_way_to_write_an_import(tmp_path):
+    texts = {
+        "low": "import json",
+        "relative": "from .low import x",
+        "full": "from ctsr.data.relative import x",
+        "package": "from . import full",
+        "late": "def f():\n    from . import package",
+    }
+    (tmp_path / "ctsr" / "data").mkdir(parents=True)
+    for name, text in texts.items():
+        (tmp_path / "ctsr" / "data" / f"{name}.py").write_text(text)
+    depths = {name: house.import_depths(tmp_path)[f"ctsr.data.{name}"] for name in texts}
+    assert depths == dict(low=1, relative=2, full=3, package=4, late=1)

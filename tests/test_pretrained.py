@@ -7,18 +7,19 @@ import torch
 
 from ctsr.core.errors import CTSRError
 from ctsr.data.degrade import TASKS, degrade
-from ctsr.data.prepare import load_prepared, prepare
+from ctsr.data.prepare import prepare
+from ctsr.data.prepared import load_prepared
 from ctsr.evaluation.pretrained import (
     FOLDER,
     LIMIT,
     STATED,
-    load_pretrained,
     made_by,
     pack,
     pretrained,
+    read_card,
     unpack,
 )
-from ctsr.evaluation.restore import Interpolate, load_run, read_card
+from ctsr.evaluation.restore import Interpolate, load_pretrained, load_run
 from ctsr.metrics.fidelity import psnr
 from ctsr.pipeline.notebooks import run_notebook
 from ctsr.pipeline.presets import load_preset, plan

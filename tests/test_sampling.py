@@ -10,13 +10,15 @@ import torch
 
 from ctsr.core.errors import CTSRError
 from ctsr.data.degrade import Task, task_from, upsample
-from ctsr.data.prepare import load_prepared, prepare
+from ctsr.data.prepare import prepare
+from ctsr.data.prepared import load_prepared
 from ctsr.evaluation.restore import Cascade, SelfEnsemble, load_run
 from ctsr.evaluation.sampling import draw_scores
 from ctsr.evaluation.scores import per_image
 from ctsr.evaluation.table import load_tables
 from ctsr.pipeline.notebooks import run_notebook
-from ctsr.pipeline.presets import check_preset, checkout, plan
+from ctsr.pipeline.presets import check_preset, plan
+from ctsr.pipeline.provenance import checkout
 from ctsr.training.loop import train
 
 MODEL = dict(name="sr3", channels=16)

@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from ctsr.core.errors import CTSRError
 from ctsr.core.files import save_tensors
 from ctsr.core.settings import parse_settings
-from ctsr.data.prepare import load_prepared, prepare
+from ctsr.data.prepare import prepare
+from ctsr.data.prepared import load_prepared
 from ctsr.training.batches import step_generator, train_batch
 from ctsr.training.checkpoint import Plateau, stored_weights
 from ctsr.training.loop import train

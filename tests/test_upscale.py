@@ -36,8 +36,9 @@ from ctsr.core.files import file_sha256, save_json, save_tensors
 from ctsr.data.degrade import Task
 from ctsr.evaluation.pretrained import model_for, pack
 from ctsr.evaluation.restore import load_run
+from ctsr.models.network import build_model
 from ctsr.training.loop import train
-from ctsr.training.settings import TrainConfig, build_model
+from ctsr.training.settings import TrainConfig
 
 X2 = dict(name="x2", hr=64, lr=32)
 X5 = dict(name="x5", hr=256, lr=51)

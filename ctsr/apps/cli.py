@@ -79,9 +79,7 @@ def study(
         print(f"scores from figures/{chosen.name}: {taken or NOTHING_PUBLISHED}")
     if stored or published:
         weights = [
-            f"{name} is '{run['stored']}'"
-            for name, run in chosen.runs.items()
-            if run and run.get("stored")
+            f"{name} is '{run.stored}'" for name, run in chosen.runs.items() if run and run.stored
         ]
         print(f"not trained again: {', '.join(weights) or NOTHING_STORED}")
     report = run_study(chosen, absolute(out), jobs, dry_run, redo or (), shlex.split(snakemake))
@@ -113,7 +111,8 @@ def data(
     out: Annotated[Path, Option(help="Folder for the prepared set.")] = Path("runs/data"),
 ):
     "Fetch, prepare and describe images: counts, sizes, duplicates, a contact sheet."
-    from ctsr.data.prepare import contact_sheet, describe, load_prepared, prepare
+    from ctsr.data.prepare import contact_sheet, describe, prepare
+    from ctsr.data.prepared import load_prepared
     from ctsr.figures.style import save_figure
 
     path = prepare(name, out, hr=hr, fit=fit, window=window, on_error=on_error, data=data)

@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['LEAKS', 'LIMIT', 'AS_CODED', 'YELLOW', 'BLUE', 'GREY', 'NOTHING', 'COLUMNS', 'Collection', 'prepared_images',
-           'source_images', 'file_images', 'slice_reader', 'collections', 'longest_side', 'part_of', 'Method',
-           'is_meant_for', 'methods_for', 'first_choice', 'Answer', 'answers', 'as_upscale', 'Case', 'Look',
-           'show_image', 'say_why', 'Scene', 'scale_of', 'Panels', 'score_table']
+           'source_images', 'collections', 'longest_side', 'part_of', 'Method', 'is_meant_for', 'methods_for',
+           'first_choice', 'Answer', 'answers', 'as_upscale', 'Case', 'Look', 'show_image', 'say_why', 'Scene',
+           'scale_of', 'Panels', 'score_table']
 
 # %% ../../nbs/apps/compare.ipynb #545c5a8f
 import hashlib
 import math
-import os
 import textwrap
 import time
 from collections.abc import Callable, Iterator
@@ -28,17 +27,23 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.widgets import RectangleSelector
 
-from .upscale import GreyPicture, answers_so_far, open_scan, tiled
 from ..core.errors import CTSRError
 from ..data.degrade import TASKS, Task, degrade, task_from, upsample
-from ..data.prepare import load_prepared
+from ..data.prepared import load_prepared
 from ..data.sources import read_source
 from ..data.volumes import lung_share
-from ..evaluation.pretrained import load_pretrained, pretrained
-from ..evaluation.restore import Interpolate, NetRestorer, load_run, read_card
+from ..evaluation.pretrained import pretrained, read_card
+from ctsr.evaluation.restore import (
+    Interpolate,
+    NetRestorer,
+    answers_so_far,
+    load_pretrained,
+    load_run,
+    tiled,
+)
 from ..figures.style import theme
 from ..metrics.fidelity import lr_consistency, measure
-from ..training.settings import MODELS
+from ..models.network import MODELS
 
 # %% ../../nbs/apps/compare.ipynb #2e74de27
 LEAKS = {"exact": ", has a copy in training", "near": ", has a relative in training"}
@@ -82,45 +87,6 @@ def source_images(
     air = 145  # grey level of -500 HU in the lung window
     first = max(some, key=lambda n: lung_share(pictures[n].pixels, air))
     return Collection(names, lambda n: pictures[n].pixels.astype(np.float32) / 255, first)
-
-# %% ../../nbs/apps/compare.ipynb #f1656885
-def file_images(
-    path: str | Path,  # PNG, JPEG, DICOM, NIfTI, NRRD or MHA, or a folder with one DICOM series
-    window=None,  # a name of `WINDOWS`, or (centre, width) in HU; in grey levels for pictures
-) -> Collection:
-    "The picture, or the slices, of a reader's own file."
-    scan = open_scan(os.path.expanduser(path), window)
-    low, high = scan.limits
-    if isinstance(scan, GreyPicture):
-        levels = None if isinstance(window, str) else window
-        if levels is None:
-            low, high = scan.by_depth
-        scan.white = scan.by_depth[1]
-        scan.check(levels)
-    read = slice_reader(scan)
-    names = [scan.path.name]
-    if scan.slices > 1:
-        names = [f"{scan.path.name}, slice {n}" for n in range(scan.slices)]
-    return Collection(
-        names,
-        lambda n: ((read(n).astype(np.float32) - low) / (high - low)).clip(0, 1),
-        len(names) // 2,
-    )
-
-# %% ../../nbs/apps/compare.ipynb #6d2e8112
-def slice_reader(
-    scan,  # see `ctsr.apps.upscale.open_scan`
-) -> Callable:  # number -> (H, W) values
-    "Read slices by number: those of a DICOM series one at a time, others all at once."
-    if not hasattr(scan, "files"):
-        return list(scan).__getitem__
-
-    def read(n):
-        alone = copy(scan)
-        alone.files = scan.files[n : n + 1]
-        return next(iter(alone))
-
-    return read
 
 # %% ../../nbs/apps/compare.ipynb #3a843891
 def collections(

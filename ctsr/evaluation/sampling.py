@@ -17,7 +17,7 @@ import torch
 
 from ..core.errors import CTSRError
 from ..data.degrade import Task
-from ..data.prepare import Prepared
+from ..data.prepared import Prepared
 from .restore import Interpolate, load_run, project_lr
 from .scores import choose_examples, per_image, score_batch, score_rows, task_batch
 from .statistics import FEW, interval, paired, summary

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from ..core.errors import CTSRError
 from ..core.files import save_csv, save_tensors
 from ..data.degrade import MODES, Task, degrade, task_from, upsample
-from ..data.prepare import Prepared, load_prepared
+from ..data.prepared import Prepared, load_prepared
 from .restore import Interpolate, NetRestorer, load_run
 from .statistics import _one_value, summary, unit_note
 from .table import BETTER, COLUMNS, tidy

@@ -15,7 +15,7 @@ from scipy.optimize import least_squares
 from ..core.errors import CTSRError
 from ..data.degrade import Task, degrade_pair
 from ..data.grey import center_crop
-from ..data.prepare import Prepared
+from ..data.prepared import Prepared
 from ..data.sources import read_source
 from ..evaluation.statistics import bootstrap_means, interval
 from ..metrics.fidelity import chest_wall, measure, region_mse

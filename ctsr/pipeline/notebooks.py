@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from ..core.errors import CTSRError
-from .presets import as_shown, checkout
+from .provenance import as_shown, checkout
 
 # %% ../../nbs/pipeline/notebooks.ipynb #a0e755c7
 def notebook_parameters(

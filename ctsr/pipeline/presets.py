@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['Mode', 'Condition', 'OnTask', 'Conditions', 'Evaluations', 'Name', 'Levels', 'CHOSEN', 'DRAWN', 'FIGURE_FILES',
            'TRAINING_FILES', 'SAMPLED_FILES', 'REVIEW_FILES', 'LEAK_FILES', 'PUBLISHED_FILES', 'STEP_FILES',
-           'PICTURE_FILES', 'CHOICE_FILES', 'EPOCH_FILES', 'CONTROL_FILES', 'MECHANISM_FILES', 'AIM_FILES', 'checkout',
-           'as_shown', 'folder_name', 'all_different', 'rising_levels', 'text_or_list', 'none_if_empty', 'Source',
-           'Sampling', 'Evaluation', 'Run', 'Cascade', 'Review', 'Published', 'Mechanism', 'Figures', 'Preset',
-           'taken_runs', 'drawn_runs', 'among', 'tested_conditions', 'check_conditions', 'check_runs', 'check_cascades',
+           'PICTURE_FILES', 'CHOICE_FILES', 'EPOCH_FILES', 'CONTROL_FILES', 'MECHANISM_FILES', 'AIM_FILES',
+           'folder_name', 'all_different', 'rising_levels', 'text_or_list', 'none_if_empty', 'Source', 'Sampling',
+           'Evaluation', 'Run', 'Cascade', 'Review', 'Published', 'Mechanism', 'Figures', 'Preset', 'taken_runs',
+           'drawn_runs', 'among', 'tested_conditions', 'check_conditions', 'check_runs', 'check_cascades',
            'check_figures', 'check_experiments', 'check_review', 'Sections', 'filled_run', 'check_preset', 'override',
            'without_conditions', 'without_skipped', 'only_curves', 'read_preset', 'load_preset', 'stored_runs',
            'with_stored', 'recipe_of', 'tested_alike', 'side_by_side', 'published_runs', 'with_published', 'Job',
@@ -21,7 +21,6 @@ __all__ = ['Mode', 'Condition', 'OnTask', 'Conditions', 'Evaluations', 'Name', '
 import dataclasses
 import json
 import re
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -49,28 +48,8 @@ from ..data.sources import NAMED
 from ..evaluation.pretrained import made_by, pretrained
 from ..metrics.fidelity import PROTOCOLS
 from ..models.diffusion import SAMPLERS
+from .provenance import as_shown, checkout
 from ..training.settings import TrainConfig
-
-# %% ../../nbs/pipeline/presets.ipynb #35d0f168
-def checkout(
-    start: str | Path | None = None,  # default: the current folder, then the package's own
-) -> Path:  # folder that holds settings.ini and nbs/study
-    "Find the clone that holds the study's notebooks."
-    here = Path(start or Path.cwd()).resolve()
-    package = Path(sys.modules["ctsr"].__file__).resolve()
-    for folder in (here, *here.parents, package.parent.parent):
-        if (folder / "nbs" / "study" / "Snakefile").exists():
-            return folder
-    raise CTSRError(
-        "the study needs a clone of the project (its notebooks are not in the installed package):"
-        " clone it and run there"
-    )
-
-
-def as_shown(path: str | Path) -> str:
-    "Show a path as seen from the checkout, if it lies in it."
-    path = Path(path).resolve()
-    return str(path.relative_to(checkout()) if path.is_relative_to(checkout()) else path)
 
 # %% ../../nbs/pipeline/presets.ipynb #276e58d1
 Mode = Literal[MODES]

@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 
 from ..core.files import atomic_path
-from .presets import checkout
+from .provenance import checkout
 
 # %% ../../nbs/pipeline/report.ipynb #38fc0ba6
 DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3}

@@ -26,8 +26,8 @@ from pathlib import Path
 from ..core.errors import CTSRError
 from ..core.files import file_sha256, locked, save_json
 from .notebooks import check_parameters, notebook_parameters, run_notebook
-from .presets import Preset, as_shown, check_preset, checkout, plan, taken_runs
-from .provenance import code_behind, digest, git_state
+from .presets import Preset, check_preset, plan, taken_runs
+from .provenance import as_shown, checkout, code_behind, digest, git_state
 from .report import render_page
 
 # %% ../../nbs/pipeline/study.ipynb #54cf1f99

@@ -28,6 +28,9 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import yaml
+from jupyter_client import AsyncKernelManager
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
@@ -90,15 +93,20 @@ SLOW = ("models.sr3", "evaluation.restore", "apps.upscale", "figures.samples")
 SHORT = 30  # lines; the code of a longer definition is folded
 
 
-def run(*command, cwd=TREE, **environment):
+def environment(**settings) -> dict:
+    "Of programs in the copy: its library and one thread."
+    common = {"PYTHONPATH": str(TREE), "OMP_NUM_THREADS": "1", "MPLBACKEND": INLINE}
+    return os.environ | common | settings
+
+
+def run(*command):
     "Run Python in the copy of the project; what it printed stands in the error if it fails."
-    settings = (
-        os.environ
-        | {"PYTHONPATH": str(TREE), "OMP_NUM_THREADS": "1", "MPLBACKEND": INLINE}
-        | environment
-    )
     done = subprocess.run(
-        [sys.executable, *map(str, command)], cwd=cwd, capture_output=True, text=True, env=settings
+        [sys.executable, *map(str, command)],
+        cwd=TREE,
+        capture_output=True,
+        text=True,
+        env=environment(),
     )
     if done.returncode:
         ran = " ".join(map(str, command))
@@ -107,25 +115,21 @@ def run(*command, cwd=TREE, **environment):
     return done.stdout
 
 
-def execute(notebook):
+def execute(path):
     "Execute a notebook of the copy, in place."
     started = time.time()
+    notebook = nbformat.read(path, as_version=4)
     # Kernels side by side must not take each other's ports.
     with tempfile.TemporaryDirectory(prefix="ctsr-") as sockets:
-        run(
-            "-m",
-            "jupyter",
-            "nbconvert",
-            "--to",
-            "notebook",
-            "--execute",
-            "--inplace",
-            "--KernelManager.transport=ipc",
-            f"--KernelManager.ip={sockets}/kernel",
-            notebook,
-            cwd=notebook.parent,
-        )
-    print(f"  {dotted(notebook, TREE / 'nbs')}: {time.time() - started:.0f} s", flush=True)
+        kernel = AsyncKernelManager(transport="ipc", ip=f"{sockets}/kernel")
+        client = NotebookClient(notebook, km=kernel, timeout=None)
+        try:
+            # The last cell of a lesson exports the library unless this is set.
+            client.execute(cwd=str(path.parent), env=environment(IN_TEST="1"), cleanup_kc=True)
+        except CellExecutionError as error:
+            raise SystemExit(f"docs: {dotted(path, TREE / 'nbs')} failed\n{error}") from None
+    nbformat.write(notebook, path)
+    print(f"  {dotted(path, TREE / 'nbs')}: {time.time() - started:.0f} s", flush=True)
 
 
 def dotted(path, folder) -> str:
