@@ -309,7 +309,7 @@ def _reading(path: Path):
         with readable():
             yield
     except CTSRError as error:
-        if str(path) in str(error):  # or a file below it
+        if str(CTSRError(path)) in str(error):  # or a file below it
             raise
         raise type(error)(f"{path}: {error}") from None
 

@@ -310,6 +310,9 @@ def _read_image(path: Path) -> sitk.Image:
                     f"is truncated and cannot be read: its header promises {cut[1]} bytes of "
                     f"values, there are {cut[2]}"
                 ) from None
+            if "got only" in str(error):
+                problem = f"is truncated and cannot be read ({_why(error)})"
+                raise CTSRError(f"{problem}: fetch or export it again") from None
             if "Cannot open data file" in printed:
                 raise CTSRError(
                     "has its values in a second file, which is missing: put it into the same folder"
