@@ -112,6 +112,6 @@ def unlike(
         below, above = MEANING[name]
         means = below if value < low else above
         said.append(
-            f"{name} {value:.3g} is outside the training images' {low:g} to {high:g}: {means}"
+            f"{name} {value:.3g} is outside the training images' {low:.3g} to {high:.3g}: {means}"
         )
     return said
