@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['DRAWING', 'GRID', 'SEAM', 'Interpolate', 'NetRestorer', 'base_place', 'restorer_of', 'load_run', 'load_pretrained',
            'tile_starts', 'tile_shares', 'blend_tiles', 'SelfEnsemble', 'back_project', 'BackProjection', 'project_lr',
-           'match_level', 'SampleRestorer', 'answers_so_far', 'Tiled', 'tiled', 'Cascade']
+           'match_level', 'SampleRestorer', 'sample_names', 'answers_so_far', 'Tiled', 'tiled', 'Cascade']
 
 # %% ../../nbs/evaluation/restore.ipynb #6c7eac6c
+import hashlib
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -399,6 +400,15 @@ class SampleRestorer(NetRestorer):
         return self.draw(lr, task, ids).mean(0)
 
 # %% ../../nbs/evaluation/restore.ipynb #7421c7fc
+def sample_names(
+    lr: torch.Tensor,  # (1,1,h,w) in [0,1]
+    samples: int,
+) -> list:  # of names, from which the seeds of the samples come
+    "Name the samples of an image by its pixels."
+    own = hashlib.sha256(lr.cpu().numpy().tobytes()).hexdigest()[:16]
+    return [f"{own} sample {number}" for number in range(samples)]
+
+
 @torch.inference_mode()
 def answers_so_far(
     restorer,  # see `ctsr.evaluation.restore`
@@ -412,8 +422,8 @@ def answers_so_far(
         return
     mean = 0.0
     squares = 0.0
-    for n in range(samples):
-        x = restorer.draw(lr, task, [f"sample {n}"], k=1)[0]
+    for n, name in enumerate(sample_names(lr, samples)):
+        x = restorer.draw(lr, task, [name], k=1)[0]
         step = x - mean
         mean = mean + step / (n + 1)
         squares = squares + step * (x - mean)
