@@ -345,6 +345,7 @@ def read_images(
     if pictures:
         return _share_classes(pictures), skipped
     common = Counter(row["reason"] for row in skipped).most_common(3)
-    what = "; ".join(f"{n} x {reason}" for reason, n in common) or "it is empty"
+    first = {row["reason"]: row["file"] for row in reversed(skipped)}
+    what = "; ".join(f"{n} x {why}, such as {first[why]}" for why, n in common) or "it is empty"
     remedy = "give a folder or file of PNG, JPEG, DICOM, NIfTI or NRRD"
     raise CTSRError(f"{path} holds no usable image ({what}): {remedy}")

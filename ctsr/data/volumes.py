@@ -354,8 +354,18 @@ def _thicknesses(path: Path) -> dict:
     return {}
 
 
+def _check_dimensions(path: Path):
+    "Refuse a MetaImage header with a number of dimensions at which ITK would end the process."
+    with open(path, "rb") as file:
+        stated = re.findall(rb"(?m)^\s*NDims\s*=(.*)$", file.read(4096))
+    if len(stated) != 1 or stated[0].strip() not in (b"2", b"3", b"4"):
+        raise CTSRError("cannot be read: its header names no number of dimensions; export it again")
+
+
 def read_itk(path: str | Path) -> Volume:
     "Read an NRRD or MetaImage file (.nrrd, .nhdr, .mha, .mhd)."
+    if str(path).lower().endswith((".mha", ".mhd")):
+        _check_dimensions(Path(path))
     with plain_path(Path(path)) as file:
         image = _read_image(file)
     if image.GetDimension() == 2:
@@ -437,8 +447,8 @@ def check_numbers(ds: pydicom.Dataset):
             said = said.decode("latin-1").strip("\0 ") if isinstance(said, bytes) else said
             plural = "s" if count > 1 else ""
             raise CTSRError(
-                f"has {name} '{said}', which must be {count} number{plural} with decimal points: "
-                "export the series again"
+                f"has {name} '{str(said)[:40]}', which must be {count} number{plural} with decimal "
+                "points: export the series again"
             )
 
 
