@@ -14,18 +14,11 @@ from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    PositiveInt,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import nn
 
 from ..core.errors import CTSRError
+from ..core.settings import parse_settings, settings
 from ctsr.models.diffusion import (
     SAMPLERS,
     SCHEDULES,
@@ -245,16 +238,35 @@ class UNet(nn.Module):
         return F.pixel_shuffle(x, self.patch) if self.patch > 1 else x
 
 # %% ../../nbs/models/sr3.ipynb #c4c1ea4e
-class SR3Settings(BaseModel):
-    "What makes an SR3 network. The defaults are the build `ours`."
+BUILDS = {
+    "ours": {},
+    "upstream": dict(
+        in_channels=3,
+        channels=64,
+        multipliers=[1, 2, 4, 8, 16],
+        attention=[False] * 5,
+        patch=1,
+        head_channels=0,
+        film=False,
+        target="eps",
+        residual=False,
+        schedule="linear",
+    ),
+}  # name -> what differs from the defaults of SR3Settings
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
+@settings
+class SR3Settings:
+    "What makes an SR3 network and its noise schedule. The defaults are the build `ours`."
+
+    build: Literal[tuple(BUILDS)] = "ours"  # settings to begin with
+    T: PositiveInt = 2000  # steps of the noise schedule
+    start: Annotated[float, Field(ge=0, lt=1)] = 0.0  # least signal that sampling visits; 0: all
     in_channels: Literal[1, 3] = 1
     channels: Annotated[PositiveInt, Field(multiple_of=2)] = 48
-    multipliers: Annotated[Sequence[PositiveInt], Field(min_length=1)] = [1, 2, 3]
+    multipliers: Annotated[Sequence[PositiveInt], Field(min_length=1)] = (1, 2, 3)
     blocks: PositiveInt = 1
-    attention: Sequence[bool] = [False, False, True]
+    attention: Sequence[bool] = (False, False, True)
     patch: PositiveInt = 2
     head_channels: NonNegativeInt = 32
     film: bool = True
@@ -275,42 +287,20 @@ class SR3Settings(BaseModel):
         return self
 
 
-BUILDS = {
-    "ours": SR3Settings(),
-    "upstream": SR3Settings(
-        in_channels=3,
-        channels=64,
-        multipliers=[1, 2, 4, 8, 16],
-        attention=[False] * 5,
-        patch=1,
-        head_channels=0,
-        film=False,
-        target="eps",
-        residual=False,
-        schedule="linear",
-    ),
-}
+def changed_build(
+    build: str,  # one of BUILDS
+    changes: dict,  # settings that differ from it
+) -> SR3Settings:
+    """Change some settings of a build, refusing what makes no network.
 
-
-def changed_build(build: str, changes: dict) -> SR3Settings:
-    "Return the settings of a build with some of them changed, refusing what makes no network."
-    if build not in BUILDS:
-        raise CTSRError(f"sr3: 'build' must be one of {', '.join(BUILDS)}, got {build!r}")
-    settings = BUILDS[build].model_dump() | changes
-    if isinstance(changes.get("multipliers"), (list, tuple)) and "attention" not in changes:
-        settings["attention"] = [False] * (len(settings["multipliers"]) - 1) + [build == "ours"]
-    try:
-        return SR3Settings(**settings)
-    except ValidationError as error:
-        found = error.errors()[0]
-    if found["type"] == "value_error":
-        raise CTSRError(f"sr3: {found['ctx']['error']}")
-    key = found["loc"][0]
-    if found["type"] == "extra_forbidden":
-        known = ", ".join(SR3Settings.model_fields)
-        raise CTSRError(f"sr3: unknown setting '{key}'; known are build, T, start, {known}")
-    allowed = found["msg"].replace("Input should", "must")
-    raise CTSRError(f"sr3: '{key}' {allowed}, got {settings[key]!r}")
+    Where the multipliers change and nothing is said of attention, `ours` attends at the lowest
+    resolution alone.
+    """
+    chosen = BUILDS.get(build, {}) | changes | dict(build=build)
+    multipliers = changes.get("multipliers")
+    if isinstance(multipliers, list | tuple) and "attention" not in changes:
+        chosen["attention"] = [False] * (len(multipliers) - 1) + [build == "ours"]
+    return parse_settings(SR3Settings, chosen, "sr3")
 
 # %% ../../nbs/models/sr3.ipynb #fc984bca
 def _filled(x: torch.Tensor, stride: int) -> torch.Tensor:
@@ -332,24 +322,21 @@ class SR3(nn.Module):
     def __init__(
         self,
         build: str = "ours",  # settings to begin with, see BUILDS
-        T: int = 2000,  # steps of the noise schedule
-        start: float = 0.0,  # least signal (alpha_bar) that sampling visits; 0: whole schedule
         **changes,  # of SR3Settings
     ):
         super().__init__()
         settings = changed_build(build, changes)
-        if not 0 <= start < 1:
-            raise CTSRError(f"sr3: 'start' must be at least 0 and below 1, got {start!r}")
         self.in_channels = settings.in_channels
         self.level = settings.level
         self.target = settings.target
         self.residual = settings.residual
-        self.start = start
-        own = {"in_channels", "level", "target", "residual", "schedule"}
-        self.net = UNet(2 * self.in_channels, self.in_channels, **settings.model_dump(exclude=own))
+        self.start = settings.start
+        own = {"build", "T", "start", "in_channels", "level", "target", "residual", "schedule"}
+        of_net = {key: value for key, value in vars(settings).items() if key not in own}
+        self.net = UNet(2 * self.in_channels, self.in_channels, **of_net)
         with torch.device("cpu"):
             # numbers even where the weights are only shapes
-            alpha_bar = noise_schedule(settings.schedule, T)
+            alpha_bar = noise_schedule(settings.schedule, settings.T)
         self.register_buffer("alpha_bar", alpha_bar, persistent=False)
         self.register_buffer("spread", torch.ones(()))  # set by `measure`
 
