@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import CTSRError, check_choice, check_whole
-from ..core.files import atomic_path, file_sha256
+from ..core.files import atomic_path, file_sha256, machine_memory
 from .grey import FITS, HOUNSFIELD, as_grey, crop_with_margin
-from .prepared import Prepared, machine_memory, save_prepared
+from .prepared import Prepared, save_prepared
 from .readers import MIN_SIDE, origin_of
 from .sources import NAMED, locate, read_source
 from .splits import check_split, count_copies, in_splits, mark_and_split, picture_table
@@ -45,6 +45,16 @@ def prepared_name(
     return f"{source_name(source)}-{hr}-{fit}"
 
 
+def _hash_of(
+    file: Path,
+) -> str:
+    "SHA-256 of a file; of one that may not be read, which is skipped later, a word."
+    try:
+        return file_sha256(file)
+    except OSError:
+        return "unreadable"
+
+
 def _fingerprint(
     source: str,  # name or path
     path: Path | None,  # folder or file; None for the phantom
@@ -57,7 +67,7 @@ def _fingerprint(
         return dict(files=0, sha256=None, place=place)
     base = path if path.is_dir() else path.parent
     files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
-    lines = [f"{origin_of(f, base)} {file_sha256(f)}" for f in files]
+    lines = [f"{origin_of(f, base)} {_hash_of(f)}" for f in files]
     sha256 = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     return dict(files=len(files), sha256=sha256, place=place)
 

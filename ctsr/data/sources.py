@@ -16,7 +16,7 @@ from ..core.fetch import fetch_package
 from .grey import apply_window, to_grey, window_limits
 from .phantom import check_options, phantom_volume
 from .readers import Picture, read_images
-from .volumes import _why
+from .volumes import _why, check_file
 
 # %% ../../nbs/data/sources.ipynb #088d9593
 SAMPLE = dict(
@@ -126,8 +126,10 @@ def locate(
         return _photo_folder()
     path = (data or _fetch_kaggle()) if source == "kaggle" else source
     path = Path(path).expanduser()
-    if not path.exists():
-        raise CTSRError(f"{path} does not exist: give the path of the images, or {names}")
+    try:
+        check_file(path)
+    except CTSRError as error:
+        raise CTSRError(f"{path} {error}; give the path of the images, or {names}") from None
     return path
 
 # %% ../../nbs/data/sources.ipynb #6fff0e01
