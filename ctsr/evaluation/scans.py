@@ -107,8 +107,8 @@ def scan_table(
     subjects = scores.groupby(["subject", *keys], sort=False).value.mean()
     table = subjects.groupby(level=keys, sort=False).mean().unstack("metric")
     table = table[list(scores.metric.unique())]
-    gains = [name for name in table if name.startswith("psnr")]
-    for degradation in table.index.unique("degradation") if reference else []:
+    gains = [name for name in table if name.startswith("psnr")] if reference else []
+    for degradation in table.index.unique("degradation") if gains else ():
         rows = table.index.get_level_values("degradation") == degradation
         table.loc[rows, gains] -= table.loc[(degradation, reference), gains]
     return table
