@@ -74,7 +74,7 @@ def stored(here, tmp_path_factory):
         {},
         "none",
         folder,
-        sampling=dict(sampler="ddim", steps=3, k=3, project=2),
+        sampling=dict(sampler="ddim", steps=3),
     )
     card = json.loads((folder / "sr3-x5.json").read_text())
     (folder / "sr3-x5.json").write_text(
@@ -166,7 +166,7 @@ def test_stored_weights_are_sampled_as_was_chosen_for_them(here, stored):
     assert list(methods.boxes)[3:] == stored_first
     assert methods.ticked == ["bicubic", "runet-x5", "sr3-x5"]
     assert list(methods.case.visible) == ["bicubic", "runet-x5"]  # samples wait for the button
-    assert methods.case.waiting == [("sr3-x5", (3, 3))]
+    assert methods.case.waiting == [("sr3-x5", (4, 3))]
     seen = []
     methods.observe(lambda _: seen.append(list(methods.case.visible)[2:]), "changed")
     draw_samples(methods)
@@ -182,7 +182,7 @@ def test_stored_weights_are_sampled_as_was_chosen_for_them(here, stored):
     explorer.chooser.number.value = 1
     assert methods.case.waiting == [("sr3-x5", (3, 2))]
     methods.steps.value = 0  # as chosen again
-    assert methods.case.waiting == [("sr3-x5", (3, 3))]
+    assert methods.case.waiting == [("sr3-x5", (4, 3))]
 
 
 @pytest.mark.slow
@@ -678,7 +678,7 @@ def test_of_a_file_that_cannot_be_shown_nothing_is_shown_but_why(here, tmp_path)
         grey_file(tmp_path / f"{name}.png", size)
     choose_file(explorer, tmp_path / "good.png")
     for bad, why, good in (
-        ("bad.png", "cannot be read", "good"),
+        ("bad.png", "is not an image", "good"),
         ("none.png", "does not exist", "other"),
         ("tiny.png", "20 px", "good"),
         ("mask.png", "label map", "good"),

@@ -9,6 +9,7 @@ __all__ = ['app', 'Quiet', 'NOTHING_PUBLISHED', 'NOTHING_STORED', 'SKIPPED', 'ST
 
 # %% ../../nbs/apps/cli.ipynb #f711e7a5
 import contextlib
+import io
 import os
 import shlex
 import signal
@@ -291,9 +292,9 @@ def upscale(
     kernel: Annotated[
         str | None,
         Option(
-            help="Kernel that made the image coarse, for back-projection: box, lanczos, aliased or"
-            " gaussian:S with S in given pixels. It gains 0.7 to 2.1 dB where the kernel is right,"
-            " and loses where it is wrong or the image is noisy (default: no back-projection)."
+            help="Kernel of back-projection: box, lanczos, aliased or gaussian:S with S in given"
+            " pixels; gains 0.7 to 2.1 dB where it is the kernel that made the image coarse, and"
+            " loses where it is not or the image is noisy (default: no back-projection)."
         ),
     ] = None,
     samples: Annotated[int, Option(help="Samples to average, for a model that draws samples.")] = 1,
@@ -372,7 +373,8 @@ def prepare_process():
         if signal.getsignal(stop) is not signal.SIG_IGN:
             signal.signal(stop, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def main():

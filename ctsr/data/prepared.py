@@ -129,7 +129,11 @@ def _read_block(
     dtype: torch.dtype,  # of the images that are expected
 ) -> tuple:  # (N, hr, hr), mapped; the hashes that were stored with it
     "Images of a prepared set, which stay in their file until they are used."
-    tensors, hashes = read_safetensors(path)
+    try:
+        tensors, hashes = read_safetensors(path)
+    except CTSRError as error:
+        reason = str(error).partition(";")[0]
+        raise CTSRError(f"{reason}; prepare the images again") from None
     images = tensors.get("images", torch.empty(0))
     if {images.dtype, dtype} == {torch.uint8, torch.int16}:
         has, wants = ("HU", "grey levels") if dtype == torch.uint8 else ("grey levels", "HU")
