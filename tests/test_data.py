@@ -503,7 +503,7 @@ def test_no_source_at_all_is_refused(tmp_path):
 def test_a_process_that_refuses_exits_with_2_and_one_line(tmp_path, root):
     make, extra, words = COMMANDS["truncated png"]
     make(tmp_path / "source")
-    command = [sys.executable, "-m", "ctsr.apps.cli", "data", tmp_path / "source", *extra]
+    command = [sys.executable, "-m", "ctsr", "data", tmp_path / "source", *extra]
     command += ["--out", tmp_path / "out"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root)
     assert done.returncode == 2 and not done.stdout, done.stdout + done.stderr

@@ -11,6 +11,7 @@ from ctsr.core.files import save_csv
 from ctsr.data.degrade import Task, upsample
 from ctsr.data.prepare import prepare
 from ctsr.data.prepared import Prepared, load_prepared
+from ctsr.evaluation.ablations import seed_table
 from ctsr.evaluation.restore import Interpolate
 from ctsr.evaluation.scores import (
     choose_examples,
@@ -34,11 +35,10 @@ from ctsr.evaluation.statistics import (
 from ctsr.evaluation.table import COLUMNS, load_tables, tidy
 from ctsr.figures.conditions import (
     fig_bars,
-    fig_by_class,
     fig_curves,
     fig_design,
     fig_examples,
-    fig_paired,
+    fig_scores,
 )
 from ctsr.figures.style import palette, save_figure
 
@@ -400,12 +400,11 @@ def test_figures_are_the_same_file_twice(tmp_path, prepared, scores):
             learning_rate=[0.1, 0.1],
         )
     )
+    gains = {"bicubic": ["bicubic", "bicubic", "x5"]}
     makers = dict(
         design=fig_design,
-        bars=lambda: fig_bars(scores, "ssim", baseline="bilinear"),
-        group=lambda: fig_bars(scores, "psnr", unit="group"),
-        paired=lambda: fig_paired(paired(scores, "bilinear", draws=50)),
-        by_class=lambda: fig_by_class(breakdown(scores, draws=50)),
+        bars=lambda: fig_bars(scores, "ssim", "standard"),
+        scores=lambda: fig_scores(seed_table(scores, gains, ("psnr",), draws=50)),
         examples=lambda: fig_examples({"LR": 255 - hr}, hr),
         curves=lambda: fig_curves({"run": history}),
     )
@@ -419,9 +418,12 @@ def test_figures_are_the_same_file_twice(tmp_path, prepared, scores):
 def test_figures_ignore_a_user_s_style(tmp_path, scores):
     import matplotlib.pyplot as plt
 
-    plain = save_figure(fig_bars(scores, "psnr"), tmp_path / "a.png").read_bytes()
+    plain = save_figure(fig_bars(scores, "psnr", "standard"), tmp_path / "a.png").read_bytes()
     with plt.rc_context({"font.size": 30, "axes.facecolor": "red", "savefig.dpi": 20}):
-        assert save_figure(fig_bars(scores, "psnr"), tmp_path / "b.png").read_bytes() == plain
+        assert (
+            save_figure(fig_bars(scores, "psnr", "standard"), tmp_path / "b.png").read_bytes()
+            == plain
+        )
         assert plt.rcParams["font.size"] == 30
     assert not plt.get_fignums()
 
@@ -435,7 +437,7 @@ def test_no_text_is_clipped_or_overlaps(scores):
         "bilinear",
     ]
     table = pd.concat([with_value(scores, n) for n in names])
-    fig = fig_bars(table, "psnr", baseline="bilinear")
+    fig = fig_bars(table, "psnr", "standard")
     fig.draw_without_rendering()
     frame = fig.bbox
     boxes = [t.get_window_extent() for t in fig.axes[0].get_xticklabels()]

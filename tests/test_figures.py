@@ -4,14 +4,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-import seaborn as sns
 
 from ctsr.core.errors import CTSRError
-from ctsr.evaluation.statistics import breakdown, interval, paired
+from ctsr.evaluation.statistics import interval
 from ctsr.evaluation.table import COLUMNS, tidy
 from ctsr.figures.ablations import fig_choices, fig_leak
-from ctsr.figures.conditions import fig_bars, fig_by_class, fig_design, fig_examples, fig_paired
-from ctsr.figures.samples import fig_damage, fig_steps, fig_tradeoff
+from ctsr.figures.conditions import fig_bars, fig_design, fig_examples, fig_scores
+from ctsr.figures.samples import fig_damage, fig_ranked, fig_steps, fig_tradeoff
 from ctsr.figures.style import palette, save_figure, shade, text_faults, theme, whiskers
 
 N = 60
@@ -32,72 +31,65 @@ def scores():
     return tidy(pd.concat([scored("bilinear", 0), scored("RUNet", 2), scored("SR3", 1)]))
 
 
-def whisker_ends(ax):
-    "Lower and upper end of each bar's whisker, from the lines that are drawn."
-    lines = [line.get_ydata() for line in ax.lines if len(line.get_ydata()) > 2]
-    return [(np.nanmin(y), np.nanmax(y)) for y in lines]
-
-
-@pytest.mark.parametrize("unit", ["image", "group"])
-def test_bars_and_whiskers_are_those_of_the_statistics(scores, unit):
-    fig = fig_bars(scores, "psnr", unit=unit)
-    for run, (low, high) in zip(("bilinear", "RUNet", "SR3"), whisker_ends(fig.axes[0])):
-        t = scores[scores.run == run]
-        groups = t.group if unit == "group" else None
-        assert interval(t.value, groups, levels=(68,)) == pytest.approx(dict(lo68=low, hi68=high))
+def test_bars_are_means_with_the_paper_s_values_next_to_them(scores):
+    fig = fig_bars(scores, "psnr", "standard", paper={"RUNet": 27.8, "absent": 1})
     heights = [bar.get_height() for bar in fig.axes[0].patches]
     assert heights == pytest.approx(scores.groupby("run", sort=False).value.mean().to_list())
-    texts = [t.get_text() for t in fig.axes[0].texts]
-    assert texts == [f"{h:.2f}" for h in heights]
-
-
-def test_intervals_by_image_agree_with_seaborn_s_own(scores):
-    t = scores[scores.run == "RUNet"]
-    _, ax = plt.subplots()
-    sns.barplot(t, x="run", y="value", errorbar=("ci", 68), n_boot=10_000, seed=1, ax=ax)
-    low, high = (f(ax.lines[0].get_ydata()) for f in (np.min, np.max))
-    plt.close()
-    own = interval(t.value, levels=(68,))
-    assert (own["lo68"], own["hi68"]) == pytest.approx((low, high), abs=0.02)
-
-
-def test_references_are_drawn_in_both_panels(scores):
-    fig = fig_bars(scores, "psnr", baseline="bilinear", paper={"RUNet": 27.8})
-    mean = scores[scores.run == "bilinear"].value.mean()
-    for ax in fig.axes:
-        known = {line.get_label(): line.get_ydata() for line in ax.lines}
-        assert known["mean of bilinear"] == pytest.approx([mean, mean])
-        assert list(known["printed in the paper"]) == [27.8]
-    with pytest.raises(CTSRError, match="baseline 'nothing' is not shown"):
-        fig_bars(scores, "psnr", baseline="nothing")
+    assert [t.get_text() for t in fig.axes[0].texts] == [f"{h:.2f}" for h in heights]
+    diamonds = [line for line in fig.axes[0].lines if line.get_label() == "printed in the paper"]
+    assert list(diamonds[0].get_ydata()) == [27.8]
     with pytest.raises(CTSRError, match="no metric 'lpips'"):
         fig_bars(scores, "lpips")
 
 
-@pytest.mark.parametrize("size", [(6.2, 2.45), (3.2, 3.9), None])
-def test_bars_are_legible_in_every_size(scores, size):
+def test_whiskers_of_the_bars_are_68_per_cent_intervals(scores):
+    fig = fig_bars(scores, "psnr", "standard")
+    low, high = (f(fig.axes[0].lines[1].get_ydata()) for f in (np.min, np.max))
+    own = interval(scores[scores.run == "RUNet"].value, levels=(68,))
+    assert (low, high) == pytest.approx((own["lo68"], own["hi68"]), abs=0.05)
+
+
+def test_bars_with_long_names_are_legible(scores):
     names = ["RUNet, ours", "NN+RUNet corrected", "SR3, one sample", "bilinear", "Bicubic"]
     table = tidy(pd.concat([scored(n, i) for i, n in enumerate(names)]))
-    fig = fig_bars(table, "psnr", baseline="bilinear", paper={"RUNet, ours": 26.1}, size=size)
+    fig = fig_bars(table, "psnr", "standard", paper={"RUNet, ours": 26.1})
     assert not text_faults(fig)
 
 
-def test_a_marker_is_hollow_where_the_interval_contains_zero():
-    t = tidy(pd.concat([scored("bilinear", 0), scored("RUNet", 2), scored("SR3", 0.001)]))
-    differences = paired(t, "bilinear", draws=100)
-    differences.loc[differences.run == "SR3", ["lo95", "hi95"]] = [-1.0, 1.0]
-    fig = fig_paired(differences, metrics=("psnr",))
-    runet, sr3 = fig.axes[0].collections[-1].get_facecolors()
-    assert not np.allclose(runet[:3], 1) and np.allclose(sr3[:3], 1)
-    assert not text_faults(fig)
-    with pytest.raises(CTSRError, match="nothing with metrics"):
-        fig_paired(differences, metrics=("lpips",))
+def gains(subsets=("all", "leak-free"), **changes):
+    "What `seed_table` gives, of two networks."
+    rows = [
+        dict(condition=c, subset=s, metric=m, mean=26 + g, gain=g, lo95=g - 0.1, hi95=g + 0.1, n=n)
+        for c, g in (("RUNet", 1.5), ("SR3", -0.5))
+        for s, n in zip(("all", "leak-free"), (60, 40))
+        for m in ("psnr", "ssim")
+        if s in subsets
+    ]
+    return pd.DataFrame(rows).assign(**changes)
 
 
-def test_classes_are_shown_with_their_numbers_of_images(scores):
-    fig = fig_by_class(breakdown(scores, draws=50))
-    assert [t.get_text() for t in fig.axes[0].get_xticklabels()] == ["a\n(n = 30)", "b\n(n = 30)"]
-    assert len(fig.axes[0].containers) == 3 and not text_faults(fig)
+def test_scores_have_a_column_for_all_and_for_leak_free_images():
+    fig = fig_scores(gains(), ("psnr", "ssim"), printed={"RUNet": 1.56})
+    titles = [ax.get_title(loc="left") for ax in fig.axes]
+    assert titles[:2] == ["All (60 images)", "Leak-free (40 images)"]
+    assert fig.axes[0].collections[-1].get_offsets().tolist() == [[1.5, 0], [-0.5, 1]]
+    diamonds = [ax for ax in fig.axes for x in ax.lines if x.get_label() == "printed in the paper"]
+    assert diamonds == [fig.axes[0]]  # the paper has no leak-free images
+    assert "from 26.00" in fig.axes[0].get_xlabel() and not text_faults(fig)
+    with pytest.raises(CTSRError, match="nothing with metrics lpips"):
+        fig_scores(gains(), ("lpips",))
+
+
+def test_scores_have_one_column_where_all_images_are_leak_free():
+    assert len(fig_scores(gains(subsets=["all"])).axes) == 1
+    assert len(fig_scores(gains(n=60)).axes) == 1
+
+
+@pytest.mark.parametrize("size", [(6.2, 2.45), (3.6, 3.9), None])
+def test_scores_are_legible_in_every_size(size):
+    names = ["RUNet, ours", "NN+RUNet corrected", "SR3, one sample", "Bicubic", "RUNet as coded"]
+    table = pd.concat([gains().query("condition == 'RUNet'").assign(condition=n) for n in names])
+    assert not text_faults(fig_scores(table, printed={"RUNet as coded": 1.6}, size=size))
 
 
 def test_examples_show_errors_on_one_scale_and_refuse_another_size():
@@ -140,23 +132,46 @@ def test_one_point_is_labelled():
     assert len(fig_damage(grid, {}, (15.2, 0.17)).axes[0].texts) == 5
 
 
+def test_an_ideal_sample_lies_3_db_below_the_best_method():
+    points = pd.DataFrame([point("RUNet", 30, 0.3), point("SR3", 28, 0.1)])
+    lines = [line.get_xdata() for line in fig_tradeoff(points).axes[0].lines]
+    assert any(list(x) == pytest.approx([26.99, 26.99], abs=0.01) for x in lines if len(x) == 2)
+
+
 def test_references_of_steps_are_in_the_legend_once():
     steps = pd.DataFrame(dict(sampler="ddim", steps=[2, 10], metric="psnr", mean=[26, 27]))
-    steps = steps.assign(lo=25, hi=28, seconds=[0.1, 0.5])
-    fig = fig_steps(steps, {"RUNet": dict(psnr=27.5, seconds=0.03), "x": dict(ssim=1)})
+    steps = steps.assign(lo=25, hi=28)
+    fig = fig_steps(steps, {"RUNet": dict(psnr=27.5), "x": dict(ssim=1)})
+    assert len(fig.axes) == 1
     assert [t.get_text() for t in fig.legends[0].texts] == ["RUNet", "DDIM"]
     with pytest.raises(CTSRError, match="the table is empty"):
         fig_steps(steps[:0])
 
 
+def test_ranked_images_stand_next_to_those_of_another_network():
+    hr = np.random.default_rng(0).integers(0, 255, (2, 64, 64), dtype=np.uint8)
+    ranks = pd.DataFrame(dict(image_id=["b", "a"], place=["top", "worst"], rank=[1, 9]))
+    ranks = ranks.assign(leaked=["exact", "none"])
+    pictures = dict(hr=hr, up=hr, image_ids=["a", "b"])
+    fig = fig_ranked(pictures, {"RUNet": 255 - hr, "SR3": hr // 2}, ranks)
+    shots = [ax.images[0].get_array() for ax in fig.axes if len(ax.images) and ax.images]
+    assert np.allclose(shots[0], hr[1] / 255) and np.allclose(shots[2], 1 - hr[1] / 255)
+    texts = {t.get_text() for ax in fig.axes for t in ax.texts}
+    assert {"rank 1 of 9 †", "rank 9 of 9", "RUNet", "SR3, error"} <= texts
+    assert not text_faults(fig)
+    with pytest.raises(CTSRError, match="no picture of c"):
+        fig_ranked(pictures, {"SR3": hr}, ranks.assign(image_id=["c", "a"]))
+
+
 def test_leak_marks_are_at_the_table_s_gains():
-    rows = [("exact", 2.5), ("none", 1.0)]
-    table = pd.DataFrame(rows, columns=["leaked", "gain"])
-    table = table.assign(condition="net", metric="psnr", lo95=np.nan, hi95=np.nan, n=3)
-    table["class"] = "a"
-    fig = fig_leak(table)
-    assert [c[0].get_ydata()[0] for c in fig.axes[0].containers] == [2.5, 1.0]
-    assert fig.axes[0].get_xticklabels()[0].get_text() == "a\n3/3"
+    rows = [("exact", 2.5, 3), ("none", 1.0, 9)]
+    table = pd.DataFrame(rows, columns=["leaked", "gain", "n"])
+    fig = fig_leak(table.assign(condition="net", lo95=np.nan, hi95=np.nan))
+    assert [c[0].get_xdata()[0] for c in fig.axes[0].containers] == [2.5, 1.0]
+    assert [t.get_text() for t in fig.legends[0].texts] == [
+        "exact copy in training (3)",
+        "leak-free (9)",
+    ]
 
 
 def test_bars_of_choices_show_chance_better_and_worse():

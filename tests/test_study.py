@@ -27,7 +27,7 @@ from ctsr.pipeline.study import describe_study, publish, read_record, redraw, st
 def ctsr(*arguments, **kwargs):
     "Run the program in a process of its own."
     return subprocess.run(
-        [sys.executable, "-m", "ctsr.apps.cli", *map(str, arguments)],
+        [sys.executable, "-m", "ctsr", *map(str, arguments)],
         capture_output=True,
         text=True,
         **kwargs,
@@ -210,7 +210,7 @@ def copy(finished_study, tmp_path):
 
 def start(root, folder, *extra):
     return subprocess.Popen(
-        [sys.executable, "-m", "ctsr.apps.cli", *STUDY, "--out", str(folder), *extra],
+        [sys.executable, "-m", "ctsr", *STUDY, "--out", str(folder), *extra],
         cwd=root,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -1127,6 +1127,20 @@ def _reason(error: Exception, scan, place: Path) -> str:
     return f"{scan.path}: cannot be restored ({_why(error)}); {remedy}"
 
 
+def _row(scan, place: Path, aside, restorer, task: Task, seconds) -> dict:
+    "What is said about an input that was restored; `seconds` is None where it was not written."
+    return dict(
+        path=scan.path,
+        out=place,
+        aside=aside,
+        made=restorer.made,
+        size=task.hr_size(*scan.size),
+        slices=scan.slices,
+        others=scan.others,
+        seconds=seconds,
+    )
+
+
 def _restore(scan, place: Path, aside, restorer, task: Task, samples: int, force: bool) -> dict:
     "Restore one input; a row of upscale."
 
@@ -1147,16 +1161,7 @@ def _restore(scan, place: Path, aside, restorer, task: Task, samples: int, force
             scan.save(results(), place, aside, restorer.made)
     except Exception as error:
         return dict(path=scan.path, error=_reason(error, scan, place))
-    return dict(
-        path=scan.path,
-        out=place,
-        aside=aside,
-        made=restorer.made,
-        size=task.hr_size(*scan.size),
-        slices=scan.slices,
-        others=scan.others,
-        seconds=round(time.time() - begun, 2),
-    )
+    return _row(scan, place, aside, restorer, task, seconds=round(time.time() - begun, 2))
 
 # %% ../../nbs/apps/upscale.ipynb #58a7fd57
 def upscale(
@@ -1170,6 +1175,8 @@ def upscale(
     tile: int | None = None,  # px, see tiled
     force: bool = False,  # overwrite what is there
     tell=lambda row: None,  # called with each row as soon as there is one
+    dry_run: bool = False,  # write nothing; the rows say what would be written
+    progress: bool = True,  # show a bar in a terminal
     **loading,  # device, folder, and steps, sampler, seed of a model that draws samples
 ) -> list:  # of dicts, see above
     """Restore files; each comes out as the same kind of file.
@@ -1199,9 +1206,15 @@ def upscale(
     rows += rest
     for row in rows:
         tell(row)
+    if dry_run:
+        rows += [_row(*one, restorer, task, seconds=None) for one in todo]
+        for row in rows[len(rows) - len(todo) :]:
+            tell(row)
+        return rows
     passes = samples * getattr(restorer, "steps", 1)
     tiles = sum(scan.slices * passes * parts.tiles(task.hr_size(*scan.size)) for scan, *_ in todo)
-    with tqdm(total=tiles, desc="upscaling", unit="tile", disable=None) as bar:
+    hidden = None if progress else True  # None: where there is no terminal
+    with tqdm(total=tiles, desc="upscaling", unit="tile", disable=hidden) as bar:
         parts.seen = bar.update
         for scan, *places in todo:
             rows.append(_restore(scan, *places, restorer, task, samples, force))

@@ -18,7 +18,7 @@ import pandas as pd
 
 from ..core.errors import CTSRError, check_choice, check_whole
 from ..core.files import atomic_path, file_sha256, machine_memory
-from .grey import FITS, crop_with_margin
+from .grey import FITS, HOUNSFIELD, as_grey, crop_with_margin
 from .prepared import Prepared, save_prepared
 from .readers import MIN_SIDE, origin_of
 from .sources import NAMED, locate, read_source
@@ -76,7 +76,7 @@ MAX_SIDE = 8192  # pixels
 
 
 def _check_settings(
-    out_dir, hr, fit, split, seed, limit, split_by, lung_only, margin
+    out_dir, hr, fit, window, split, seed, limit, split_by, lung_only, margin
 ):  # as given to `prepare`
     "Refuse a wrong setting before anything is read."
     if not isinstance(out_dir, str | os.PathLike) or not str(out_dir).strip():
@@ -88,6 +88,8 @@ def _check_settings(
     check_choice("fit", fit, FITS)
     check_choice("lung_only", lung_only, (True, False, None))
     check_split(split, split_by)
+    if window == HOUNSFIELD and fit != "crop":
+        raise CTSRError(f"fit is {fit!r} but HU are not resized: window 'hounsfield' needs 'crop'")
     if margin and fit != "crop":
         allowed = "only fit='crop' leaves something around the picture"
         raise CTSRError(f"margin is {margin} but fit is {fit!r}: {allowed}")
@@ -152,12 +154,25 @@ def _thin_out(
     return [pictures[i] for i in np.linspace(0, len(pictures) - 1, limit).round().astype(int)]
 
 
+def _check_hounsfield(
+    pictures: list,  # of Picture
+    hr: int,  # pixels a side
+):
+    "Refuse what cannot be kept in HU: pictures, and slices that would have to be padded."
+    for p in pictures:
+        if p.pixels.dtype != np.int16:
+            raise CTSRError(f"{p.origin} is a picture without HU: choose another window for it")
+        if min(p.pixels.shape) < hr:
+            size = f"{p.pixels.shape[1]} x {p.pixels.shape[0]} px"
+            raise CTSRError(f"{p.origin} has {size}, fewer than hr {hr}: choose a smaller hr")
+
+
 def prepare(
     source,  # a name in `NAMED`, or the path of a folder, file or zip
     out_dir,  # where the prepared set goes
     hr: int = 256,  # pixels a side
     fit: str = "crop",  # way to bring pictures to that size, one of `FITS`
-    window="lung",  # for volumes: a name in `WINDOWS`, or (centre, width) in HU
+    window="lung",  # for volumes: a name in `WINDOWS`, (centre, width) in HU, or `HOUNSFIELD`
     split=None,  # 'given', or shares of train, valid, test (default: see `mark_and_split`)
     seed: int = 0,  # of the draw and of the phantom
     on_error: str = "skip",  # 'skip' damaged files, or 'raise' at the first
@@ -169,7 +184,7 @@ def prepare(
     margin: int = 0,  # pixels kept around the crop, see `ctsr.data.degrade.rotation_margin`
 ) -> Path:  # of the .safetensors file; the .csv and .json lie next to it
     "Read a source, bring it to one size, find copies, split, and write a prepared set."
-    _check_settings(out_dir, hr, fit, split, seed, limit, split_by, lung_only, margin)
+    _check_settings(out_dir, hr, fit, window, split, seed, limit, split_by, lung_only, margin)
     source = str(source)
     path = Path(out_dir) / f"{prepared_name(source, hr, fit)}.safetensors"
     root = locate(source, data)
@@ -187,12 +202,15 @@ def prepare(
     )
     read = len(pictures)
     pictures = _thin_out(pictures, limit)
+    if window == HOUNSFIELD:
+        _check_hounsfield(pictures, hr)
     need = 2 * len(pictures) * (hr + 2 * margin) ** 2
     if need > machine_memory():
         problem = f"{len(pictures)} images of hr {hr} take {need / 1e9:.0f} GB, too much here"
         raise CTSRError(f"{problem}; choose a smaller hr or limit")
     native = [p.pixels for p in pictures]
-    table, how = mark_and_split(picture_table(pictures), native, split, split_by, seed)
+    visible = [as_grey(pixels) for pixels in native]
+    table, how = mark_and_split(picture_table(pictures), visible, split, split_by, seed)
     table, left_out = in_splits(table, how)
     images = [
         crop_with_margin(native[i], hr, margin) if margin else FITS[fit](native[i], hr)
@@ -286,7 +304,7 @@ def contact_sheet(
     for ax in axes.flat:
         ax.axis("off")
     for ax, i, leaked, title in zip(axes.flat, chosen.index, chosen.leaked, titles):
-        ax.imshow(prepared.images[i], cmap="gray", vmin=0, vmax=255)
+        ax.imshow(as_grey(np.asarray(prepared.images[i])), cmap="gray", vmin=0, vmax=255)
         ax.set_title(title, fontsize=7, color=LEAKS[leaked][0])
     handles = [Patch(color=color, label=meaning) for color, meaning in LEAKS.values()]
     fig.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)

@@ -67,7 +67,7 @@ def save_prepared(
 class Prepared:
     "Images of one size, one table row each, and the manifest."
 
-    images: torch.Tensor  # (N, hr, hr) uint8
+    images: torch.Tensor  # (N, hr, hr) uint8, or int16 HU
     table: pd.DataFrame  # N rows of `COLUMNS`
     meta: dict  # manifest
     wide: torch.Tensor | None = None  # (N, hr + 2*margin, hr + 2*margin) uint8, or no margin
@@ -126,11 +126,15 @@ def read_table(
 
 def _read_block(
     path: Path,  # .safetensors file
-) -> tuple:  # (N, hr, hr) uint8, mapped; the hashes that were stored with it
+    dtype: torch.dtype,  # of the images that are expected
+) -> tuple:  # (N, hr, hr), mapped; the hashes that were stored with it
     "Images of a prepared set, which stay in their file until they are used."
     tensors, hashes = read_safetensors(path)
     images = tensors.get("images", torch.empty(0))
-    if images.dtype != torch.uint8 or images.ndim != 3 or images.shape[1] != images.shape[2]:
+    if {images.dtype, dtype} == {torch.uint8, torch.int16}:
+        has, wants = ("HU", "grey levels") if dtype == torch.uint8 else ("grey levels", "HU")
+        raise CTSRError(f"{path} holds {has} where {wants} are needed: prepare another set")
+    if images.dtype != dtype or images.ndim != 3 or images.shape[1] != images.shape[2]:
         problem = f"{path} holds {images.dtype} of shape {tuple(images.shape)}"
         raise CTSRError(f"{problem}, not (N, hr, hr) uint8: prepare the images again")
     return images, hashes
@@ -139,6 +143,7 @@ def _read_block(
 def load_prepared(
     path,  # .safetensors file written by `prepare`
     max_share: float = 0.25,  # of the machine's memory; a larger set stays in its file
+    hounsfield: bool = False,  # int16 HU are expected, otherwise uint8 grey levels
 ) -> Prepared:
     "Load and check a prepared set."
     path = Path(path)
@@ -147,7 +152,7 @@ def load_prepared(
     for file in (path, rows, manifest):
         if not file.is_file():
             raise CTSRError(f"{file} does not exist: prepare the images first (ctsr data NAME)")
-    images, hashes = _read_block(path)
+    images, hashes = _read_block(path, torch.int16 if hounsfield else torch.uint8)
     table = read_table(rows)
     for file, name in ((rows, "table"), (manifest, "manifest")):
         if hashes.get(f"{name}_sha256") != file_sha256(file):

@@ -89,7 +89,7 @@ KNOWN = {
 FREE = "#56B4E9 #4A3AE0 #882255 #44AA99 #DDAA33 #999933 #661100 #CC79A7 #000000".split()
 FACTOR = r"-x(\d+)"
 SAMPLES = r"[ ,-]+mean(?: of)?[ -]?(\d+)"
-VARIANTS = r"[ ,-]+projected| as coded| corrected|, own input"
+VARIANTS = r"[ ,-]+projected| as coded| corrected|, own input|, one sample"
 
 
 def shade(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BUILDS', 'PUBLIC', 'NoiseEmbedding', 'FiLMBlock', 'Attention', 'UNet', 'SR3Settings', 'changed_build', 'SR3',
-           'from_public', 'noisy_pair', 'sample', 'by_noise']
+           'from_public', 'noisy_pair', 'sample', 'halved_pair', 'by_noise']
 
 # %% ../../nbs/models/sr3.ipynb #acf0442c
 import math
@@ -32,8 +32,11 @@ from ctsr.models.diffusion import (
     TARGETS,
     ImageNoise,
     draw_gamma,
+    eps_from,
+    halved_target,
     noise_schedule,
     q_sample,
+    respace,
     target_of,
     y0_from,
 )
@@ -376,6 +379,23 @@ class SR3(nn.Module):
     def to_image(self, y0, condition):
         return condition + self.spread * y0 if self.residual else y0
 
+    def guess(
+        self,
+        condition: torch.Tensor,  # (B,C,H,W) up-sampled LR
+        y_t: torch.Tensor,  # (B,C,H,W) noisy
+        gamma: torch.Tensor,  # (B,) its noise level
+        limits: tuple | None = None,  # least and largest value of an image; None for none
+    ) -> torch.Tensor:  # (B,C,H,W) float32, of what is diffused
+        "Estimate the clean target of a noisy one."
+        y0 = y0_from(self.target, self(condition, y_t, gamma), y_t, gamma)
+        if limits is None:
+            return y0
+        return self.to_target(self.to_image(y0, condition).clamp(*limits), condition)
+
+    def visited(self) -> torch.Tensor:  # alpha_bar, from 1 down to `start`
+        "Levels that sampling may visit."
+        return self.alpha_bar[self.alpha_bar >= self.start]
+
 # %% ../../nbs/models/sr3.ipynb #d8da0436
 PUBLIC = [  # what a part is called there, and here
     (r"^(module\.)?denoise_fn\.", ""),
@@ -453,26 +473,42 @@ def sample(
     condition = _filled(condition.float(), model.net.stride)
     noise = ImageNoise(seeds, condition.shape[1:], condition.device)
 
-    def denoise(y_t, gamma):
-        return y0_from(model.target, model(condition, y_t, gamma), y_t, gamma)
-
-    def constrain(y0):
-        return model.to_target(model.to_image(y0, condition).clamp(*limits), condition)
-
-    trained = model.alpha_bar if alpha_bar is None else alpha_bar.to(model.alpha_bar)
-    levels = trained[trained >= model.start]
+    levels = model.visited()
+    if alpha_bar is not None:
+        levels = alpha_bar.to(levels)[alpha_bar.to(levels) >= model.start]
     y0 = SAMPLERS[sampler](
-        denoise,
+        lambda y_t, gamma: model.guess(condition, y_t, gamma, limits),
         noise(),
         steps,
         alpha_bar=levels,
         noise=noise,
         eta=eta,
         spacing=spacing,
-        constrain=constrain if limits else None,
         callback=callback,
     )
     return model.to_image(y0, condition)[..., :h, :w]
+
+# %% ../../nbs/models/sr3.ipynb #e6652a9a
+def halved_pair(
+    model: SR3,  # the student
+    teacher: SR3,  # samples in twice as many steps; same spread
+    condition: torch.Tensor,  # (B,C,H,W) up-sampled LR
+    y: torch.Tensor,  # (B,C,H,W) HR
+    steps: int,  # of the student's sampler
+    generator: torch.Generator | None = None,  # of steps and noise
+    limits: tuple | None = None,  # least and largest value of an image; None for none
+) -> tuple:  # (condition, y_t, gamma) for the student, and its target
+    "One example an image for a student (Salimans & Ho 2022, Algorithm 2)."
+    levels = respace(model.visited(), 2 * steps, "trailing").to(y.device)
+    where = generator.device if generator else y.device
+    step = torch.randint(steps, (len(y),), generator=generator, device=where).to(y.device)
+    here, mid, end = (levels[2 * step + i] for i in range(3))
+    y_t = q_sample(model.to_target(y, condition), here, _normal(y.shape, generator, y.device))
+    y0 = halved_target(
+        lambda y_t, gamma: teacher.guess(condition, y_t, gamma, limits), y_t, here, mid, end
+    )
+    eps = eps_from("x0", y0, y_t, here)
+    return (condition, y_t, here.float()), target_of(model.target, y0, eps, here)
 
 # %% ../../nbs/models/sr3.ipynb #7a01b716
 @torch.no_grad()

@@ -58,11 +58,14 @@ def execute(
     output: Path,  # where papermill writes the executed one
     parameters: dict,  # for its parameters cell
     cwd: Path,  # folder to run it in
+    verbose: bool = False,  # show what it prints
 ):
     "Run a notebook with papermill; try again once if its kernel did not start."
     import papermill
     from traitlets.config import Config
 
+    # papermill takes a path for a format string
+    paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, output)]
     for attempt in range(2):
         with tempfile.TemporaryDirectory(prefix="ctsr-") as sockets:
             config = Config(
@@ -75,13 +78,13 @@ def execute(
                 progress_bar=False,
                 autosave_cell_every=0,
                 cwd=str(cwd),
-                stdout_file=sys.stdout,
-                stderr_file=sys.stderr,
+                stdout_file=sys.stdout if verbose else None,
+                stderr_file=sys.stderr if verbose else None,
                 start_timeout=120,
                 config=config,
             )
             try:
-                return papermill.execute_notebook(notebook, output, parameters, **options)
+                return papermill.execute_notebook(*paths, parameters, **options)
             except RuntimeError as error:
                 if attempt or not any(words in str(error) for words in NOT_STARTED):
                     raise
@@ -92,6 +95,7 @@ def run_notebook(
     output: str | Path,  # where the executed one goes
     parameters: dict,  # for its parameters cell
     cwd: str | Path | None = None,  # where it runs; default the checkout
+    verbose: bool = False,  # show what it prints
 ) -> Path:  # output
     "Execute a notebook with parameters; it appears whole at `output`, or as `*.failed.ipynb`."
     from papermill.exceptions import PapermillExecutionError
@@ -102,7 +106,7 @@ def run_notebook(
     partial = output.with_name(f".{output.stem}.partial.ipynb")
     failed = output.with_name(f"{output.stem}.failed.ipynb")
     try:
-        execute(Path(notebook), partial, parameters, cwd or checkout())
+        execute(Path(notebook), partial, parameters, cwd or checkout(), verbose)
     except (PapermillExecutionError, RuntimeError) as error:
         with contextlib.suppress(OSError):  # the disk may be full
             os.replace(partial, failed)

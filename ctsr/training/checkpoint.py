@@ -24,13 +24,14 @@ from ..models.sr3 import from_public
 # %% ../../nbs/training/checkpoint.ipynb #54ba9e68
 def weights_file(
     place: str | Path,  # folder of a finished run, or a file of weights
+    setting: str = "init",  # that names the place
 ) -> Path:
-    "Find the weights that `init` means."
+    "Find the weights that a setting means."
     path = Path(place) / "weights.safetensors" if Path(place).is_dir() else Path(place)
     if path.suffix not in (".safetensors", ".pth") or not path.exists():
         raise CTSRError(
-            f"'init': no weights at {path}; name the folder of a finished run, a .safetensors file,"
-            " or a public SR3 checkpoint (.pth)"
+            f"'{setting}': no weights at {path}; name the folder of a finished run, a .safetensors"
+            " file, or a public SR3 checkpoint (.pth)"
         )
     return path
 

@@ -9,6 +9,7 @@ __all__ = ['rate_factor', 'ema_update', 'validate', 'check_fit', 'keep_memory', 
 # %% ../../nbs/training/loop.ipynb #2d931fe9
 import argparse
 import contextlib
+import copy
 import ctypes
 import dataclasses
 import hashlib
@@ -28,7 +29,7 @@ from tqdm import tqdm
 from ..core.errors import CTSRError
 from ..core.files import locked, save_csv, save_json, save_tensors
 from ..core.settings import parse_settings
-from ..data.degrade import degrade_pair, rotation_margin
+from ..data.degrade import rotation_margin, upsample
 from ..data.prepared import Prepared, load_prepared
 from ..metrics.fidelity import psnr, ssim
 from ..metrics.perceptual import LPIPS
@@ -40,13 +41,16 @@ from ctsr.models.network import (
     usable_precision,
 )
 from ..models.sr3 import SR3
+from .base import Base, base_gains
 from ctsr.training.batches import (
     WeightedLoss,
+    low_resolution,
     measured,
     step_generator,
     train_batch,
     training_images,
     training_pair,
+    training_volumes,
 )
 from ctsr.training.checkpoint import (
     Progress,
@@ -102,6 +106,8 @@ def validate(
     autocast=contextlib.nullcontext,  # precision
     lpips: nn.Module | None = None,  # also averaged, where given
     batch_size: int = 8,  # images at a time
+    base=None,  # see `ctsr.training.base`
+    teacher: nn.Module | None = None,  # of a student
 ) -> dict:  # val_psnr (dB), val_ssim (standard protocol), val_loss, and val_lpips where asked for
     "Average PSNR, SSIM and loss over images."
     model.eval()
@@ -114,17 +120,19 @@ def validate(
     for start in range(0, len(images), batch_size):
         part = images[start : start + batch_size]
         hr = part.unsqueeze(1).float() / 255
-        up = degrade_pair(hr, config.task, config.validate_up or config.up)[1]
+        lr = low_resolution(hr, config, step_generator(config.seed, "blind", start))
+        up = upsample(lr, tuple(hr.shape[-2:]), config.validate_up or config.up)
+        up = base(up) if base else up
         noise = step_generator(config.seed, "validate", start, device=hr.device)
         gamma = levels[start : start + len(part)] if draws else None
         with autocast():
-            y, target = training_pair(model, up, hr, config, noise, gamma)
-            each = loss(y, target) if loss else torch.zeros(())
+            pair = training_pair(model, up, hr, config, noise, gamma, teacher=teacher)
+            each = loss(*pair) if loss else torch.zeros(())
             if draws:
                 seeds = range(start, start + len(part))
                 sr = predict(model, up, config, seeds=seeds, steps=config.validate_steps)
             else:
-                sr = denormalise(y, config)
+                sr = denormalise(pair[0], config)
         sr = sr.clamp(0, 1)
         scores = [psnr(sr, hr), ssim(sr, hr), each.expand(len(hr))]
         if lpips:
@@ -204,7 +212,11 @@ class Trainer:
         if 0 < config.validate_images < len(valid):
             valid = valid[torch.linspace(0, len(valid) - 1, config.validate_images).round().long()]
         begun = weights_file(config.init).read_bytes() if config.init else b""
+        self.base = Base(config.base, config.up) if config.base else None
+        begun += self.base.file.read_bytes() if self.base else b""
+        volumes = training_volumes(config)
         data = images.numpy().tobytes() + b"|" + valid.numpy().tobytes() + begun
+        data += b"" if volumes is None else b"|" + volumes.numpy().tobytes()
         self.data_sha256 = hashlib.sha256(data).hexdigest()
         self.source = prepared.meta.get("source")
         self.out = Path(out)
@@ -216,6 +228,11 @@ class Trainer:
         self.precision = usable_precision(config.precision, self.device)
         self.images = images.to(self.device)
         self.valid = valid.to(self.device)
+        self.gains = {}  # of the base, dB
+        if self.base:
+            self.gains = base_gains(self.base, prepared, config.task, config.up)
+            self.base.to(self.device)
+        self.volumes = None if volumes is None else volumes.to(self.device)
         self._build(torch.channels_last if config.channels_last else torch.contiguous_format)
         self.progress = Progress()
         self.running = torch.zeros((), device=self.device)  # loss since the last validation
@@ -231,8 +248,9 @@ class Trainer:
         self.average = build_model(c.model).to(self.device).to(memory_format=form)
         if c.init:
             load_weights(model, weights_file(c.init))
-        if isinstance(model, SR3):  # measured on one batch of 64 training images
-            up, hr = train_batch(self.images, dataclasses.replace(c, batch_size=64, crop=0), 0)
+        self.teacher = copy.deepcopy(model).eval().requires_grad_(False) if c.distill else None
+        if isinstance(model, SR3) and not c.distill:  # a student has the spread of its teacher
+            up, hr = self.batch(0, dataclasses.replace(c, batch_size=64, crop=0))
             model.measure(normalise(up, c, model), normalise(hr, c, model))
         self.average.load_state_dict(model.state_dict())
         self.average.requires_grad_(False)
@@ -245,6 +263,11 @@ class Trainer:
         self.forward = torch.compile(self.model) if c.compile else self.model
         self.loss = WeightedLoss(c.loss).to(self.device, memory_format=form)
         self.lpips = LPIPS(c.validate_lpips).to(self.device) if c.validate_lpips != "none" else None
+
+    def batch(self, step: int, config: TrainConfig, *share: int) -> tuple:
+        "Make the pairs of one step: what the network is to improve, and HR; (B,1,h,w) in [0,1]."
+        up, hr = train_batch(self.images, config, step, *share, volumes=self.volumes)
+        return self.base(up) if self.base else up, hr
 
     def final_weights(self) -> dict:  # tensors by name
         "Choose the weights that the run ends with: the best by validation, or the last."
@@ -261,10 +284,11 @@ def train_step(
     c = t.config
     step = t.progress.step
     t.model.train()
-    up, hr = train_batch(t.images, c, step, t.rank, t.world)
+    up, hr = t.batch(step, c, t.rank, t.world)
     with t.acc.autocast():
         noise = step_generator(c.seed, "noise", step, t.rank, t.device)
-        loss = t.loss(*training_pair(t.bare, up, hr, c, noise, forward=t.forward))
+        pair = training_pair(t.bare, up, hr, c, noise, forward=t.forward, teacher=t.teacher)
+        loss = t.loss(*pair)
     t.acc.backward(loss)
     if c.clip:
         t.acc.clip_grad_norm_(t.model.parameters(), c.clip)
@@ -287,7 +311,8 @@ def judge(
     p = t.progress
     if not c.ema:
         t.average.load_state_dict(t.bare.state_dict())
-    scores = validate(t.average, t.valid, c, t.loss, t.acc.autocast, t.lpips)
+    more = dict(base=t.base, teacher=t.teacher)
+    scores = validate(t.average, t.valid, c, t.loss, t.acc.autocast, t.lpips, **more)
     if t.world > 1:
         from accelerate.utils import broadcast_object_list
 
@@ -433,6 +458,8 @@ def describe(
         source=t.source,
         data_sha256=t.data_sha256,
         best_val_psnr=t.progress.best_psnr,
+        base_sha256=t.base.sha256 if t.base else "",
+        base_gains=t.gains,
     )
 
 

@@ -27,6 +27,7 @@ from pydantic import (
 
 from ..core.errors import CTSRError
 from ..core.settings import settings
+from ..data.blind import Blind
 from ..data.degrade import ADJUSTED, MODES, Task, task_from
 from ..models.network import build_model
 
@@ -56,7 +57,9 @@ class TrainConfig:
     """Everything that decides the weights of a run.
 
     `init` names the folder of a finished run, a `.safetensors` file, or a public checkpoint of SR3
-    (`.pth`).
+    (`.pth`). `base` names a run or stored weights of a network that SR3 refines, see
+    `ctsr.training.base`. With `distill`, SR3 learns to sample in that many steps what `init`
+    samples in twice as many.
 
     `adjusted` adds a rotated copy of every image (the Adjusted Baseline). `as_coded` rotates the
     whole picture by up to 20 degrees either way and then crops it, `random` crops first, and
@@ -71,15 +74,20 @@ class TrainConfig:
     )  # name in MODELS and its arguments
     up: Literal[MODES] = "bilinear"  # interpolation that brings LR to HR size
     init: str = ""  # weights to begin with; empty: fresh ones
+    base: str = ""  # network whose output SR3 refines; empty: it refines the up-sampled image
+    distill: NonNegativeInt = 0  # steps of a student of `init`, half of its teacher's; 0: none
     loss: Annotated[dict[LossName, NonNegativeFloat], Field(min_length=1)] = field(
         default_factory=lambda: {"l1": 1.0}
     )  # name -> weight
+    min_snr: NonNegativeFloat = 0.0  # cap of the ratio that weights SR3's error; 0: unweighted
+    vgg_from: Annotated[float, Field(ge=0, lt=1)] = 0.5  # least gamma at which 'vgg' judges SR3
     adjusted: Literal[ADJUSTED] = "none"  # Adjusted Baseline, rotated copies of the images
     crop: NonNegativeInt = 0  # side of random training crops, px; 0 trains on whole images
     flips: bool = False  # random flips and quarter turns
     augment: Annotated[list[NonNegativeFloat], Field(min_length=2, max_length=2)] = field(
         default_factory=lambda: [0.0, 0.0]
     )  # largest sigma of the blur of LR images (their px), and largest deviation of their noise
+    blind: Blind | None = None  # degrade each image at random; None: as the task says
     exclude: Literal["none", "exact", "near"] = "none"  # drop copies of test images
     train_images: NonNegativeInt = 0  # train on so many of the images, drawn by the seed; 0 is all
     mean: float | None = 0.0  # grey level subtracted from the input; None measures it
@@ -106,11 +114,27 @@ class TrainConfig:
     seed: NonNegativeInt = 0  # initial weights, order, augmentation
 
     @model_validator(mode="after")
+    def _one_source_of_noise(self):
+        if self.blind and any(self.augment):
+            raise CTSRError("blind: has a blur and a noise of its own; leave out 'augment'")
+        return self
+
+    @model_validator(mode="after")
     def _loss_fits_the_network(self):
-        if self.model["name"] == "sr3" and "vgg" in self.loss:
+        if self.model["name"] != "sr3":
+            for key in ("base", "distill", "min_snr"):
+                if getattr(self, key):
+                    raise CTSRError(f"'{key}' is for sr3, and this is a {self.model['name']}")
+            return self
+        if set(self.loss) == {"vgg"}:
             raise CTSRError(
-                "loss: 'vgg' compares images, but sr3 predicts noise; use l1, l2 or charbonnier"
+                "loss: 'vgg' alone teaches sr3 nothing where there is much noise; add l1, l2 or"
+                " charbonnier"
             )
+        if self.min_snr and not set(self.loss) <= {"l2", "vgg"}:
+            raise CTSRError(f"'min_snr' weights a squared error: loss must be l2, got {self.loss}")
+        if self.distill and not self.init:
+            raise CTSRError("'distill' needs 'init', the weights of the teacher")
         return self
 
 # %% ../../nbs/training/settings.ipynb #8b479ce6
