@@ -883,6 +883,8 @@ def test_in_jupyterlab_a_widget_changes_the_picture(root, here, browser, tmp_pat
             page.wait_for_timeout(2000)
             images = page.locator(".widget-dropdown select").first.bounding_box()
             assert 0 < images["y"] < 720 - images["height"], "out of view"
+            figure = page.locator(canvas).first.bounding_box()
+            assert 0 < figure["y"] < 450, "the first figure is below the fold"
     finally:
         page.screenshot(path=tmp_path / "explore.png")
         page.close()
