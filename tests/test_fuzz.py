@@ -79,6 +79,8 @@ def their_itk(path):
 
 def their_dicom(path):
     d = pydicom.dcmread(path, force=True)
+    if "TransferSyntaxUID" not in d.file_meta:
+        d.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
     slope = d.get("RescaleSlope")
     slope = 1 if slope in (None, "") else slope
     unused = d.BitsAllocated - d.BitsStored
