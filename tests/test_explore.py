@@ -172,15 +172,15 @@ def test_stored_weights_are_sampled_as_was_chosen_for_them(here, stored):
     draw_samples(methods)
     assert seen[0] == ["sr3-x5, one sample"]
     assert seen[-1] == ["sr3-x5, one sample", "sr3-x5, mean of samples"]
-    assert methods.case.visible["sr3-x5, mean of samples"].samples == 3
+    assert methods.case.visible["sr3-x5, mean of samples"].samples == 4
     methods.choose("bicubic", "toy/sr3-x5")  # nothing was chosen for these weights
     assert methods.case.waiting == [("toy/sr3-x5", (4, 5))]
     methods.choose("bicubic", "sr3-x5")
     assert not methods.case.waiting
     methods.steps.value = 2  # from now on what the reader says
-    assert methods.case.waiting == [("sr3-x5", (3, 2))]
+    assert methods.case.waiting == [("sr3-x5", (4, 2))]
     explorer.chooser.number.value = 1
-    assert methods.case.waiting == [("sr3-x5", (3, 2))]
+    assert methods.case.waiting == [("sr3-x5", (4, 2))]
     methods.steps.value = 0  # as chosen again
     assert methods.case.waiting == [("sr3-x5", (4, 3))]
 
