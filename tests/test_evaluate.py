@@ -33,13 +33,7 @@ from ctsr.evaluation.statistics import (
     unit_note,
 )
 from ctsr.evaluation.table import COLUMNS, load_tables, tidy
-from ctsr.figures.conditions import (
-    fig_bars,
-    fig_curves,
-    fig_design,
-    fig_examples,
-    fig_scores,
-)
+from ctsr.figures.conditions import fig_bars, fig_curves, fig_design, fig_examples, fig_scores
 from ctsr.figures.style import palette, save_figure
 
 TASK = Task(name="x4", hr=64, lr=16)

@@ -19,8 +19,8 @@ from PIL import Image
 
 from ctsr.core.errors import CTSRError
 from ctsr.pipeline.notebooks import run_notebook
-from ctsr.pipeline.presets import as_shown, load_preset, plan
-from ctsr.pipeline.provenance import code_behind
+from ctsr.pipeline.presets import load_preset, plan
+from ctsr.pipeline.provenance import as_shown, code_behind
 from ctsr.pipeline.study import (
     describe_study,
     is_alive,

@@ -30,12 +30,12 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittle
 from safetensors.torch import load_file
 
 from ctsr.apps.cli import main
-from ctsr.apps.upscale import load_model, restore_slice, tiled, upscale, write_slice
+from ctsr.apps.upscale import load_model, restore_slice, upscale, write_slice
 from ctsr.core.errors import CTSRError
 from ctsr.core.files import file_sha256, save_json, save_tensors
 from ctsr.data.degrade import Task, downsample
 from ctsr.evaluation.pretrained import model_for, pack
-from ctsr.evaluation.restore import load_run, sample_names
+from ctsr.evaluation.restore import load_run, sample_names, tiled
 from ctsr.models.network import build_model
 from ctsr.training.loop import train
 from ctsr.training.settings import TrainConfig

@@ -30,10 +30,15 @@ from ctsr.data.degrade import (
 )
 from .pretrained import read_card, stored_files
 from ..models.diffusion import image_seed
-from ..models.network import build_model, predict, usable_device, usable_precision
+from ctsr.models.network import (
+    Base,
+    build_model,
+    load_weights,
+    predict,
+    usable_device,
+    usable_precision,
+)
 from ..models.sr3 import SR3
-from ..training.base import Base
-from ..training.checkpoint import load_weights
 
 # %% ../../nbs/evaluation/restore.ipynb #9acc5ba4
 class Interpolate:

@@ -20,14 +20,7 @@ from mpl_toolkits.axes_grid1 import ImageGrid
 
 from ..core.errors import CTSRError
 from .conditions import as_picture, bare, end_of, error_limit, log_ticks
-from ctsr.figures.style import (
-    axis_label,
-    number_text,
-    palette,
-    shade,
-    themed,
-    whiskers,
-)
+from .style import axis_label, number_text, palette, shade, themed, whiskers
 
 # %% ../../nbs/figures/samples.ipynb #c967af7b
 SAMPLERS = {

@@ -44,8 +44,7 @@ from ..core.errors import CTSRError
 from ..core.settings import parse_settings, settings, suggestion
 from ..data.degrade import MODES, Task, rotation_margin, task_from
 from ..data.grey import HOUNSFIELD, WINDOWS
-from ..data.prepare import prepared_name
-from ..data.sources import NAMED
+from ..data.sources import NAMED, prepared_name
 from ..evaluation.pretrained import made_by, pretrained
 from ..metrics.fidelity import PROTOCOLS
 from ..models.diffusion import sampler_settings
