@@ -310,12 +310,6 @@ def test_stored_weights_fit_a_network_with_biases_by_noise_level():
     assert moved[..., 1::2, :].abs().max() < 1e-4
 
 
-def test_a_last_convolution_keeps_the_size_and_takes_any_patch():
-    for patch in (1, 2):
-        model = small(tail=4, patch=patch)
-        x = images(h=17, w=30)
-        assert model(x, x, torch.tensor([0.2, 0.9])).shape == x.shape
-    with pytest.raises(CTSRError, match="'bias_levels'"):
-        SR3(bias_levels=3, tail=4)
+def test_biases_by_noise_level_are_none_or_several():
     with pytest.raises(CTSRError, match="'bias_levels'"):
         SR3(bias_levels=1)

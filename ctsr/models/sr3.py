@@ -195,11 +195,9 @@ class UNet(nn.Module):
         film: bool,  # see FiLMBlock
         groups: int,  # of the normalisation, at most
         bias_levels: int = 0,  # see LevelBias; 0 is one bias for all noise levels
-        tail: int = 0,  # channels of a last convolution on single pixels; 0 is none
     ):
         super().__init__()
         self.patch = patch
-        unfolded = tail or out_channels
         self.stride = patch * 2 ** (len(multipliers) - 1)
         emb = 4 * channels if film else channels
         self.noise = NoiseEmbedding(channels, emb, angle=film)
@@ -241,13 +239,12 @@ class UNet(nn.Module):
         self.last = nn.Sequential(
             nn.GroupNorm(_groups(below, groups), below),
             nn.SiLU(),
-            nn.Conv2d(below, unfolded * patch**2, 3, padding=1),
+            nn.Conv2d(below, out_channels * patch**2, 3, padding=1),
         )
-        self.tail = nn.Conv2d(tail, out_channels, 3, padding=1) if tail else None
         if film:
-            nn.init.zeros_((self.tail or self.last[-1]).weight)
-            nn.init.zeros_((self.tail or self.last[-1]).bias)
-        self.bias = LevelBias(unfolded * patch**2, bias_levels) if bias_levels else None
+            nn.init.zeros_(self.last[-1].weight)
+            nn.init.zeros_(self.last[-1].bias)
+        self.bias = LevelBias(out_channels * patch**2, bias_levels) if bias_levels else None
 
     def forward(
         self,
@@ -271,8 +268,7 @@ class UNet(nn.Module):
         x = self.last(x)
         if self.bias is not None:
             x = x + self.bias(gamma)[:, :, None, None]
-        x = F.pixel_shuffle(x, self.patch) if self.patch > 1 else x
-        return x if self.tail is None else self.tail(x)
+        return F.pixel_shuffle(x, self.patch) if self.patch > 1 else x
 
 # %% ../../nbs/models/sr3.ipynb #c4c1ea4e
 BUILDS = {
@@ -309,7 +305,6 @@ class SR3Settings:
     film: bool = True
     groups: PositiveInt = 16
     bias_levels: NonNegativeInt = 0  # of LevelBias, 2 or more; 0 is one bias for all
-    tail: NonNegativeInt = 0  # channels of a last convolution on single pixels; 0 is none
     level: bool = True  # whether the network knows the noise level
     target: Literal[tuple(TARGETS)] = "v"
     residual: bool = True  # whether it models the residual over the up-sampled image
@@ -325,8 +320,6 @@ class SR3Settings:
             )
         if self.bias_levels == 1:
             raise CTSRError("'bias_levels' must be 0, or at least 2, got 1")
-        if self.bias_levels and self.tail:
-            raise CTSRError("'bias_levels' are for a network without 'tail', got both")
         return self
 
 
