@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-install: $(READY)  ## make .venv with the pinned versions and the package in it
+install: $(READY)  ## make .venv with the package and the pinned versions of what it needs
 
 $(READY): settings.ini setup.py pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or name one with PYTHON=..."; exit 1; }
@@ -23,7 +23,7 @@ $(READY): settings.ini setup.py pyproject.toml constraints.txt
 study: $(READY)  ## run the study (PRESET=quick): fetch, train, evaluate, draw, report; ARGS="--set key=value" changes it
 	@$(BIN)/ctsr study $(PRESET) $(ARGS)
 
-full: $(READY)  ## the paper's own data, more than a day on two cores, less with ARGS=--stored or --published; DATA=folder or zip of it (else fetched)
+full: $(READY)  ## the paper's own data, more than a day on two cores, less with ARGS=--stored; DATA=folder or zip of it (default: fetched)
 	@$(BIN)/ctsr study full $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 full-report: $(READY)  ## draw the figures and report of figures/full again, from its tables, in a minute
@@ -32,19 +32,19 @@ full-report: $(READY)  ## draw the figures and report of figures/full again, fro
 figures: $(READY)  ## publish a finished study (PRESET=quick) to figures/quick, all files or none
 	@$(BIN)/ctsr figures $(PRESET)
 
-# What JupyterLab is told beside a user's own settings, and what runs/explore.ipynb was copied from.
+# Settings for JupyterLab on top of the user's own, and the notebook that runs/explore.ipynb was copied from.
 LAB := runs/.lab
-lab: $(READY)  ## open JupyterLab on a copy of nbs/explore.ipynb in runs, which is yours to change
+lab: $(READY)  ## open JupyterLab on the explorer, in a copy of its notebook that you may change
 	@mkdir -p $(LAB) && echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}}' > $(LAB)/overrides.json
 	@test -e runs/explore.ipynb || { cp nbs/explore.ipynb runs && cp nbs/explore.ipynb $(LAB); }
 	@cmp -s nbs/explore.ipynb $(LAB)/explore.ipynb || echo "runs/explore.ipynb is a copy of an older nbs/explore.ipynb: to get the new one, rename yours and run 'make lab' again"
-	@$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/runs/explore.ipynb --LabApp.app_settings_dir='$(CURDIR)/$(LAB)' \
+	@$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/runs/explore.ipynb --LabApp.app_settings_dir="$$PWD/$(LAB)" \
 		--ServerApp.tornado_settings='{"websocket_max_message_size": 1000000000}' $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
 docs: $(READY)  ## build the documentation site into _docs, a few minutes
 	@$(BIN)/python nbs/site/build.py
 
-readme: $(READY)  ## write README.md anew from nbs/index.ipynb
+readme: $(READY)  ## write README.md from nbs/index.ipynb
 	@$(BIN)/python nbs/study/readme.py
 
 check: $(READY)  ## style (ruff), library in step with the notebooks, fast tests

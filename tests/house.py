@@ -99,12 +99,10 @@ def measure_library(folder) -> dict:
     }
 
 
-def words_and_cells(path) -> tuple | None:
-    "Words of Markdown and code cells of a notebook that exports a module."
+def words_and_cells(path) -> tuple:
+    "Words of Markdown and code cells of a notebook."
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     sources = ["".join(cell["source"]) for cell in cells]
-    if not any("default_exp" in source for source in sources):
-        return None
     words = code = 0
     for cell, source in zip(cells, sources):
         if cell["cell_type"] == "markdown":
@@ -117,8 +115,9 @@ def words_and_cells(path) -> tuple | None:
 def measure_lessons(folder) -> dict:
     rates = {}
     for path in (folder / "nbs").rglob("*.ipynb"):
-        if counted := words_and_cells(path):
-            rates[path] = counted[0] / counted[1]
+        if "default_exp" in path.read_text(encoding="utf-8"):
+            words, code = words_and_cells(path)
+            rates[path] = words / code
     return {
         "lessons": len(rates),
         "words a code cell, mean": round(sum(rates.values()) / len(rates), 1),

@@ -9,8 +9,11 @@ from safetensors.torch import load_file
 from ctsr.core.errors import CTSRError
 from ctsr.core.settings import parse_settings
 from ctsr.data.blind import Blind, blind_lr, blind_slices, draw_kernels
+from ctsr.data.degrade import Task
 from ctsr.data.prepare import prepare
 from ctsr.data.prepared import load_prepared
+from ctsr.evaluation.restore import Interpolate
+from ctsr.evaluation.scans import restore_hu, scan_measures, scan_scores, scan_table
 from ctsr.pipeline.presets import load_preset, plan
 from ctsr.training.batches import train_batch, training_volumes
 from ctsr.training.loop import train, validate
@@ -27,6 +30,7 @@ SETTINGS = dict(
     validate_every=3,
     ema=0.9,
 )
+X2 = Task("x2", 64, 32)
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +223,41 @@ def test_slices_must_hold_the_task_s_square(volumes):
     config = TrainConfig(**SETTINGS | dict(task="x2"), blind=dict(volumes=str(volumes)))
     with pytest.raises(CTSRError, match="slices of 96 px, but task 'x2' needs 256"):
         training_volumes(config)
+
+
+# --- scans
+
+
+def test_a_shift_shows_as_bias_and_as_error_of_what_is_bright():
+    "One tissue in each quarter; only the shifted one is biased."
+    hr = torch.full((1, 1, 64, 64), -1000.0)
+    hr[..., :32, 32:] = -850
+    hr[..., 32:, :32] = 50
+    hr[..., 32:, 32:] = 600
+    sr = hr + 7 * (hr == 50) - 20 * (hr == 600)
+    found = scan_measures(sr, hr)
+    biases = {name: round(value, 3) for name, value in found.items() if name.startswith("bias")}
+    assert biases == {"bias air": 0, "bias lung": 0, "bias soft tissue": 7, "bias bone": -20}
+    assert abs(found["mae above 150 HU"] - 20) < 1e-3
+    noisy = hr + 100 * torch.randn(hr.shape, generator=generator())
+    assert not [name for name in scan_measures(noisy, noisy) if name.startswith("bias")]
+
+
+def test_scans_are_restored_over_the_full_range(volumes):
+    "Bone survives, and every method sees the same noise; the table means subjects, not slices."
+    held = load_prepared(volumes, hounsfield=True)
+    twice = {"Lanczos": Interpolate("lanczos"), "again": Interpolate("lanczos")}
+    noise = {"noise": ("gaussian:0.5", 20.0)}
+    scores = scan_scores(twice, held, X2, noise)
+    one, two = (scores[scores.method == name].value.to_numpy() for name in twice)
+    assert (one == two).all() and set(scores.subject) == {"s000", "s001", "s002"}
+    table = scan_table(scores[~((scores.subject == "s000") & (scores.position == 1))], "")
+    slices = scores[(scores.metric == "psnr lung") & (scores.method == "again")]
+    kept = slices[~((slices.subject == "s000") & (slices.position == 1))]
+    expected = kept.groupby("subject").value.mean().mean()
+    assert abs(table.loc[("noise", "again"), "psnr lung"] - expected) < 1e-9
+    bright = restore_hu(torch.full((1, 1, 8, 8), 2500.0), twice["again"], X2)
+    assert torch.allclose(bright, torch.tensor(2500.0), atol=0.1)
 
 
 # --- presets

@@ -400,47 +400,47 @@ def test_the_three_files_are_open_to_the_same_people(tmp_path, umask):
 
 
 def test_16_bit_png_keeps_its_values(tmp_path):
+    "White is the format's; what uses less than a tenth of it needs a window, which all can share."
     full = noise(48, 48, high=65536, dtype=np.uint16)
     twelve = noise(48, 48, high=4096, dtype=np.uint16, seed=1)
     full.flat[:2], twelve.flat[:2] = (0, 65535), (0, 4095)
-    for folder, values, top in (("full", full, 65535), ("twelve", twelve, 4095)):
+    for folder, values, window, top in (
+        ("full", full, "lung", 65535),
+        ("twelve", twelve, (2047.5, 4095), 4095),
+    ):
         (tmp_path / folder).mkdir()
         Image.fromarray(values).save(tmp_path / folder / "deep.png")
         assert Image.open(tmp_path / folder / "deep.png").mode.startswith("I"), (
             "the file is not of 16 bits"
         )
-        prepared = load_prepared(prepare(tmp_path / folder, tmp_path / "out", hr=48))
+        path = prepare(tmp_path / folder, tmp_path / "out", hr=48, window=window)
+        prepared = load_prepared(path)
         assert (
             np.array_equal(prepared.images[0], np.round(values.astype(float) * 255 / top))
             and not prepared.meta["skipped"]
         )
+    with refused("deep.png", "less than a tenth", "--window CENTRE,WIDTH"):
+        read_images(tmp_path / "twelve", on_error="raise")
 
 
 def test_one_scale_holds_for_the_deep_pictures_of_a_series(tmp_path):
-    "Two slices of 12 bits, one of a third of the brightness, as two files and as one."
-    bright = noise(48, 48, high=4096, dtype=np.uint16)
+    "Two slices of 16 bits, one of a third of the brightness, as two files and as one."
+    bright = noise(48, 48, high=30_000, dtype=np.uint16)
     dim = (bright // 3).astype(np.uint16)
-    bright.flat[0] = 4095
     Image.fromarray(bright).save(tmp_path / "0.png")
     Image.fromarray(dim).save(tmp_path / "1.png")
     both = [Image.fromarray(bright), Image.fromarray(dim)]
     both[0].save(tmp_path / "both.tif", save_all=True, append_images=both[1:])
-    found, skipped = read_images(tmp_path)
-    assert not skipped and [p.origin for p in found] == ["0.png", "1.png", "both.tif", "both.tif"]
-    for picture, levels in zip(found, [bright, dim, bright, dim]):
-        assert np.array_equal(picture.pixels, np.round(levels * (255 / 4095)))
+    for window, lo, hi in (("lung", 0, 65535), ((10_000, 20_000), 0, 20_000)):
+        found, skipped = read_images(tmp_path, window)
+        origins = [p.origin for p in found]
+        assert not skipped and origins == ["0.png", "1.png", "both.tif", "both.tif"]
+        for picture, levels in zip(found, [bright, dim, bright, dim]):
+            expected = (levels * (255 / (hi - lo))).clip(0, 255).round()
+            assert np.array_equal(picture.pixels, expected)
 
 
-def test_frames_of_one_file_share_the_scale_of_the_brightest(tmp_path):
-    bright = noise(48, 48, high=1024, dtype=np.uint16)
-    dim = (bright // 8).astype(np.uint16)
-    first, second = Image.fromarray(bright), Image.fromarray(dim)
-    first.save(tmp_path / "both.tif", save_all=True, append_images=[second])
-    found, _ = read_images(tmp_path)
-    assert np.array_equal(found[1].pixels, np.round(dim * (255 / 4095)))
-
-
-@pytest.mark.parametrize("declared, white", [(10, 1023), (12, 4095), (9, 4095), (None, 4095)])
+@pytest.mark.parametrize("declared, white", [(10, 1023), (12, 4095), (9, 65535), (None, 65535)])
 def test_the_bits_that_a_png_declares_decide_its_scale(tmp_path, declared, white):
     "Unless they cannot hold the brightest pixel, as 9 bits cannot hold 1,000."
     levels = noise(48, 48, high=1001, dtype=np.uint16)
@@ -448,9 +448,15 @@ def test_the_bits_that_a_png_declares_decide_its_scale(tmp_path, declared, white
     info = PngInfo()
     if declared:
         info.add(b"sBIT", bytes([declared]))
-    Image.fromarray(levels).save(tmp_path / "deep.png", pnginfo=info)
-    found, _ = read_images(tmp_path / "deep.png")
-    assert white_level(1000, declared) == white
+    file = tmp_path / "deep.png"
+    Image.fromarray(levels).save(file, pnginfo=info)
+    with Image.open(file) as image:
+        assert white_level(image, file, 1000) == white
+    if white == 65535:
+        with refused("less than a tenth of the grey levels from 0 to 65535"):
+            read_images(file)
+        return
+    found, _ = read_images(file)
     assert np.array_equal(found[0].pixels, np.round(levels * (255 / white)))
 
 

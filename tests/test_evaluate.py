@@ -34,13 +34,7 @@ from ctsr.evaluation.statistics import (
     unit_note,
 )
 from ctsr.evaluation.table import COLUMNS, load_tables, tidy
-from ctsr.figures.conditions import (
-    fig_bars,
-    fig_curves,
-    fig_design,
-    fig_examples,
-    fig_scores,
-)
+from ctsr.figures.conditions import fig_bars, fig_curves, fig_design, fig_examples, fig_scores
 from ctsr.figures.style import palette, save_figure
 
 TASK = Task(name="x4", hr=64, lr=16)
@@ -457,11 +451,15 @@ def test_figures_are_the_same_file_twice(tmp_path, prepared, scores):
             learning_rate=[0.1, 0.1],
         )
     )
-    gains = {"bicubic": ["bicubic", "bicubic", "x5"]}
+    inputs = {
+        m: [m, *scores[scores.run.eq(m)][["up", "task"]].iloc[0]] for m in scores.run.unique()
+    }
+    own = {"bicubic": inputs["bicubic"]}
+    over = inputs["bilinear"][:2]
     makers = dict(
         design=fig_design,
         bars=lambda: fig_bars(scores, "ssim", "standard"),
-        scores=lambda: fig_scores(seed_table(scores, gains, ("psnr",), draws=50)),
+        scores=lambda: fig_scores(seed_table(scores, own, ("psnr",), over=over, draws=50)),
         examples=lambda: fig_examples({"LR": 255 - hr}, hr),
         curves=lambda: fig_curves({"run": history}),
     )

@@ -74,7 +74,7 @@ def stored(here, tmp_path_factory):
         {},
         "none",
         folder,
-        sampling=dict(sampler="ddim", steps=3, k=3, project=2),
+        sampling=dict(sampler="ddim", steps=3),
     )
     card = json.loads((folder / "sr3-x5.json").read_text())
     (folder / "sr3-x5.json").write_text(
@@ -166,23 +166,23 @@ def test_stored_weights_are_sampled_as_was_chosen_for_them(here, stored):
     assert list(methods.boxes)[3:] == stored_first
     assert methods.ticked == ["bicubic", "runet-x5", "sr3-x5"]
     assert list(methods.case.visible) == ["bicubic", "runet-x5"]  # samples wait for the button
-    assert methods.case.waiting == [("sr3-x5", (3, 3))]
+    assert methods.case.waiting == [("sr3-x5", (4, 3))]
     seen = []
     methods.observe(lambda _: seen.append(list(methods.case.visible)[2:]), "changed")
     draw_samples(methods)
     assert seen[0] == ["sr3-x5, one sample"]
     assert seen[-1] == ["sr3-x5, one sample", "sr3-x5, mean of samples"]
-    assert methods.case.visible["sr3-x5, mean of samples"].samples == 3
+    assert methods.case.visible["sr3-x5, mean of samples"].samples == 4
     methods.choose("bicubic", "toy/sr3-x5")  # nothing was chosen for these weights
     assert methods.case.waiting == [("toy/sr3-x5", (4, 5))]
     methods.choose("bicubic", "sr3-x5")
     assert not methods.case.waiting
     methods.steps.value = 2  # from now on what the reader says
-    assert methods.case.waiting == [("sr3-x5", (3, 2))]
+    assert methods.case.waiting == [("sr3-x5", (4, 2))]
     explorer.chooser.number.value = 1
-    assert methods.case.waiting == [("sr3-x5", (3, 2))]
+    assert methods.case.waiting == [("sr3-x5", (4, 2))]
     methods.steps.value = 0  # as chosen again
-    assert methods.case.waiting == [("sr3-x5", (3, 3))]
+    assert methods.case.waiting == [("sr3-x5", (4, 3))]
 
 
 @pytest.mark.slow
@@ -678,7 +678,7 @@ def test_of_a_file_that_cannot_be_shown_nothing_is_shown_but_why(here, tmp_path)
         grey_file(tmp_path / f"{name}.png", size)
     choose_file(explorer, tmp_path / "good.png")
     for bad, why, good in (
-        ("bad.png", "cannot be read", "good"),
+        ("bad.png", "is not an image", "good"),
         ("none.png", "does not exist", "other"),
         ("tiny.png", "20 px", "good"),
         ("mask.png", "label map", "good"),
@@ -883,6 +883,8 @@ def test_in_jupyterlab_a_widget_changes_the_picture(root, here, browser, tmp_pat
             page.wait_for_timeout(2000)
             images = page.locator(".widget-dropdown select").first.bounding_box()
             assert 0 < images["y"] < 720 - images["height"], "out of view"
+            figure = page.locator(canvas).first.bounding_box()
+            assert 0 < figure["y"] < 450, "the first figure is below the fold"
     finally:
         page.screenshot(path=tmp_path / "explore.png")
         page.close()

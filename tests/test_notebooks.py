@@ -115,3 +115,18 @@ def test_import_depth_counts_every_way_to_write_an_import(tmp_path):
         (tmp_path / "ctsr" / "data" / f"{name}.py").write_text(text)
     depths = {name: house.import_depths(tmp_path)[f"ctsr.data.{name}"] for name in texts}
     assert depths == dict(low=1, relative=2, full=3, package=4, late=1)
+
+
+def test_notebooks_of_the_study_explain_themselves(root):
+    """A paragraph for each code cell, as in the lessons.
+
+    The report is left out: its code writes the text of the page.
+    """
+    rates = {}
+    for path in (root / "nbs" / "study").glob("*.ipynb"):
+        if path.name == "report.ipynb":
+            continue
+        words, code = house.words_and_cells(path)
+        rates[path.name] = words / code
+    few = {name: round(rate, 1) for name, rate in rates.items() if rate < 25}
+    assert len(rates) > 10 and not few

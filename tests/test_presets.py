@@ -21,6 +21,7 @@ from ctsr.pipeline.presets import (
     with_stored,
     without_skipped,
 )
+from ctsr.pipeline.study import check_jobs
 from ctsr.training.settings import TrainConfig
 
 
@@ -188,6 +189,24 @@ def test_what_is_written_reads_back_as_the_same_preset(smoke, full):
         assert [asdict(job) for job in plan(again, "x")] == [asdict(j) for j in plan(preset, "x")]
 
 
+@pytest.mark.parametrize("name", ["smoke", "quick", "full"])
+def test_notebooks_take_every_parameter_of_the_plan(name):
+    "A new setting of training needs a parameter of train.ipynb, or no study starts."
+    check_jobs(plan(load_preset(name), "runs/x"), [])
+
+
+def test_a_study_names_the_splits_that_it_needs(smoke):
+    jobs = {job.name: job.parameters for job in plan(smoke, "runs/x")}
+    assert jobs["prepare/phantom-96-crop"]["needed"] == ["test", "train", "valid"]
+    untrained = check_preset(
+        smoke.written
+        | dict(runs={})
+        | dict(figures=dict(task="x5", bars={"Baseline": ["bilinear", "bilinear"]}))
+    )
+    (job,) = [j for j in plan(untrained, "runs/x") if j.notebook == "prepare"]
+    assert job.parameters["needed"] == ["test"]
+
+
 def test_a_preset_is_parsed_once(smoke):
     "A plan is made from the objects: nothing is parsed again."
     with patch.object(presets, "parse_settings", side_effect=AssertionError("parsed again")):
@@ -233,7 +252,7 @@ REFUSED = [
     ("runs.runet-x5.init=sr3-x5", "another network", "runs.nn-runet-x5.init=runet-x5"),
     ("runs.nearest={task: x5}", "nearest", "runs.nearer={task: x5}"),
     ("runs.a/b={task: x5}", "cannot name a folder", "runs.a_b={task: x5}"),
-    ("runs.sr3-x5.loss={vgg: 1}", "'vgg' compares images", "runs.sr3-x5.loss={l1: 1}"),
+    ("runs.sr3-x5.loss={vgg: 1}", "'vgg' alone teaches sr3", "runs.sr3-x5.loss={l1: 1}"),
     ("runs.sr3-x5.model.T=1", "noise schedule has 1 steps", "runs.sr3-x5.model.T=2"),
     ("tasks.x5.hr=-96", "hr", "tasks.x5.hr=48"),
     ("source.name=3", "'name' must be a valid string, got 3", "source.name=sample"),

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from ctsr.core.errors import CTSRError
-from ctsr.data.degrade import TASKS, degrade
+from ctsr.data.degrade import TASKS, degrade, gaussian_blur
 from ctsr.data.prepare import prepare
 from ctsr.data.prepared import load_prepared
+from ctsr.evaluation.likeness import MEASURES, likeness_bounds, measures, unlike
 from ctsr.evaluation.pretrained import (
+    ABOUT,
     FOLDER,
     LIMIT,
     STATED,
@@ -44,9 +46,11 @@ def test_card_says_what_the_weights_are(name):
         "a model that draws samples says how"
     )
     if "sampling" in card:
-        assert {"sampler", "steps", "k", "project"} <= card["sampling"].keys() and card["sampling"][
-            "steps"
-        ] >= 1
+        assert card["sampling"].keys() == {"sampler", "steps"} and card["sampling"]["steps"] >= 1
+    assert set(ABOUT) <= card.keys() and all(card[k] for k in ABOUT if k != "pixel_mm")
+    assert set(card["inputs"]) == set(MEASURES)
+    assert all(low < high for low, high in card["inputs"].values())
+    assert ("aliased" in card["not_for"]) == (card["kernel"] == "aliased")
     assert not [w for w in str(card).split("'") if w.startswith("/")], (
         "a path of the machine that trained it"
     )
@@ -107,7 +111,8 @@ def test_weights_that_draw_samples(phantom, tmp_path):
         chosen,
     )
     card = pretrained(tmp_path / "stored")["sr3-small"]
-    assert card["sampling"] == chosen and [stage["steps"] for stage in card["recipe"]] == [10, 6]
+    kept = dict(sampler="dpm++", steps=3)  # what else was chosen, `ctsr upscale` leaves to its user
+    assert card["sampling"] == kept and [stage["steps"] for stage in card["recipe"]] == [10, 6]
     assert (
         made_by(card, [first, second])
         and not made_by(card, [first])
@@ -117,7 +122,7 @@ def test_weights_that_draw_samples(phantom, tmp_path):
     history = unpack("sr3-small", second, tmp_path / "again", tmp_path / "stored")
     assert (
         history.step.tolist() == [6]
-        and read_card(tmp_path / "again" / "config.json")["sampling"] == chosen
+        and read_card(tmp_path / "again" / "config.json")["sampling"] == kept
     )
     again = load_run(tmp_path / "again")
     stored = load_pretrained("sr3-small", folder=tmp_path / "stored")
@@ -183,3 +188,23 @@ def test_the_time_of_weights_that_others_begin_with_is_counted_once(tmp_path):
     )  # of another task: x5's
     for name in ("sr3-x2", "sr3-x8"):
         assert 0 < hours(name) == pytest.approx(whole[name] - shared, abs=1e-3)
+
+
+def test_an_input_unlike_the_training_is_named():
+    "Each measure on both sides of its bounds; what was trained on is like itself."
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand((40, 1, 32, 32), generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, (128, 128), mode="bicubic").clamp(0, 1)
+    grain = torch.randn(smooth.shape, generator=generator)
+    images = (smooth + 0.02 * grain).clamp(0, 1)
+    bounds = likeness_bounds((images[:, 0] * 255).round().byte(), replace(TASKS["x2"], lr=256))
+    assert unlike(measures(images[:5]), bounds) == []
+    (noisy,) = unlike(measures(images[:5] + 0.06 * grain[:5])[:, 5:6].expand(-1, 7), bounds)[1:2]
+    assert noisy.startswith("noise") and "much noise" in noisy
+    dark = unlike(measures(images[:5] / 3), bounds)
+    assert "grey levels" in dark[0] and "little noise" in dark[1]
+    blurred = gaussian_blur(images[:5], 1.5)
+    assert any("blurred" in said for said in unlike(measures(blurred), bounds))
+    assert unlike(measures(images[:5, :, :9, :9])[:, 5:], {}) == []
+    flat = measures(torch.full((2, 1, 64, 64), 0.5))
+    assert flat[:, 5].isnan().all() and unlike(flat, dict(noise=[0.1, 0.2])) == []

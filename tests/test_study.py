@@ -19,9 +19,17 @@ from PIL import Image
 
 from ctsr.core.errors import CTSRError
 from ctsr.pipeline.notebooks import run_notebook
-from ctsr.pipeline.presets import as_shown, load_preset, plan
-from ctsr.pipeline.provenance import code_behind
-from ctsr.pipeline.study import describe_study, publish, read_record, redraw, stamp_path, unfinished
+from ctsr.pipeline.presets import load_preset, plan
+from ctsr.pipeline.provenance import as_shown, code_behind
+from ctsr.pipeline.study import (
+    describe_study,
+    is_alive,
+    publish,
+    read_record,
+    redraw,
+    stamp_path,
+    unfinished,
+)
 
 
 def ctsr(*arguments, **kwargs):
@@ -52,7 +60,7 @@ def todo(folder, assignments=(), redo=(), **kwargs):
 @pytest.fixture(scope="module")
 def finished_study(root, tmp_path_factory):
     "A finished smoke study: its folder, what it printed, how long it took."
-    folder = tmp_path_factory.mktemp("study") / "smoke"
+    folder = tmp_path_factory.mktemp("study") / "a 'smoke' (1) {x}"
     before = git(root, "status", "--porcelain")
     started = time.time()
     done = ctsr(*STUDY, "--out", folder, cwd=root)
@@ -81,9 +89,19 @@ def test_it_leaves_every_file_of_its_plan(finished_study):
     assert not [o for job in jobs for o in job.outputs if not (folder / o).exists()]
     assert not list(folder.rglob("*.failed.ipynb"))
     assert not list(folder.rglob(".*.partial.ipynb"))
-    for number in range(1, len(jobs) + 1):
-        assert f"[{number}/{len(jobs)}]" in done.stdout
-    assert "images/s" in done.stderr and "report:" in done.stdout and "PSNR" in done.stdout
+
+
+def test_a_log_has_one_line_a_notebook_then_results_and_the_report(finished_study):
+    folder, done, _ = finished_study
+    count = len(plan(load_preset("smoke"), folder))
+    first, *lines = done.stdout.splitlines()
+    assert first.startswith("study 'smoke'") and not done.stderr
+    for number, line in enumerate(lines[:count], 1):
+        assert line.startswith(f"[{number}/{count}] ") and ": done in" in line, line
+        assert (" left)" in line) == (number < count)
+    results = lines[count:]
+    assert len(results) == 4 and all(" dB, SSIM " in line for line in results[:3])
+    assert results[3] == f"report: {folder / 'report.html'}"
 
 
 def test_figures_open_and_say_where_they_come_from(finished_study):
@@ -208,13 +226,14 @@ def copy(finished_study, tmp_path):
     return shutil.copytree(finished_study[0], tmp_path / "smoke")
 
 
-def start(root, folder, *extra):
+def start(root, folder, *extra, **kwargs):
     return subprocess.Popen(
         [sys.executable, "-m", "ctsr", *STUDY, "--out", str(folder), *extra],
         cwd=root,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        **kwargs,
     )
 
 
@@ -338,7 +357,7 @@ def test_killed_in_the_middle_of_a_notebook_it_goes_on(root, copy):
     assert not stamp_path(copy, "train/runet-x5").exists()
     assert read_record(copy, "train/nn-runet-x5") == kept
     assert until(lambda: free(run / ".lock"), 20), "the training went on without its study"
-    process = start(root, copy, *LONGER)
+    process = start(root, copy, *LONGER, "--verbose")
     printed = ""
     while "train runet-x5: done" not in printed and (line := process.stdout.readline()):
         printed += line
@@ -347,6 +366,42 @@ def test_killed_in_the_middle_of_a_notebook_it_goes_on(root, copy):
     assert "going on from step" in printed and "train runet-x5: done" in printed, printed[-2000:]
     assert not list(run.glob(".*.partial.ipynb")) and stamp_path(copy, "train/runet-x5").exists()
     assert read_record(copy, "train/nn-runet-x5") == kept
+
+
+@slow
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_stopped_study_ends_with_its_children_and_leaves_nothing_half_written(root, copy, stop):
+    run = copy / "train" / "runet-x5"
+    shutil.rmtree(run)
+    process = start(
+        root,
+        copy,
+        *("--set", "runs.runet-x5.steps=4000"),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert until(lambda: (run / "state" / "checkpoint.safetensors").exists())
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert any("ipykernel_launcher" in part for child in children for part in child.cmdline())
+    begun = time.time()
+    process.send_signal(stop)
+    printed, _ = process.communicate(timeout=60)
+    seconds = time.time() - begun
+    print(f"{stop.name}: ended after {seconds:.1f} s")
+    assert process.returncode == 130 and printed.splitlines()[-1].startswith("ctsr: interrupted")
+    assert not [child for child in children if is_alive(child)]
+    assert not list(copy.rglob(".*.part*")) and not list(copy.rglob("*.failed.ipynb"))
+    assert (run / "state" / "checkpoint.safetensors").exists() and seconds < 10
+
+
+@slow
+def test_a_study_without_training_images_stops_at_once(root, tmp_path):
+    (tmp_path / "few").mkdir()
+    Image.new("L", (100, 100), 90).save(tmp_path / "few" / "1.png")
+    given = "--data", tmp_path / "few", "--out", tmp_path / "study"
+    done = ctsr(*STUDY, *given, cwd=root)
+    assert done.returncode == 2 and "no train" in done.stderr, done.stderr
+    assert "--set source.split=" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "study" / "train").exists()
 
 
 @slow
@@ -457,7 +512,7 @@ def test_a_damaged_result_is_made_again(root, copy):
 @pytest.fixture
 def clone(root, tmp_path, monkeypatch):
     "A checkout with the notebooks, everything committed; commands run in it."
-    folder = tmp_path / "clone"
+    folder = tmp_path / "a 'clone' (1) {x}"
     shutil.copytree(root / "nbs", folder / "nbs", ignore=shutil.ignore_patterns(".*"))
     (folder / ".gitignore").write_text("runs\n")
     git(tmp_path, "init", "--quiet", str(folder))

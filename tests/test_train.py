@@ -20,8 +20,9 @@ from ctsr.core.files import save_tensors
 from ctsr.core.settings import parse_settings
 from ctsr.data.prepare import prepare
 from ctsr.data.prepared import load_prepared
+from ctsr.models.network import stored_weights
 from ctsr.training.batches import step_generator, train_batch
-from ctsr.training.checkpoint import Plateau, stored_weights
+from ctsr.training.checkpoint import Plateau
 from ctsr.training.loop import train
 from ctsr.training.settings import TrainConfig
 

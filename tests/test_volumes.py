@@ -96,7 +96,7 @@ BOTH = {
     ),
     "no rescale": (lambda p: series(p, ramp() + 1024, intercept=0), "names no intercept"),
     "slope of 0": (zero_slope, "slope of 0"),
-    "decimal comma": (decimal_comma, "cannot be read"),
+    "decimal comma": (decimal_comma, "RescaleIntercept '-1024,0'"),
     "pixels of two shapes": (lambda p: series(p, ramp(), PixelSpacing=[0.5, 2]), "square"),
     "frames": (lambda p: series(p, ramp(), NumberOfFrames=2), "multi-frame"),
 }
@@ -155,7 +155,7 @@ def test_series_without_positions_go_by_number_and_what_is_none_stands_alone(tmp
         del d.ImagePositionPatient
         d.save_as(tmp_path / name)
     (tmp_path / "letter.dcm").write_text("Dear reader")
-    found = _dicom_series(tmp_path, list(tmp_path.iterdir()))
+    found = _dicom_series(list(tmp_path.iterdir()))
     assert [[f.name for f in files] for files in found] == [["b.dcm", "a.dcm"], ["letter.dcm"]]
 
 

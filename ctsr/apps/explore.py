@@ -515,7 +515,9 @@ class Explorer(W.VBox):
         self.canvases = LiveCanvas(width), LiveCanvas(width)
         first, second = (canvas.figure for canvas in self.canvases)
         self.views = Scene(first, self.controls.place), Panels(second)
-        self.children = self.chooser, self.methods, self.controls, *self.canvases, self.numbers
+        above, below = self.canvases
+        parts = self.chooser, above, self.controls, self.methods, below, self.numbers
+        self.children = parts
         self.case = None  # the last that was shown
         self.showing = False  # the controls are set by the program
         self.chooser.observe(self._begin, "changed")

@@ -13,7 +13,8 @@ class CTSRError(ValueError):
     "Bad input or a missing resource, described in one line together with the remedy."
 
     def __str__(self):
-        return " ".join(super().__str__().splitlines())
+        line = " ".join(super().__str__().splitlines())
+        return line.encode(errors="backslashreplace").decode()
 
 # %% ../../nbs/core/errors.ipynb #d9d3271f
 def check_whole(

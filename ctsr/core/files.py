@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WRITE_ERRORS', 'ACCESS_ERRORS', 'atomic_path', 'save_json', 'save_csv', 'save_tensors', 'read_safetensors',
-           'file_sha256', 'locked']
+           'file_sha256', 'machine_memory', 'locked', 'claimed']
 
 # %% ../../nbs/core/files.ipynb #5b85729a
 import fcntl
@@ -168,6 +168,14 @@ def file_sha256(
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
+# %% ../../nbs/core/files.ipynb #8e100b2b
+def machine_memory() -> int:  # bytes
+    "Memory of this machine, or of the container in which this runs."
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    file = Path("/sys/fs/cgroup/memory.max")
+    limit = file.read_text().strip() if file.is_file() else "max"
+    return min(total, int(limit)) if limit.isdigit() else total
+
 # %% ../../nbs/core/files.ipynb #1a37acb5
 @contextmanager
 def locked(
@@ -194,6 +202,25 @@ def locked(
         handle.write(str(os.getpid()))
         handle.flush()
         yield
+
+
+@contextmanager
+def claimed(
+    path,  # a file or folder that is to be written; its folder is made
+):
+    "Hold the right to write one file or folder; refuse where another process holds it."
+    path = Path(os.path.realpath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.with_name(f".{path.name}.lock")
+    with open(file, "w") as handle:
+        if not _try_lock(handle):
+            raise CTSRError(
+                f"{path}: another process is writing it; wait for it, or choose another"
+            )
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
 
 
 def _try_lock(handle) -> bool:

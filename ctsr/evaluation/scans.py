@@ -108,7 +108,7 @@ def scan_table(
     table = subjects.groupby(level=keys, sort=False).mean().unstack("metric")
     table = table[list(scores.metric.unique())]
     gains = [name for name in table if name.startswith("psnr")] if reference else []
-    for degradation in table.index.unique("degradation"):
+    for degradation in table.index.unique("degradation") if gains else ():
         rows = table.index.get_level_values("degradation") == degradation
         table.loc[rows, gains] -= table.loc[(degradation, reference), gains]
     return table

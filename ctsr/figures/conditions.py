@@ -28,7 +28,6 @@ from ctsr.figures.style import (
     number_text,
     only_value,
     palette,
-    shown_colours,
     themed,
     whiskers,
 )
@@ -91,7 +90,6 @@ def fig_design(
     restored: dict | None = None,  # model -> (H,W) restored picture
     task: Task = TASKS["x5"],  # names the sizes
     arms=(("RUNet", "bilinear"), ("NN+RUNet", "nearest")),  # two models and their inputs
-    colours: dict | None = None,  # model -> colour
     crossed: str = "",  # text at a dashed arrow from the first input to the second model; '': none
 ) -> Figure:
     "Experimental design of the test phase (the paper's Figure 1)."
@@ -109,7 +107,7 @@ def fig_design(
     _box(ax["score"], "PSNR\nSSIM", "#333333")
     _arrow(ax["hr"], ax["lr"])
     ax["lr"].set_title(f"÷ {task.scale:.3g}", fontsize=7, pad=3)
-    colours = palette([model for model, _ in arms], colours)
+    colours = palette([model for model, _ in arms])
     for i, (model, mode) in enumerate(arms):
         up, net, sr = (ax[f"{name}{i}"] for name in ("up", "net", "sr"))
         given = None if lr is None else upsample(lr, task.hr, mode)[0, 0]
@@ -249,7 +247,6 @@ def fig_bars(
     task: str | None = None,  # needed where the table has several
     labels: dict | None = None,  # condition -> text to show; its order is the bars' order
     paper: dict | None = None,  # condition, as shown -> the paper's printed mean
-    colours: dict | None = None,  # condition -> colour
 ) -> Figure:
     "Mean score of each condition with a 68 % bootstrap interval (the paper's Figures 3 and 4)."
     values = _values(table, metric, protocol, task, labels)
@@ -258,7 +255,7 @@ def fig_bars(
     fig, ax = plt.subplots(figsize=size, layout="constrained")
     names = dict(x="condition", y="value", hue="condition", order=order, hue_order=order)
     whisker = dict(errorbar=("ci", 68), seed=0, err_kws=dict(color="black", linewidth=1.2))
-    fill = dict(palette=shown_colours(order, colours, labels), saturation=1, legend=False)
+    fill = dict(palette=palette(order), saturation=1, legend=False)
     sns.barplot(values, ax=ax, **names, **whisker, **fill)
     patch = dict(fc="white", ec="none", alpha=0.85, pad=1)
     for bar, condition in zip(ax.containers, order):
@@ -312,7 +309,6 @@ def fig_scores(
     table: pd.DataFrame,  # from `seed_table`
     metrics=("psnr",),  # a row of panels each
     printed: dict | None = None,  # condition -> the PSNR gain that the paper prints
-    colours: dict | None = None,  # condition -> colour
     size: tuple | None = None,  # inches
 ) -> Figure:
     "Gain over the input with a 95 % interval, on all and on leak-free test images."
@@ -320,7 +316,7 @@ def fig_scores(
     if t.empty:
         raise CTSRError(f"fig_scores: nothing with metrics {', '.join(metrics)} in the table")
     order = list(dict.fromkeys(t.condition))
-    colours = palette(order, colours)
+    colours = palette(order)
     count = t.groupby("subset", sort=False).n.max()
     subsets = [s for s in count.index if s == "all" or count[s] < count["all"]]
     height = 0.33 * len(order) + 0.75
@@ -395,7 +391,6 @@ def _task_of(name):
 @themed
 def fig_curves(
     histories: dict,  # name -> DataFrame with step, images, those of CURVES; hours: the axis
-    colours: dict | None = None,  # name -> colour
     labels: dict | None = None,  # name -> text to show
     panels: dict | None = None,  # heading -> names shown together; None: by task, read off names
 ) -> Figure:
@@ -411,7 +406,7 @@ def fig_curves(
     fig, axes = plt.subplots(len(panels), len(CURVES), **grid)
     for row, (heading, names) in zip(axes, panels.items()):
         shown = {name: histories[name] for name in names}
-        colour = shown_colours(names, colours)
+        colour = palette(names)
         for ax, column in zip(row, CURVES):
             _curve_panel(ax, shown, column, colour, labels or {})
         row[0].set_ylabel(textwrap.fill(heading, 10), fontweight="bold")

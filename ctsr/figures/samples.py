@@ -20,15 +20,7 @@ from mpl_toolkits.axes_grid1 import ImageGrid
 
 from ..core.errors import CTSRError
 from .conditions import as_picture, bare, end_of, error_limit, log_ticks
-from ctsr.figures.style import (
-    axis_label,
-    number_text,
-    palette,
-    shade,
-    shown_colours,
-    themed,
-    whiskers,
-)
+from .style import axis_label, number_text, palette, shade, themed, whiskers
 
 # %% ../../nbs/figures/samples.ipynb #c967af7b
 SAMPLERS = {
@@ -168,7 +160,6 @@ def _tradeoff_panel(ax, t, colours):
 @themed
 def fig_tradeoff(
     points: pd.DataFrame,  # a row for each setting of a method
-    colours: dict | None = None,  # method -> colour
 ) -> Figure:
     """Distortion against perception with 95 % intervals.
 
@@ -181,7 +172,7 @@ def fig_tradeoff(
     panels = dict(list(t.groupby("panel", sort=False)))
     methods = list(dict.fromkeys(t.method))
     own = {m: SAMPLERS[s][1] for m in methods if (s := m.split(", ")[-1]) in SAMPLERS}
-    colours = palette(methods, own | (colours or {}))
+    colours = palette(methods, own)
     size = (4.6, 3.9) if len(panels) == 1 else (7.1, 4.1)
     fig, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
     unnamed = [m for m in methods if (t.method.eq(m) & t.label.ne(m)).any()]
@@ -219,7 +210,6 @@ def _step_panel(ax, t, samplers, steps):
 def fig_steps(
     table: pd.DataFrame,  # sampler, steps, metric, mean, lo, hi
     references: dict | None = None,  # name -> {metric: value}, dashed lines
-    colours: dict | None = None,  # name of a reference -> colour
 ) -> Figure:
     "Scores against the number of network evaluations, a line for each sampler."
     found = dict.fromkeys(["psnr", "ssim", "lpips", *table.metric])
@@ -228,7 +218,7 @@ def fig_steps(
         raise CTSRError("fig_steps: the table is empty; score some numbers of steps first")
     samplers = [s for s in dict.fromkeys([*SAMPLERS, *table.sampler]) if s in set(table.sampler)]
     references = references or {}
-    colours = shown_colours(references, colours)
+    colours = palette(references)
     grid = dict(figsize=(0.6 + 2.2 * len(metrics), 2.7), squeeze=False, layout="constrained")
     fig, axes = plt.subplots(1, len(metrics), **grid)
     for ax, metric in zip(axes[0], metrics):
@@ -321,21 +311,19 @@ def fig_uncertainty(
 @themed
 def fig_noise(
     table: pd.DataFrame,  # run, logsnr, loss, psnr (of the image estimated in one step)
-    colours: dict | None = None,  # run -> colour
-    labels: dict | None = None,  # run -> text to show
 ) -> Figure:
     "Loss and one-step estimate by noise level, a line for each run."
     if missing := [c for c in ("run", "logsnr", "loss", "psnr") if c not in table]:
         raise CTSRError(f"fig_noise: no column {missing[0]!r} in the table")
     runs = list(dict.fromkeys(table.run))
-    colours = palette(runs, colours)
+    colours = palette(runs)
     fig, axes = plt.subplots(1, 2, figsize=(7.1, 2.9), layout="constrained")
     ylabels = dict(loss="Loss (mean square)", psnr="PSNR of the image estimated\nin one step (dB)")
     for ax, (column, ylabel) in zip(axes, ylabels.items()):
         for i, run in enumerate(runs):
             part = table[table.run == run].sort_values("logsnr")
             look = dict(marker=MARKERS[i % len(MARKERS)], ms=3.5, mec="white", mew=0.3)
-            look |= dict(color=colours[run], label=(labels or {}).get(run, run))
+            look |= dict(color=colours[run], label=run)
             ax.plot(part.logsnr, part[column], **look)
         ax.set(xlabel="log-SNR (more noise to the right)", ylabel=ylabel)
         ax.invert_xaxis()

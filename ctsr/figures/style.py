@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['RC', 'KNOWN', 'FREE', 'FACTOR', 'SAMPLES', 'VARIANTS', 'METRICS', 'SILENT', 'theme', 'themed', 'shade', 'palette',
-           'shown_colours', 'axis_label', 'number_text', 'conditions', 'only_value', 'whiskers', 'save_figure',
-           'text_faults']
+           'axis_label', 'number_text', 'conditions', 'only_value', 'whiskers', 'save_figure', 'text_faults']
 
 # %% ../../nbs/figures/style.ipynb #4e0dffdc
 import functools
@@ -133,19 +132,6 @@ def palette(
         turn = FREE[k:] + FREE[:k]
         out[name] = next((c for c in turn if c not in out.values()), turn[0])
     return out
-
-# %% ../../nbs/figures/style.ipynb #1f0ece79
-def shown_colours(
-    shown,  # conditions, as they are shown
-    colours: dict | None = None,  # condition, as shown or as computed -> colour
-    labels: dict | None = None,  # condition as computed -> as shown
-) -> dict:  # condition as shown -> colour
-    "Colours of the conditions as they are shown."
-    computed = {v: k for k, v in reversed((labels or {}).items())}
-    given = dict(colours or {})
-    given |= {computed[n]: given[n] for n in shown if n in computed and n in given}
-    made = palette([computed.get(n, n) for n in shown], given)
-    return {n: made[computed.get(n, n)] for n in shown}
 
 # %% ../../nbs/figures/style.ipynb #3af5cbed
 METRICS = dict(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCHEDULES', 'TARGETS', 'SPACINGS', 'SAMPLERS', 'noise_schedule', 'q_sample', 'draw_gamma', 'target_of', 'y0_from',
            'eps_from', 'min_snr_weight', 'respace', 'image_seed', 'ImageNoise', 'posterior', 'implicit', 'ddpm', 'ddim',
-           'dpm_solver', 'halved_target']
+           'dpm_solver', 'sampler_settings', 'halved_target']
 
 # %% ../../nbs/models/diffusion.ipynb #cec91075
 import math
@@ -389,6 +389,27 @@ def dpm_solver(
 
 
 SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpm++": dpm_solver}  # one signature
+
+# %% ../../nbs/models/diffusion.ipynb #9c2b3379
+def sampler_settings(
+    name: str,  # a sampler, perhaps with its eta and its spacing: 'ddim 0.5', 'dpm++ logsnr'
+) -> dict:  # sampler, and eta and spacing where they are named
+    "Settings of `ctsr.models.sr3.sample` that a name in a table stands for."
+    sampler, *more = name.split()
+    settings = dict(sampler=sampler)
+    for word in more:
+        if word in SPACINGS:
+            settings["spacing"] = word
+        elif sampler == "ddim" and word.replace(".", "", 1).isdigit() and float(word) <= 1:
+            settings["eta"] = float(word)
+        else:
+            raise CTSRError(
+                f"diffusion: sampler '{name}': '{word}' is no eta of ddim (0 to 1) and no spacing"
+                f" ({', '.join(SPACINGS)})"
+            )
+    if sampler not in SAMPLERS:
+        raise CTSRError(f"diffusion: sampler '{name}' must begin with one of {', '.join(SAMPLERS)}")
+    return settings
 
 # %% ../../nbs/models/diffusion.ipynb #14b4a2ee
 def _leap(gamma, gamma_next, y: Tensor) -> tuple:

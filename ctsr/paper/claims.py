@@ -12,24 +12,24 @@ __all__ = ['MEANING', 'Expression', 'Side', 'Holds', 'JUDGES', 'DIGITS', 'TITLES
 # %% ../../nbs/paper/claims.ipynb #37a2596f
 import html
 import re
+from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 import yaml
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field
 
 from ..core.errors import CTSRError
+from ..core.settings import parse_settings, settings
 from ctsr.paper.evidence import (
     AUTHORS,
     Evidence,
     NotRun,
-    Strict,
     Value,
     checked_expression,
     evaluated,
-    first_error,
     mean,
     size_and_images,
 )
@@ -102,7 +102,8 @@ Side = Annotated[Any, AfterValidator(checked_side)]
 Holds = Annotated[list[bool | None], Field(min_length=2, max_length=2)]
 
 
-class Claim(Strict):
+@settings
+class Claim:
     "A row of `claims.yaml`."
 
     id: str  # short name
@@ -115,8 +116,8 @@ class Claim(Strict):
     paper: str | dict[str, float] = ""  # what is printed: a text, or metric -> number
     coded: Side = None  # expression, text, or role of the rule `printed`
     corrected: Side = None  # likewise
-    coded_also: list[Expression] = []  # what must hold, too
-    corrected_also: list[Expression] = []
+    coded_also: list[Expression] = field(default_factory=list)  # what must hold, too
+    corrected_also: list[Expression] = field(default_factory=list)
     coded_is: str = ""  # what the number is of, where it is not the authors' network
     corrected_is: str = ""
     sign: Literal[1, -1] = 1  # of the rule `beyond`
@@ -124,27 +125,22 @@ class Claim(Strict):
     bound_is: str = ""  # where the bound comes from, where it is not zero
     tolerance: Literal["epochs"] | dict[str, float] | None = None  # of the rule `printed`
     tolerance_is: str = ""
-    holds: Holds = [None, None]  # of the rule `fact`: as coded, corrected
+    holds: Holds = (None, None)  # of the rule `fact`: as coded, corrected
     needs: str = ""  # what a claim would need that cannot be tested
     against: Literal["text", "code", ""] = ""  # what a contradiction is to
     recipe: bool = True  # whether the corrected networks were trained by another recipe
     compare: bool = False  # whether both sides compare our SR3 with a RUNet
     unit: str = ""  # of the numbers
-    values: dict[str, Expression] = {}  # name -> expression, for `why`
+    values: dict[str, Expression] = field(default_factory=dict)  # name -> expression, for `why`
 
 
 def load_claims(
     path: str | Path,  # claims.yaml
 ) -> list[Claim]:
     "Read the claims, refusing a faulty row by its name."
-    claims = []
-    for row in yaml.safe_load(Path(path).read_text(encoding="utf-8")):
-        try:
-            claims.append(Claim(**row))
-        except ValidationError as error:
-            name = row.get("id", "a row without id")
-            raise CTSRError(f"{Path(path).name}: {name}: {first_error(error)}") from None
-    return claims
+    rows = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    names = [f"{Path(path).name}: {row.get('id', 'a row without id')}" for row in rows]
+    return [parse_settings(Claim, row, name) for row, name in zip(rows, names)]
 
 # %% ../../nbs/paper/claims.ipynb #864663f7
 def beyond(
@@ -169,7 +165,7 @@ def both(*holds: bool | None) -> bool | None:
     return None if None in holds else True
 
 
-JUDGES = {  # rule -> whether a number bears a claim out
+JUDGES = {  # rule -> whether a number supports a claim
     "beyond": lambda value, c: beyond(value, c.bound, c.sign),
     "within": lambda value, c: both(beyond(value, -c.bound, 1), beyond(value, c.bound, -1)),
     "equals": lambda value, c: bool(abs(value.value - c.bound) < 1e-6),

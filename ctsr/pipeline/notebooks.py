@@ -35,7 +35,7 @@ def check_parameters(
     path: str | Path,  # notebook
     parameters: dict,  # to run it with
 ):
-    "Refuse a parameter that the notebook lacks, or whose type is not that of its default."
+    "Refuse a parameter that the notebook does not have, or that has another type."
     name = Path(path).name
     defaults = notebook_parameters(path)
     for key, value in parameters.items():

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['TYPICAL', 'WAITING', 'STUDY', 'LICENCE', 'job_key', 'stamp_path', 'read_record', 'describe_file', 'is_intact',
            'damaged_output', 'files_in', 'describe_job', 'describe_study', 'snakemake_command', 'reason_to_run',
-           'unfinished', 'expected_seconds', 'Progress', 'end_with_parent', 'remove_partial', 'stop', 'pass_on',
-           'run_snakemake', 'run_job', 'is_current', 'do_job', 'end_with', 'study_folder', 'core_count', 'check_jobs',
-           'run_study', 'what_failed', 'check_publishable', 'publish', 'redraw', 'mean_scores', 'pack_run', 'main']
+           'unfinished', 'expected_seconds', 'Progress', 'end_with_parent', 'remove_partial', 'is_alive', 'stop',
+           'pass_on', 'run_snakemake', 'run_job', 'is_current', 'do_job', 'end_with', 'study_folder', 'core_count',
+           'check_jobs', 'run_study', 'what_failed', 'check_publishable', 'publish', 'redraw', 'mean_scores',
+           'pack_run', 'main']
 
 # %% ../../nbs/pipeline/study.ipynb #25561f02
 import contextlib
@@ -87,7 +88,8 @@ def describe_job(
 ) -> dict:
     "Everything that Snakemake and the job's own process need to know about a job."
     parameters = json.loads(json.dumps(job.parameters))
-    settings = json.dumps(parameters, sort_keys=True).replace(as_shown(root), "")
+    place = json.dumps(as_shown(root))[1:-1]
+    settings = json.dumps(parameters, sort_keys=True).replace(place, "")
     files = [file_sha256(checkout() / p) for p in parameters.values() if str(p).endswith(".yaml")]
     code = code_behind(checkout() / "nbs" / "study" / f"{job.notebook}.ipynb")
     watched = files_in(job.watch) if job.watch else []
@@ -282,22 +284,35 @@ def remove_partial(
         partial.unlink(missing_ok=True)
 
 
+def is_alive(
+    process: psutil.Process,
+) -> bool:
+    "Whether a process still runs; one that nobody has waited for does not."
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def stop(
     process: subprocess.Popen,  # Snakemake
-    patience: float,  # s that it may take
+    patience: float,  # s that it may take to end jobs on other machines
 ):
     "End Snakemake, its jobs and their kernels."
-    if process.poll() is not None:
-        return
-    process.send_signal(signal.SIGINT)
-    for child in psutil.Process(process.pid).children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
-    try:
-        process.wait(patience)
-    except subprocess.TimeoutExpired:
+    if patience:
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
+    if process.poll() is None:
+        children = psutil.Process(process.pid).children(recursive=True)
         process.kill()
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
         process.wait()
+        until = time.time() + 1
+        while any(map(is_alive, children)) and time.time() < until:
+            time.sleep(0.05)
 
 
 def pass_on(stream):
@@ -311,7 +326,7 @@ def run_snakemake(
     root: Path,  # the study's folder
     progress: Progress,
     verbose: bool = False,  # show what Snakemake and the notebooks print
-    patience: float = 1.0,  # s that Snakemake may take to end its jobs after an interrupt
+    patience: float = 0.0,  # s that Snakemake may take to end jobs on other machines
 ) -> int:  # exit status
     "Run Snakemake to its end; an interrupt ends it and leaves nothing half-written."
     with tempfile.TemporaryDirectory(prefix="ctsr-") as temporary:
@@ -429,7 +444,7 @@ def check_jobs(
     jobs: list,  # of Job
     redo: tuple | list,  # names or kinds
 ):
-    "Refuse parameters that a notebook lacks and jobs that the study lacks."
+    "Refuse parameters that no notebook has and jobs that are not in the study."
     names = [job.name for job in jobs]
     known = {*names, *(name.split("/")[0] for name in names)}
     if unknown := [name for name in redo if name not in known]:
@@ -478,7 +493,7 @@ def run_study(
         seconds = expected_seconds(study, checkout() / "figures" / preset.name / "table_jobs.csv")
         progress = Progress(root, list(todo), seconds, hidden=quiet or verbose)
         command = [*snakemake_command(study, root / "plan.json", cores), *extra]
-        patience = 30 if extra else 1  # a cluster takes longer to end its jobs
+        patience = 30 if extra else 0  # a cluster has to cancel them
         if run_snakemake(command, root, progress, verbose, patience):
             raise CTSRError(what_failed(describe_study(planned, root)))
     return root / "report.html"

@@ -34,14 +34,17 @@ from ..data.prepared import Prepared, load_prepared
 from ..metrics.fidelity import psnr, ssim
 from ..metrics.perceptual import LPIPS
 from ctsr.models.network import (
+    Base,
     build_model,
     denormalise,
+    load_weights,
     normalise,
     predict,
     usable_precision,
+    weights_file,
 )
 from ..models.sr3 import SR3
-from .base import Base, base_gains
+from .base import base_gains
 from ctsr.training.batches import (
     WeightedLoss,
     low_resolution,
@@ -57,10 +60,8 @@ from ctsr.training.checkpoint import (
     adam_moments,
     checkpoint_file,
     load_adam_moments,
-    load_weights,
     read_checkpoint,
     save_checkpoint,
-    weights_file,
 )
 from .settings import TrainConfig, changed_settings
 

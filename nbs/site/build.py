@@ -36,9 +36,10 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
 from ctsr.evaluation.ablations import gain_sentence, seed_table
-from ctsr.evaluation.table import condition_rows, load_tables
-from ctsr.figures.conditions import fig_bars
+from ctsr.evaluation.table import load_tables
+from ctsr.figures.conditions import fig_scores
 from ctsr.figures.style import save_figure
+from ctsr.paper.aims import aims_html
 from ctsr.paper.claims import claims_html, front_claims, verdict_counts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,7 +67,36 @@ STUDIES = {
     "baseline": "a check of a minute: interpolation alone, on the paper's test images",
 }
 # Inches of the front page's chart: next to the claims, and on a phone.
-BARS = dict(wide=(6.2, 2.45), narrow=(3.2, 3.9))
+CHART = dict(wide=(6.2, 2.45), narrow=(3.6, 2.6))
+# Tables with a page of their own, and what each holds. Larger ones are files to download.
+TABLES = {
+    "table_summary": "Mean scores of every condition",
+    "table1": "Table 1: every method on the same images",
+    "table_paired": "Differences to the baseline, image by image",
+    "table_contrasts": "Differences of further pairs",
+    "table_by_class": "Scores by class",
+    "table_gains": "Gains over the input, over images and over seeds",
+    "table_factors": "Effects of single factors",
+    "table_leak_kinds": "Gain by kind of test image",
+    "table_leak": "Gain by class and kind of test image",
+    "table_leak_worth": "Worth of having seen a copy",
+    "table_choices": "Design choices",
+    "table_published": "What the printed SR3 scores would take",
+    "table_mechanism": "A network of photographs, by noise schedule",
+    "table_controls": "The baseline inside the body, and on photographs",
+    "table_epochs": "Scores of all test images after every epoch",
+    "table_sampling": "How the sampling was chosen",
+    "table_steps": "Scores by number of network evaluations",
+    "table_few_steps": "Few network evaluations against many",
+    "table_calibration": "Error of the mean of samples against their spread",
+    "table_noise": "Loss by noise level",
+    "table_validation": "Validation scores of every training",
+    "table_training": "Settings and cost of every training",
+    "table_cost": "Seconds and network evaluations an image",
+    "table_data": "Numbers of images, by split and class",
+    "table_jobs": "Notebooks that ran, with their commits",
+}
+MOST_ROWS = 1000
 # Claims shown on the front page; the others are folded.
 FIRST = ("test-images-unseen", "baseline-scores", "beats-input", "sr3-restores")
 # Pictures go into the notebooks, whatever the caller has set.
@@ -367,8 +397,6 @@ def shown(nb, files) -> list:  # of cells; files are those to download
                         made(text, files) if text.startswith("Drawn by") else text
                     )
                 )
-            elif data.get("text/html", "").startswith("<details><summary>Its record"):
-                continue  # which is a download here
             elif output.output_type != "stream":
                 alt = output.get("metadata", {}).get("image/png", {}).get("alt", "")
                 cells.append(
@@ -399,43 +427,79 @@ def size_of(file) -> str:  # in words
     return f"{n} bytes" if n < 1024 else f"{n / 1024:,.0f} KiB"
 
 
+def table_page(path, files, title) -> str:  # Markdown
+    "A table that a reader can sort, with its file to download."
+    table = pd.read_csv(path).round(4)
+    html = table.to_html(index=False, border=0, na_rep="", classes="sortable")
+    file = f"{{download}}`{path.name} <../{files.name}/{path.name}>` ({size_of(path)})"
+    text = f"{file}. Click on a heading to sort."
+    return f"# {title}\n\n{text}\n\n" + html_block(f'<div class="scroll">{html}</div>')
+
+
+def verdict_page(title, about, table) -> str:  # Markdown
+    return f"# {title}\n\n{about}\n\n{html_block(table.data)}"
+
+
+def table_pages(folder, files) -> list:  # of (document, title), from the study's page
+    "A page for each table of a study; the claims and the aims have theirs, with all reasons."
+    pages = SOURCE / "study" / f"{folder.name}-tables"
+    pages.mkdir()
+    found = {}
+    for name, title in TABLES.items():
+        for path in sorted(folder.glob(f"{name}.csv")) + sorted(folder.glob(f"{name}-x*.csv")):
+            rows = path.read_text(encoding="utf-8").count("\n")
+            if rows <= MOST_ROWS:
+                suffix = path.stem.removeprefix(name).replace("-", ", ")
+                found[path.stem] = table_page(path, files, title + suffix)
+    if (folder / "claims.csv").exists():
+        claims = pd.read_csv(folder / "claims.csv", keep_default_na=False)
+        about = "What the paper says, what comes out, the verdict, and why."
+        found["claims"] = verdict_page("Claims of the paper", about, claims_html(claims))
+    if (folder / "aims.csv").exists():
+        about = "Bounds of our own, written down before the long trainings."
+        html = aims_html(pd.read_csv(folder / "aims.csv"))
+        found["aims"] = verdict_page("Our own aims", about, html)
+    for name, page in found.items():
+        (pages / f"{name}.md").write_text(page, encoding="utf-8")
+    first_lines = {name: page.partition("\n")[0][2:] for name, page in found.items()}
+    return [(f"{pages.name}/{name}", title) for name, title in first_lines.items()]
+
+
 def study_page(folder):
-    "The report of a published study, with its tables to download."
+    "The report of a published study; its further figures and its tables have pages of their own."
     report = TREE / "nbs" / "study" / f"report-{folder.name}.ipynb"
-    page = SOURCE / "study" / f"{folder.name}.ipynb"
-    parameters = dict(
-        title=title_of(folder), preset=folder.name, figures=str(folder.relative_to(ROOT))
-    )
+    name = folder.name
+    parameters = dict(title=title_of(folder), preset=name, figures=str(folder.relative_to(ROOT)))
     flags = [part for key, value in parameters.items() for part in ("-r", key, value)]
     run("-m", "papermill", "nbs/study/report.ipynb", report, "--no-progress-bar", *flags)
     nb = nbformat.read(report, as_version=4)
-    files = SOURCE / "study" / f"files-{folder.name}"
+    files = SOURCE / "study" / f"files-{name}"
     files.mkdir()
     for file in folder.iterdir():
-        if (
-            file.suffix in (".csv", ".gz")
-            or file.suffix == ".json"
-            and file.with_suffix(".png").exists()
-        ):
+        of_figure = file.suffix == ".json" and file.with_suffix(".png").exists()
+        if file.suffix in (".csv", ".gz") or of_figure:
             shutil.copy2(file, files)
-    rows = "\n".join(
+    pages = table_pages(folder, files)
+    with_page = {document.rpartition("/")[2] for document, _ in pages}
+    rest = "\n".join(
         f"- {{download}}`{f.name} <{files.name}/{f.name}>` ({size_of(f)})"
         for f in sorted(files.iterdir())
-        if f.suffix != ".json"
+        if f.suffix != ".json" and f.stem not in with_page
     )
-    download = nbformat.v4.new_markdown_cell(
-        f"## Downloads\n\nEvery table of this page; CSV, packed where large.\n\n{rows}"
+    links = "\n".join(f"- [{title}]({document}.md)" for document, title in pages)
+    further = f"{name}-figures"
+    tables = (
+        f"## Tables\n\n{links}\n\nFiles:\n\n{rest}\n\n## More\n\n"
+        f"[Further figures]({further}.ipynb) of this study.\n\n"
+        f"{contents([further, *(document for document, _ in pages)])}"
     )
-    nb.cells = [
-        *(
-            c
-            for c in shown(nb, files)
-            if "parameters" not in c.metadata.get("tags", [])
-            and not c.source.startswith("# Report")
-        ),
-        download,
-    ]
-    nbformat.write(nb, page)
+    cells = [c for c in shown(nb, files) if not c.source.startswith("# Report")]
+    split = next(i for i, c in enumerate(cells) if c.source.startswith("## Further figures"))
+    heading = nbformat.v4.new_markdown_cell(f"# Further figures: {title_of(folder)}")
+    nb.cells = [heading, *cells[split + 1 :]]
+    nbformat.write(nb, SOURCE / "study" / f"{further}.ipynb")
+    nb.cells = [*cells[:split], nbformat.v4.new_markdown_cell(tables)]
+    nbformat.write(nb, SOURCE / "study" / f"{name}.ipynb")
 
 
 def results_page():
@@ -447,7 +511,10 @@ def results_page():
             (SOURCE / figure).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / figure, SOURCE / figure)
         cell.source = re.sub(r"\]\(\.\./figures/(\w+)\)", r"](study/\1.ipynb)", cell.source)
+        table = r"\]\(\.\./figures/(\w+)/([\w-]+)\.csv\)"
+        cell.source = re.sub(table, r"](study/\1-tables/\2.md)", cell.source)
         cell.source = cell.source.replace("](../figures/", "](figures/")
+        cell.source = cell.source.replace("](site/pages/", "](")
     nbformat.write(nb, SOURCE / "results.ipynb")
 
 
@@ -500,26 +567,19 @@ def tiles(folder) -> str:  # Markdown
 
 
 def chart(folder, scores) -> str:  # Markdown
-    "Figure 4 in the sizes of the front page: one for a screen, one for a phone."
+    "Gains of a few networks in the sizes of the front page: one for a screen, one for a phone."
     of = json.loads((folder / "fig4_psnr.json").read_text())["parameters"]
-    labels = {label: label for label in of["bars"]}
-    rows = pd.concat(
-        [
-            condition_rows(scores, [*pair, of["task"]["name"]], "psnr").assign(run=label)
-            for label, pair in of["bars"].items()
-        ]
-    )
-    text = "Mean PSNR over the test images, with 68 % intervals as in the paper's Figure 4"
+    first, *others = of["columns"] or of["bars"]
+    baseline = of["bars"][first]
+    conditions = {label: [*of["bars"][label], of["task"]["name"]] for label in others}
+    gains = seed_table(scores, conditions, ("psnr",), over=baseline)
+    printed = (of.get("paper") or {}).get("psnr", {})
+    printed = {label: printed[label] - printed[first] for label in others if label in printed}
+    text = "Gain in PSNR over the input, on all and on leak-free test images, with 95 % intervals"
     blocks = []
-    for name, size in BARS.items():
-        bars = fig_bars(
-            rows,
-            labels=labels,
-            baseline=next(iter(labels)),
-            paper=(of.get("paper") or {}).get("psnr"),
-            size=size,
-        )
-        save_figure(bars, SOURCE / "generated" / f"bars-{name}.png")
+    for name, size in CHART.items():
+        figure = fig_scores(gains, printed=printed, size=size)
+        save_figure(figure, SOURCE / "generated" / f"bars-{name}.png")
         blocks.append(
             f"```{{figure}} /generated/bars-{name}.png\n:alt: {text}\n:figclass: {name}\n```\n"
         )
@@ -527,7 +587,7 @@ def chart(folder, scores) -> str:  # Markdown
 
 
 def front(folder) -> str:  # Markdown
-    "The study in one screen: examples, four claims and the bars; more claims on a click."
+    "The study in one screen: examples, four claims and the gains; more claims on a click."
     of = json.loads((folder / "fig4_psnr.json").read_text())["parameters"]
     label, pair = [bar for bar in of["bars"].items() if bar[0].startswith("RUNet")][-1]
     scores = load_tables(folder / "per_image.csv.gz")
@@ -563,7 +623,7 @@ def front(folder) -> str:  # Markdown
             "",
             chart(folder, scores),
             "::::{div} counts",
-            f"{counts} ([all](study/{folder.name}.ipynb)).",
+            f"{counts} ([all, with reasons](study/{folder.name}-tables/claims.md)).",
             "::::",
             ":::::",
             "",
@@ -579,7 +639,7 @@ def study_index(folders) -> str:  # Markdown
     "The studies that are published, the one to read first on top."
     return listed(
         "The study",
-        "Each page is the report of one study, as its command leaves it.",
+        "Each page is the report of one study, with links to its tables and further figures.",
         [(f"{f.name}.ipynb", f.name, STUDIES.get(f.name) or title_of(f)) for f in folders],
     )
 

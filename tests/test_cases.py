@@ -1,0 +1,579 @@
+"""Files as people bring them: what `ctsr data` and `ctsr upscale` make of each kind.
+
+The scripts of `../shared/cases` write the files, where they are present; results are read back by
+pydicom, nibabel, SimpleITK and Pillow. Kinds that matter most are written here as well.
+"""
+
+import gzip
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from PIL import Image
+from pydicom.data import get_testdata_file
+
+from ctsr.apps.upscale import upscale
+from ctsr.core.errors import CTSRError
+from ctsr.core.files import save_json, save_tensors
+from ctsr.data.readers import read_images
+from ctsr.data.volumes import load_file, read_slice, series_affine, subject_of
+from ctsr.training.settings import build_model
+
+CASES = Path(__file__).resolve().parent.parent.parent / "shared" / "cases"
+CASES = Path(os.environ.get("CTSR_CASES", CASES))
+
+
+@pytest.fixture(scope="module")
+def still(tmp_path_factory):
+    "A network that interpolates: its last layer is zero before training."
+    folder = tmp_path_factory.mktemp("still")
+    model = dict(name="runet", width=1 / 16, residual=True)
+    save_tensors(folder / "weights.safetensors", build_model(model).state_dict())
+    task = dict(name="x2", hr=64, lr=32)
+    save_json(folder / "config.json", dict(model=model, up="bilinear", task=task, precision="fp32"))
+    return folder
+
+
+@pytest.fixture
+def case(tmp_path):
+    "A function that writes the files of a script."
+
+    def write(name):
+        if not CASES.is_dir():
+            pytest.skip("the cases are not here: set CTSR_CASES to their folder")
+        (script,) = CASES.glob(f"{name}_*.py")
+        folder = tmp_path / name
+        folder.mkdir()
+        env = os.environ | dict(OMP_NUM_THREADS="1")
+        done = subprocess.run(
+            [sys.executable, script, folder], capture_output=True, text=True, env=env
+        )
+        if "pylibjpeg" not in done.stderr:  # which is no dependency: the rest of the files is there
+            assert done.returncode == 0, done.stderr
+        return folder
+
+    return write
+
+
+def data(folder, **settings):
+    "Pictures by origin, and reasons by file."
+    try:
+        pictures, skipped = read_images(folder, **settings)
+    except CTSRError as error:
+        assert "holds no usable image" in str(error)
+        return {}, {"": str(error)}
+    by_origin = {}
+    for picture in pictures:
+        by_origin.setdefault(picture.origin, []).append(picture)
+    return by_origin, {row["file"]: row["reason"] for row in skipped}
+
+
+class Made:
+    "What one run of upscale did: results and reasons by the name of the input."
+
+    def __init__(self, still, inputs, out, **settings):
+        inputs = [Path(p) for p in inputs]
+        # several inputs, so that OUT is a folder
+        rows = upscale(inputs, out, still, **settings)
+        self.out = {row["path"].name: row["out"] for row in rows if "out" in row}
+        self.errors = [row["error"] for row in rows if "error" in row]
+        assert all("\n" not in line and "Traceback" not in line for line in self.errors)
+        written = Path(out).rglob("*") if Path(out).exists() else []
+        assert not [p for p in written if ".part" in p.name or p.name.endswith(".lock")]
+
+    def said(self, *words):
+        "Whether one line holds all the words."
+        return any(all(word in line for word in words) for line in self.errors)
+
+
+def files(folder, pattern="*"):
+    return sorted(p for p in folder.glob(pattern) if p.is_file())
+
+
+# 1. The scripts.
+
+REFUSED = {  # script, pattern of inputs, a word of the reason for each name
+    "d01": ("s", {"0.dcm": "MONOCHROME1"}),
+    "d06": ("*", {"nometa-cut.dcm": "truncated"}),
+    "d08": (
+        "*",
+        {
+            "intercept-comma.dcm": "RescaleIntercept '-1024,'",
+            "intercept-text.dcm": "RescaleIntercept 'HU1024'",
+            "slope-comma.dcm": "RescaleSlope '1,0'",
+        },
+    ),
+    "d10": ("cd", {"cd": "name the folders of its series"}),
+    "d15": ("*", {"a.dcm": "1.40 x 0.70 mm"}),
+    "d17": ("*", {"highbit15.dcm": "below bit 15"}),
+    "d20": ("*", {"enhanced.dcm": "multi-frame"}),
+    "d32": ("*", {"sc-rgb.dcm": "RGB"}),
+    "a01": ("*", {f"slice{z}.png": "--window CENTRE,WIDTH" for z in range(4)}),
+    "a02": ("labelsTr/*", {"lung_000.nii.gz": "label map"}),
+    "a06": ("*", {"colour.png": "colour", "alpha.png": "transparent", "bit.png": "label map"}),
+    "n02": ("*", {"c8.nii": "complex64", "rgb.nii": "3-D", "mask.nii": "label map"}),
+    "n03": (
+        "*",
+        {
+            "packed.nii": "rename it to .nii.gz",
+            "plain.nii.gz": "rename it to .nii",
+            "twice.nii.gz": "packed twice",
+            "tail.nii.gz": "something follows",
+        },
+    ),
+    "n04": ("*", {"4d3.nii": "3-D"}),
+    "n06": (
+        "*",
+        {
+            "nan.nii": "NaN",
+            "inf.nii": "infinite",
+            "norm.nii": "shows nothing",
+            "plus1024.nii": "was 1024 added?",
+            "zeros.nii": "below 0",
+        },
+    ),
+    "n07": (
+        "*",
+        {
+            "cut-gz.nrrd": "truncated",
+            "cut-raw.nrrd": "truncated",
+            "huge.nrrd": "GB of memory",
+            "bz2.nrrd": "gzip or raw",
+            "list.nrrd": "3-D",
+        },
+    ),
+    "n08": (
+        "*.mha",
+        {
+            "cut.mha": "truncated",
+            "cut-packed.mha": "truncated",
+            "apart-cut.mha": "there are 9000",
+            "lost.mha": "missing",
+            "huge.mha": "GB of memory",
+        },
+    ),
+    "p04": ("*", {"longtext.png": "texts of more than 1 MB"}),
+}
+GOOD = {  # names that must come out
+    "d01": (),
+    "d06": ("whole.dcm", "nometa.dcm"),
+    "d08": ("good.dcm", "slope-empty.dcm"),
+    "d15": ("near.dcm",),
+    "d17": ("b32.dcm", "b8.dcm"),
+    "d32": ("sc-grey.dcm",),
+    "a06": ("palette.png", "cmyk.jpg"),
+    "n02": ("f4.nii", "f8.nii", "i4.nii"),
+    "n03": ("members.nii.gz",),
+    "n04": ("2d.nii", "one.nii", "4d1.nii", "5d.nii", "odd.nii"),
+    "n06": ("pad32768.nii", "emptyslice.nii", "clipped.nii"),
+    "n07": ("ras.nrrd", "spacings.nrrd", "thick.nrrd", "ascii.nrrd"),
+    "n08": ("good.mha", "packed.mha", "apart.mha", "long.mha"),
+    "p04": ("longcomment.jpg", "latin.jpg", "text900k.png", "keys.png", "itxt.png", "dpi0.png"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_bad_file_costs_only_itself(case, still, tmp_path, name):
+    "Each bad file has one line with its name and the true reason; the good ones come out."
+    pattern, reasons = REFUSED[name]
+    folder = case(name)
+    inputs = sorted(folder.glob(pattern))
+    inputs += [p for p in (folder / "plain",) if p.exists()]
+    made = Made(still, inputs, tmp_path / "out")
+    for file, word in reasons.items():
+        assert made.said(file, word), made.errors
+        assert file not in made.out
+    assert set(GOOD.get(name, ())) <= set(made.out), made.errors
+    found, skipped = data(folder)
+    for file, word in reasons.items():
+        if name in ("d10", "a06", "d06", "d08", "d15", "d17"):  # taken, or one of a series' files
+            continue
+        if "" in skipped:  # nothing can be used: the first file of each reason is named
+            assert word in skipped[""] and any(f in skipped[""] for f in reasons)
+            continue
+        assert any(file in f"{k} {v}" and word in v for k, v in skipped.items()), skipped
+
+
+def test_slopes_that_are_none(case, still, tmp_path):
+    folder = case("n01")
+    made = Made(still, files(folder), tmp_path / "out")
+    assert not made.errors
+    good = nibabel.load(folder / "good.nii").get_fdata()
+    for name in ("nan", "nan-inter", "inf", "zero", "nan-slope"):
+        assert np.array_equal(load_file(folder / f"{name}.nii").stored, good), name
+    same = nibabel.load(made.out["good.nii"]).get_fdata()
+    for name in ("nan", "inf", "zero", "nan-slope"):
+        raw = np.asanyarray(nibabel.load(made.out[f"{name}.nii"]).dataobj.get_unscaled())
+        assert np.array_equal(raw, same), name
+    turned = nibabel.load(made.out["neg.nii"]).get_fdata()
+    assert np.array_equal(load_file(folder / "neg.nii").stored, -good - 1024)
+    difference = np.abs(turned - (-same - 1024))  # what lies outside the window is bicubic
+    assert np.median(difference) <= 1 and difference.mean() < 3
+
+
+def test_character_sets(case, still, tmp_path):
+    folder = case("d09")
+    made = Made(still, files(folder), tmp_path / "out")
+    assert not made.errors and len(made.out) == len(files(folder))
+    for file in files(folder):
+        old, new = pydicom.dcmread(file), pydicom.dcmread(made.out[file.name])
+        assert new.get("SpecificCharacterSet") == old.get("SpecificCharacterSet")
+        assert str(new.PatientName) == str(old.PatientName)
+
+
+def test_folders_with_more_than_a_series(case, still, tmp_path):
+    "Localizers, a dose report and MR are listed; the series are restored and read."
+    for name, good, bad, word in (
+        ("d11", ("own", "same", "size"), "scout.dcm", "localizer"),
+        ("d18", ("s",), "dose.dcm", "modality SR"),
+        ("d19", ("ct",), "mr/0.dcm", "modality MR"),
+    ):
+        folder = case(name)
+        inputs = sorted(p for p in folder.iterdir() if p.is_dir())
+        made = Made(still, [*inputs, folder / "none"], tmp_path / f"out-{name}")
+        assert set(made.out) == set(good) and made.said(bad, word)
+        for one in good:
+            old = [pydicom.dcmread(f) for f in files(folder / one) if f.name != bad]
+            new = [pydicom.dcmread(f) for f in files(made.out[one])]
+            assert sorted(float(d.ImagePositionPatient[2]) for d in new) == sorted(
+                float(d.ImagePositionPatient[2]) for d in old
+            )
+        found, skipped = data(folder)
+        assert sum(map(len, found.values())) == sum(len(files(made.out[g])) for g in good)
+        assert any(word in reason for reason in skipped.values())
+
+
+def test_gaps_and_copies(case, still, tmp_path):
+    "Slices come out one by one; a volume of them has no single spacing."
+    folder = case("d12")
+    made = Made(still, [folder / "s", folder / "none"], tmp_path / "out")
+    heights = [pydicom.dcmread(f).ImagePositionPatient[2] for f in files(made.out["s"])]
+    assert sorted(heights) == [0, 5, 10, 25, 30]
+    with pytest.raises(CTSRError, match="2 missing slices after 2.dcm"):
+        series_affine([read_slice(f) for f in files(folder / "s")])
+    folder = case("d13")
+    for name in ("copy", "phases"):
+        slices = sorted(
+            (read_slice(f) for f in files(folder / name)), key=lambda d: d.InstanceNumber
+        )
+        slices.sort(key=lambda d: d.ImagePositionPatient[2])
+        with pytest.raises(CTSRError, match="at the same position"):
+            series_affine(slices)
+
+
+def test_identifiers(case, still, tmp_path):
+    folder = case("d25")
+    made = Made(still, [folder / "s", folder / "none"], tmp_path / "out")
+    new = [pydicom.dcmread(f) for f in files(made.out["s"])]
+    assert len({d.StudyInstanceUID for d in new}) == 1 and new[0].StudyInstanceUID.is_valid
+    folder = case("d22")
+    made = Made(still, [folder, folder / "none"], tmp_path / "out22")
+    new = [pydicom.dcmread(f) for f in files(made.out["d22"])]
+    assert len(new) == 5 and len({d.SeriesInstanceUID for d in new}) == 1
+    assert {d.StudyInstanceUID for d in new} == {"1.2.3"}
+    assert all(d.FrameOfReferenceUID for d in new)
+
+
+def test_anonymous_people_stay_apart(case):
+    for name, people in (("d21", 4), ("d30", 3)):
+        found, _ = data(case(name))
+        assert len({p.subject for pictures in found.values() for p in pictures}) == people
+
+
+def test_an_intercept_without_a_slope_is_read_alike_by_others(case, still, tmp_path):
+    folder = case("d26")
+    made = Made(still, [folder / "s", folder / "none"], tmp_path / "out")
+    for file in files(made.out["s"]):
+        theirs = sitk.GetArrayFromImage(sitk.ReadImage(file, imageIO="GDCMImageIO"))
+        assert theirs.min() < -900 and pydicom.dcmread(file).RescaleSlope == 1
+
+
+def test_names_of_bytes_and_of_every_kind(case, still, tmp_path):
+    folder = case("e01")
+    made = Made(
+        still, [*files(folder), *(p for p in folder.iterdir() if p.is_dir())], tmp_path / "o"
+    )
+    assert not made.errors and {os.fsencode(n) for n in made.out} == {
+        b"S\xe9rie",
+        b"caf\xe9.nii",
+        b"mixed",
+    }
+    found, skipped = data(folder)
+    assert r"caf\xe9.nii" in found and not skipped
+    folder = case("p05")
+    made = Made(still, sorted(folder.rglob("*.png")), tmp_path / "out")
+    for name in ("cut.png", "zero.png", "loop.png", "dangling.png"):
+        assert made.said(name)
+    assert len(made.out) == 20
+
+
+def test_pictures_are_turned_once(case, still, tmp_path):
+    folder = case("p01")
+    made = Made(still, files(folder), tmp_path / "out")
+    assert not made.errors
+    for name, out in made.out.items():
+        with Image.open(out) as image:
+            assert image.size == (128, 96) and image.getexif().get(0x0112, 1) == 1, name
+            if name == "exif.png":
+                assert np.allclose(image.info["dpi"], (400, 200), rtol=0.01)
+    found, _ = data(folder)
+    assert {p.pixels.shape for pictures in found.values() for p in pictures} == {(48, 64)}
+
+
+def test_texts_and_keys(case, still, tmp_path):
+    folder = case("n09")
+    made = Made(still, files(folder), tmp_path / "out")
+    assert not made.errors
+    assert sitk.ReadImage(made.out["utf8.nrrd"]).GetMetaData("Gerät") == "Sömatom"
+    folder = case("p04")
+    made = Made(still, files(folder), tmp_path / "out04")
+    for name in ("latin.jpg", "longcomment.jpg"):
+        with Image.open(made.out[name]) as image:
+            assert b"Super-resolution by ctsr" in image.info["comment"]
+            assert image.info["comment"][:2] in (b"M\xfc", b"xx")
+
+
+def test_thicknesses_are_kept(case, still, tmp_path):
+    folder = case("n07")
+    made = Made(still, [folder / "thick.nrrd", folder / "none"], tmp_path / "out")
+    head = made.out["thick.nrrd"].read_bytes().partition(b"\n\n")[0].decode()
+    assert re.findall("thicknesses: (.*)", head) == [".7 .7 5"]
+    assert sitk.ReadImage(made.out["thick.nrrd"]).GetSize() == (128, 128, 3)
+
+
+@pytest.mark.parametrize("name", ["d03", "d04", "d07", "d14", "d28", "p02", "e03", "d27"])
+def test_what_is_right_stays_right(case, still, tmp_path, name):
+    "Values in HU agree with those of pydicom before the enlargement, on average."
+    folder = case(name)
+    inputs = files(folder) or sorted(p for p in folder.iterdir() if p.is_dir())
+    inputs = files(folder, "scans/train/*") if name == "e03" else inputs
+    made = Made(still, [*inputs, folder / "none"], tmp_path / "out")
+    assert made.out and not made.said("Traceback")
+    if name != "p02":
+        assert len(made.errors) == 1, made.errors
+    for given in inputs if name[0] == "d" else []:
+        old = files(given) if given.is_dir() else [given]
+        new = files(made.out[given.name]) if given.is_dir() else [made.out[given.name]]
+        for a, b in zip(old, new):
+            means = []
+            for file in (a, b):
+                image = sitk.ReadImage(file, imageIO="GDCMImageIO")
+                means.append(sitk.GetArrayFromImage(image).mean())
+            assert abs(means[0] - means[1]) < 2, (a.name, means)
+
+
+def test_result_folders_and_two_commands(case, still, tmp_path):
+    folder = case("e04")
+    upscale([folder / "s"], tmp_path / "fine", still)
+    for name in (".DS_Store", "Thumbs.db"):
+        (tmp_path / "fine" / name).write_bytes(b"\0\0\0\1Bud1")
+    (row,) = upscale([folder / "s"], tmp_path / "fine", still, force=True)
+    assert row["slices"] == 3
+    (tmp_path / "fine" / "letter.txt").write_text("mine")
+    (row,) = upscale([folder / "s"], tmp_path / "fine", still, force=True)
+    assert "other things" in row["error"]
+    folder = case("e07")
+    from ctsr.core.files import claimed
+
+    with claimed(tmp_path / "o" / "r"):
+        (row,) = upscale([folder / "s"], tmp_path / "o" / "r", still)
+    assert "another process" in row["error"] and not list((tmp_path / "o").iterdir())
+
+
+# 2. The same kinds, written here.
+
+
+def ct(folder, name="a.dcm", values=None, **tags):
+    "A slice of the scanner of pydicom's example."
+    d = pydicom.dcmread(get_testdata_file("CT_small.dcm"))
+    for key, value in tags.items():
+        setattr(d, key, value)
+    folder.mkdir(parents=True, exist_ok=True)
+    d.save_as(folder / name)
+    data = (folder / name).read_bytes()
+    for old, new in (values or {}).items():
+        assert data.count(old) == 1 and len(old) == len(new)
+        data = data.replace(old, new)
+    (folder / name).write_bytes(data)
+    return folder / name
+
+
+@pytest.mark.parametrize(
+    "tag, said",
+    [
+        ("RescaleIntercept", "-1024,"),
+        ("PixelSpacing", "0,661\\0,661"),
+        ("PixelSpacing", "0.66"),
+        ("ImagePositionPatient", "1\\2"),
+        ("ImageOrientationPatient", "L\\P\\F\\1\\1\\1"),
+        ("SliceThickness", "5 mm"),
+        ("InstanceNumber", "one"),
+        ("RescaleSlope", "1\\1"),
+        ("RescaleSlope", "nan"),
+    ],
+)
+def test_numbers_that_are_none(tmp_path, still, tag, said):
+    file = ct(tmp_path / "in")
+    d = pydicom.dcmread(file)
+    said = said + " " * (len(said) % 2)
+    keyword = pydicom.datadict.tag_for_keyword(tag)
+    raw = d.get_item(keyword)
+    d[keyword] = raw._replace(value=said.encode(), length=len(said))
+    d.save_as(file)
+    with pytest.raises(CTSRError, match=tag):
+        read_slice(file)
+    made = Made(still, [file, tmp_path / "none"], tmp_path / "out")
+    assert made.said(tag, "a.dcm") and not made.out
+    _, skipped = data(tmp_path / "in")
+    assert tag in skipped[""]
+
+
+def test_an_anonymised_series_has_new_identifiers(tmp_path, still):
+    "Empty SOP class, study, series and frame of reference, as de-identification leaves them."
+    folder = tmp_path / "in"
+    empty = dict.fromkeys(
+        ("SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"), ""
+    )
+    for z in range(3):
+        place = [0, 0, 5.0 * z]
+        ct(folder, f"{z}.dcm", ImagePositionPatient=place, SOPInstanceUID=f"1.2.{z + 1}", **empty)
+    made = Made(still, [folder, tmp_path / "none"], tmp_path / "out")
+    new = [pydicom.dcmread(f) for f in files(made.out["in"])]
+    for name in list(empty)[1:]:
+        assert len({d[name].value for d in new}) == 1 and new[0][name].value.is_valid
+    assert {d.SOPClassUID for d in new} == {pydicom.uid.CTImageStorage}
+    assert sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(made.out["in"])))
+
+
+def test_placeholder_ids_name_nobody():
+    d = pydicom.Dataset()
+    subjects = {}
+    for who in ("ANONYMOUS", "Anonymized", "", "0000", "XXX", "removed", "ANON-17", "P1", "7"):
+        d.PatientID = who
+        for series in ("1.2.3", "1.2.4"):
+            d.SeriesInstanceUID = series
+            subjects.setdefault(who, set()).add(subject_of(d))
+    one = [who for who, found in subjects.items() if len(found) == 1]
+    assert one == ["ANON-17", "P1", "7"]
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha", ".nii.gz", ".mhd"])
+def test_volumes_in_folders_that_are_no_utf8(tmp_path, still, suffix):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/S\xe9rie"))
+    folder.mkdir()
+    hu = np.linspace(-1000, 900, 3 * 32 * 32).reshape(3, 32, 32).round().astype(np.int16)
+    sitk.WriteImage(sitk.GetImageFromArray(hu), tmp_path / f"a{suffix}")
+    for file in tmp_path.glob("a.*"):
+        name = b"/caf\xe9" + suffix.encode() if file.suffix != ".raw" else b"/a.raw"
+        os.rename(file, os.fsencode(folder) + name)
+    file = next(f for f in folder.iterdir() if f.name.endswith(suffix))
+    assert np.array_equal(load_file(file).stored, hu.T)
+    if suffix != ".mhd":
+        (row,) = upscale([file], folder / "out", still)
+        assert load_file(row["out"]).size == (64, 64, 3)
+
+
+def test_nifti_2_big_endian_and_slopes(tmp_path):
+    stored = np.arange(-500, 268, dtype=np.int16).reshape(16, 16, 3)
+    for version in (nibabel.Nifti1Image, nibabel.Nifti2Image):
+        for endian in "<>":
+            for slope in (np.nan, np.inf, 0, 2):
+                image = version(stored, np.diag([-1, -1, 5, 1]))
+                header = image.header.as_byteswapped(endian)
+                header["scl_slope"], header["scl_inter"] = slope, 5
+                path = tmp_path / "a.nii.gz"
+                with gzip.open(path, "wb") as file:
+                    header["vox_offset"] = header.single_vox_offset
+                    file.write(header.binaryblock + bytes(4))
+                    file.write(stored.astype(f"{endian}i2").tobytes("F"))
+                expected = stored * 2.0 + 5 if slope == 2 else stored
+                assert np.array_equal(load_file(path).stored, expected), (version, endian, slope)
+
+
+def test_pipes_and_places_that_may_not_be_read(tmp_path, still, monkeypatch):
+    os.mkfifo(tmp_path / "pipe.nii")
+    (tmp_path / "locked").mkdir()
+    Image.fromarray(np.arange(4096).reshape(64, 64).astype(np.uint8)).save(tmp_path / "a.png")
+    walk = os.walk
+
+    def locked_walk(top, onerror=None, **options):
+        for folder, below, names in walk(top, onerror=onerror, **options):
+            if Path(folder).name == "locked":
+                onerror(PermissionError(13, "Permission denied", folder))
+            else:
+                yield folder, below, names
+
+    monkeypatch.setattr(os, "walk", locked_walk)
+    found, skipped = data(tmp_path)
+    assert list(found) == ["a.png"]
+    assert "pipe" in skipped["pipe.nii"] and "Permission denied" in skipped["locked"]
+    made = Made(still, [tmp_path / "pipe.nii", tmp_path / "a.png"], tmp_path / "out")
+    assert made.said("pipe.nii", "is a pipe") and "a.png" in made.out
+
+
+UNPRIVILEGED = """
+import sys
+from pathlib import Path
+from ctsr.apps.upscale import upscale
+from ctsr.data.readers import read_images
+folder, still, out = map(Path, sys.argv[1:])
+found, skipped = read_images(folder)
+print(len(found), "read")
+for row in skipped:
+    print("data", row["file"], row["reason"])
+inputs = [folder / "slices", folder / "locked/a.png", folder / "pictures/1.png"]
+for row in upscale([*inputs, folder / "pictures/0.png"], out, still):
+    print("upscale", row.get("error") or row["path"].name)
+"""
+
+
+def test_no_permission(case, still, tmp_path):
+    "Without the rights of root, who may read anything."
+    folder = case("e02")
+    command = [sys.executable, "-c", UNPRIVILEGED, folder, still, tmp_path / "out"]
+    if os.geteuid() == 0:
+        rights = "--bounding-set=-dac_override,-dac_read_search"
+        command = ["setpriv", rights, "--inh-caps=-all", *command]
+    done = subprocess.run(command, capture_output=True, text=True)
+    for path in (folder / "locked", folder / "slices" / "IM1"):
+        path.chmod(0o700)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert said[0] == "4 read"  # two pictures and two slices
+    for begin in ("data locked", "data pictures/1.png", "data slices/IM1"):
+        assert any(line.startswith(begin) and "ermission denied" in line for line in said), said
+    for name in ("slices/IM1", "locked/a.png", "pictures/1.png"):
+        assert any(line.startswith("upscale") and name in line for line in said), said
+    assert said[-1] == "upscale 0.png"
+
+
+def test_whatever_one_file_raises_is_its_row(tmp_path, still, monkeypatch):
+    "An exception that nobody expects, in reading and in looking."
+    for name in "ab":
+        Image.fromarray(np.arange(4096).reshape(64, 64).astype(np.uint8)).save(
+            tmp_path / f"{name}.png"
+        )
+    import ctsr.apps.upscale as module
+    import ctsr.data.readers as readers
+
+    def failing(function):
+        def wrapper(path, *args):
+            if Path(path).name == "a.png":
+                raise KeyError("nobody thought of this")
+            return function(path, *args)
+
+        return wrapper
+
+    monkeypatch.setattr(readers, "_decode", failing(readers._decode))
+    found, skipped = data(tmp_path)
+    assert list(found) == ["b.png"] and "nobody thought" in skipped["a.png"]
+    monkeypatch.setattr(module, "read_grey", failing(module.read_grey))
+    made = Made(still, files(tmp_path, "*.png"), tmp_path / "out")
+    assert list(made.out) == ["b.png"] and made.said("a.png", "nobody thought")

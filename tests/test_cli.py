@@ -1,0 +1,92 @@
+"The command line: help, version, completion, stops, several sources, results in short."
+
+import json
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.main import get_command
+from typer.testing import CliRunner
+
+import ctsr
+from ctsr.apps.cli import app, prepare_process, results_in_short
+from ctsr.pipeline.presets import load_preset
+
+COMMANDS = get_command(app).commands
+
+
+def invoke(*arguments, **kwargs):
+    return CliRunner().invoke(app, [str(a) for a in arguments], **kwargs)
+
+
+def test_the_package_runs_as_a_module(root):
+    for option, word in (("--version", ctsr.__version__), ("-h", "upscale"), ("--help", "upscale")):
+        done = subprocess.run(
+            [sys.executable, "-m", "ctsr", option], cwd=root, capture_output=True, text=True
+        )
+        assert done.returncode == 0 and word in done.stdout and not done.stderr
+
+
+def test_help_does_not_import_torch(root):
+    code = "import sys, ctsr.apps.cli; assert not {'torch', 'pandas', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_short_help(name):
+    assert invoke(name, "-h").output == invoke(name, "--help").output
+    for parameter in COMMANDS[name].params:
+        sentences = re.split(r"[.] (?=[A-Z])", parameter.help)
+        assert parameter.help.endswith(".") and len(sentences) == 1, parameter.help
+
+
+def test_the_tab_key_completes_commands():
+    half = {"_CTSR_COMPLETE": "complete_bash", "COMP_WORDS": "ctsr up", "COMP_CWORD": "1"}
+    assert invoke(prog_name="ctsr", env=half).output.split() == ["upscale"]
+
+
+def test_stops_are_interrupts_and_nohup_is_respected(monkeypatch):
+    before = {stop: signal.getsignal(stop) for stop in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        prepare_process()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        for stop, handler in before.items():
+            signal.signal(stop, handler)
+
+
+def test_several_sources_and_the_list_of_what_was_skipped(tmp_path):
+    "Two folders become two sets; a third that is not there costs only itself."
+    rng = np.random.default_rng(0)
+    for name in ("one {1}", "two 'b'"):
+        (tmp_path / name).mkdir()
+        for n in range(3):
+            noise = rng.random((64, 64)) * 255
+            Image.fromarray(noise.astype(np.uint8)).save(tmp_path / name / f"{n}.png")
+    (tmp_path / "one {1}" / "bad.png").write_bytes(b"no picture")
+    sources = [tmp_path / name for name in ("one {1}", "none", "two 'b'")]
+    done = invoke("data", *sources, "--hr", 48, "--out", tmp_path / "out {x}")
+    assert done.exit_code == 2 and done.stderr.count("\n") == 1 and "none" in done.stderr
+    assert done.stdout.count("prepared: ") == 2 and done.stdout.count("skipped ") >= 1
+    (listed,) = re.findall(r'files skipped: 1, all listed under "skipped" in (.+)', done.stdout)
+    (row,) = json.loads(open(listed).read())["skipped"]
+    assert row["file"].endswith("bad.png")
+
+
+def test_three_lines_of_results(root):
+    lines = results_in_short(load_preset("quick"), root / "figures" / "quick").splitlines()
+    assert len(lines) == 3
+    assert all(re.search(r": PSNR \d+\.\d\d .*dB, SSIM 0\.\d{3}", line) for line in lines)
+
+
+def test_a_fresh_machine_needs_only_make_install(root):
+    container = json.loads((root / ".devcontainer" / "devcontainer.json").read_text())
+    assert container["postCreateCommand"] == "make install"
+    assert container["image"].endswith(":3.11")
