@@ -22,7 +22,7 @@ BETTER = {  # 1: higher is better, -1: lower is better, 0: neither
     **dict.fromkeys(("psnr", "ssim", "psnr_fitted"), 1),
     **dict.fromkeys(("lr_consistency", "mae", "lpips", "mse_wall", "mse_inside"), -1),
     **dict.fromkeys(("rms_contrast", "offset", "contrast_change", "texture", "checkerboard"), 0),
-    **dict.fromkeys(("lattice", "bias", "offset_middle"), 0),
+    **dict.fromkeys(("lattice", "bias", "offset_middle", "lpips_between"), 0),
 }
 
 

@@ -8,6 +8,7 @@ __all__ = ['MET', 'AIM_COLUMNS', 'AIM_DIGITS', 'aims_table', 'aims_text', 'aims_
 # %% ../../nbs/paper/aims.ipynb #5b807ce0
 import html
 
+import numpy as np
 import pandas as pd
 
 from ctsr.paper.claims import (
@@ -30,20 +31,19 @@ AIM_COLUMNS = ["aim", "says", "bound", "value", "lo95", "hi95", "unit", "verdict
 def aims_table(
     e: Evidence,
     claims: list[Claim],  # from `load_claims`
-) -> pd.DataFrame:  # with AIM_COLUMNS; one row per aim that the study could test
+) -> pd.DataFrame:  # with AIM_COLUMNS; one row per aim
     "Tabulate every aim with what was reached."
     rows = []
     for c in claims:
         if c.list != "aim":
             continue
         found = both_sides(e, c)[1]
-        if found.missing:
-            continue
-        value, lo, hi, _ = found.number
         why = [*(filled(e, sentence, c.values) for sentence in c.why), found.remark]
+        value, lo, hi, _ = Value(np.nan) if found.missing else found.number
+        verdict = "not measured" if found.missing else MET[found.holds]
+        why = found.missing or " ".join(filter(None, why))
         bound = c.bound_is or f"{c.bound:g}"
-        why = " ".join(filter(None, why))
-        rows.append((c.id, c.says, bound, value, lo, hi, c.unit, MET[found.holds], why))
+        rows.append((c.id, c.says, bound, value, lo, hi, c.unit, verdict, why))
     return pd.DataFrame(rows, columns=AIM_COLUMNS)
 
 # %% ../../nbs/paper/aims.ipynb #ed2b7059
@@ -56,7 +56,7 @@ def aims_text(
     "Return the aims as a few columns of plain text."
     numbers = table[["value", "lo95", "hi95"]].itertuples(index=False)
     reached = [
-        f"{number_text(Value(*number), unit, AIM_DIGITS)} {unit}"
+        "" if np.isnan(number.value) else f"{number_text(Value(*number), unit, AIM_DIGITS)} {unit}"
         for number, unit in zip(numbers, table.unit)
     ]
     texts = {

@@ -122,6 +122,7 @@ class Claim:
     corrected_is: str = ""
     sign: Literal[1, -1] = 1  # of the rule `beyond`
     bound: float = 0.0  # of the rules `beyond`, `within`, `equals`; most evaluations of `no_worse`
+    around: float = 0.0  # middle of the rule `within`
     bound_is: str = ""  # where the bound comes from, where it is not zero
     tolerance: Literal["epochs"] | dict[str, float] | None = None  # of the rule `printed`
     tolerance_is: str = ""
@@ -167,7 +168,9 @@ def both(*holds: bool | None) -> bool | None:
 
 JUDGES = {  # rule -> whether a number supports a claim
     "beyond": lambda value, c: beyond(value, c.bound, c.sign),
-    "within": lambda value, c: both(beyond(value, -c.bound, 1), beyond(value, c.bound, -1)),
+    "within": lambda value, c: both(
+        beyond(value, c.around - c.bound, 1), beyond(value, c.around + c.bound, -1)
+    ),
     "equals": lambda value, c: bool(abs(value.value - c.bound) < 1e-6),
     "shown": lambda value, c: None,
 }

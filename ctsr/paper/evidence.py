@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['TERM', 'FUNCTION', 'Formula', 'KINDS', 'IMAGE_OPTIONS', 'AUTHORS', 'Value', 'averaged', 'NotRun', 'Evidence',
            'calculate', 'checked_formula', 'kind', 'checked_expression', 'evaluated', 'named_rows', 'by_image',
-           'one_seed_each', 'mean', 'scatter', 'of_means', 'ratio', 'least_class', 'best', 'correlation', 'half_bar',
-           'seed_range', 'count', 'cell', 'epochs', 'natively_large', 'spread', 'images', 'samples', 'without_noise',
-           'size_and_images', 'size', 'identity']
+           'one_seed_each', 'mean', 'scatter', 'of_means', 'ratio', 'least_class', 'best', 'more_on_copies',
+           'correlation', 'half_bar', 'seed_range', 'count', 'cell', 'epochs', 'natively_large', 'spread',
+           'error_over_spread', 'images', 'samples', 'without_noise', 'size_and_images', 'size', 'identity']
 
 # %% ../../nbs/paper/evidence.ipynb #02d4e0ab
 import re
@@ -83,9 +83,10 @@ class Evidence:
         base, _, suffix = name.rpartition("_")
         if base in self.roles and suffix in ("single", "mean", "drawn"):
             run, up, task = self.roles[base]
-            wanted = run if suffix == "single" else rf"{re.escape(run)}\+{suffix}\d*"
-            samples = self.table("samples")
-            found = samples[samples.run.str.fullmatch(wanted) & samples.task.eq(task)]
+            samples = self.table("samples").query("task == @task")
+            found = samples[samples.run.str.fullmatch(rf"{re.escape(run)}\+{suffix}\d*")]
+            if suffix == "single" or (suffix == "drawn" and found.empty):  # nothing was corrected
+                found = samples[samples.run.eq(run)]
             if len(found):
                 return [found.loc[found.k.idxmax(), "run"], up, task]
         raise NotRun(f"Needs a run in the role '{name}', which this study has not trained.")
@@ -302,6 +303,21 @@ def best(e: Evidence, formulas: list[Formula], **options) -> Value:
         raise missing
     return max(found, key=lambda value: value.value)
 
+
+@kind
+def more_on_copies(e: Evidence, formula: Formula) -> Value:
+    "Mean on images with an exact copy in the training set, less that on leak-free images."
+    sides = []
+    for seed, leaked in enumerate(("exact", "none")):
+        terms = named_rows(e, formula)
+        table = by_image({name: rows[rows.leaked.eq(leaked)] for name, rows in terms.items()})
+        if table.empty:
+            raise NotRun(f"No test image has the relative '{leaked}' in the training set.")
+        values = calculate(formula, table)
+        sides.append((values.mean(), bootstrap_means(values, table.group, e.draws, seed)))
+    (copied, drawn), (clean, other) = sides
+    return Value(copied - clean, *np.percentile(drawn - other, [2.5, 97.5]))
+
 # %% ../../nbs/paper/evidence.ipynb #60a4d6f5
 @kind
 def correlation(e: Evidence, formulas: list[Formula], **options) -> Value:
@@ -377,6 +393,14 @@ def spread(e: Evidence, table: str) -> Value:
     "Return the standard deviation over samples of one image, in grey levels."
     t = e.table(table)
     return Value(255 * np.average(t["std"] ** 2, weights=t["count"]) ** 0.5)
+
+
+@kind
+def error_over_spread(e: Evidence, table: str) -> Value:
+    "Divide the error of the mean of samples by what their spread says, both root mean squares."
+    t = e.table(table)
+    error, expected = (np.average(t[c] ** 2, weights=t["count"]) for c in ("rmse", "expected"))
+    return Value(float((error / expected) ** 0.5))
 
 
 @kind
