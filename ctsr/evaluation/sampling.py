@@ -70,6 +70,7 @@ def draw_scores(
 ) -> tuple:  # tidy scores, and pictures, see below
     """Draw `k` samples of every image and score each, their means, and the first one changed.
 
+    `lpips_between` is the LPIPS of the first sample to the second: what a perfect sample has to HR.
     The pictures are a dict of (N,H,W) float32 tensors 'hr', 'mean', 'std', 'std_a', 'std_b' (of
     each half of the samples) and the list 'image_ids'.
     """
@@ -92,6 +93,9 @@ def draw_scores(
         for (end, count, number), sr in found.items():
             regions = number == 0 and end in ("", "+drawn")
             scores = score_batch(sr, hr, lr, task, protocols, lpips, regions)
+            if lpips is not None and (end, number) == ("", 0):
+                between = lpips(drawn[0], drawn[1])
+                scores["", "lpips_between"] = between.double().cpu().numpy()
             images = prepared.table.iloc[rows]
             tables.append(score_rows(images, scores, run=run + end, k=count, sample=number))
         pictures.append(_pictures(drawn, hr))
