@@ -24,6 +24,7 @@ from ctsr.evaluation.scores import (
 )
 from ctsr.evaluation.statistics import (
     bootstrap_means,
+    bootstrap_p,
     breakdown,
     holm,
     interval,
@@ -239,6 +240,62 @@ def test_p_and_interval_weigh_images_alike(gain, clear):
     assert (sign_flip(difference, groups) < 0.05) == clear
     means = pd.Series(difference).groupby(groups).mean()
     assert stats.wilcoxon(means).pvalue < 0.05
+
+
+def test_seeds_are_drawn_again_crossed_with_groups():
+    "Of an additive table the variance is that of both means: var(groups)/G + var(seeds)/S."
+    rng = np.random.default_rng(0)
+    images, trainings = rng.normal(0, 1, 30), rng.normal(0, 2, 6)
+    values = (images[:, None] + trainings).ravel()
+    groups, seeds = np.repeat(range(30), 6), np.tile(range(6), 30)
+    spread = bootstrap_means(values, groups, seeds=seeds).std()
+    assert spread == pytest.approx((images.var() / 30 + trainings.var() / 6) ** 0.5, rel=0.03)
+    alone = bootstrap_means(values, groups)
+    assert alone.std() == pytest.approx(images.std() / 30**0.5, rel=0.03)
+    one_seed = bootstrap_means(values, groups, seeds=np.full(180, "0"))
+    np.testing.assert_allclose(one_seed, alone, rtol=1e-12)
+    missing = pd.array([None, *range(1, 6)] * 30, dtype="Int64")  # no seed is a label as well
+    labelled = bootstrap_means(values, groups, seeds=missing)
+    assert labelled.std() == pytest.approx(spread, rel=0.03)
+
+
+@pytest.mark.parametrize("scatter, clear", [(0.02, True), (2.0, False)])
+def test_p_and_interval_agree_where_seeds_scatter(scores, scatter, clear):
+    base = scores[scores.run.eq("bilinear") & scores.metric.eq("mae")]
+    lift = np.linspace(0.5, 1.5, len(base))
+    shifts = {0: 1 - scatter, 1: 1, 2: 1 + scatter}
+    runs = [
+        with_value(base, "net", seed=seed, value=base.value + lift * shift)
+        for seed, shift in shifts.items()
+    ]
+    row = paired(pd.concat([base, *runs]), "bilinear").iloc[0]
+    assert (row.lo95 > 0) == (row.p < 0.2) == clear and row.seeds == 3
+    assert row.difference == pytest.approx(1)
+    means = summary(pd.concat(runs), by=("run",))
+    alone = summary(runs[1], by=("run",))
+    assert (means.hi95 - means.lo95)[0] >= (alone.hi95 - alone.lo95)[0] - 1e-9
+
+
+def test_equal_seeds_are_compared_with_each_other(scores):
+    "A shift that a seed gives both networks alike is in neither interval nor p."
+    base = scores[scores.run.eq("bilinear") & scores.metric.eq("mae")]
+    tables = [
+        with_value(base, run, seed=seed, value=base.value + 5 * seed + gain)
+        for run, gain in (("one", 0.0), ("two", 0.25))
+        for seed in (0, 1, 2)
+    ]
+    row = paired(pd.concat(tables), "one").iloc[0]
+    assert row.lo95 == pytest.approx(0.25) and row.hi95 == pytest.approx(0.25)
+    other = [t.assign(seed=t.seed + 7) if t.run.iloc[0] == "two" else t for t in tables]
+    row = paired(pd.concat(other), "one").iloc[0]
+    assert row.lo95 < -1 < 1 < row.hi95 and row.p > 0.05 and row.seeds == 9
+
+
+def test_p_of_resampled_means():
+    d = np.random.default_rng(0).normal(1, 1, 40)
+    assert bootstrap_p(d, draws=500) == 1 / 500 and bootstrap_p(np.zeros(9), draws=500) == 1
+    assert np.isnan(bootstrap_p([1.0, np.inf, 2.0], draws=50))
+    assert bootstrap_p(d - d.mean()) == pytest.approx(1, abs=0.1)
 
 
 def test_holm_by_hand():

@@ -10,7 +10,13 @@ __all__ = ['seed_table', 'seed_points', 'gain_text', 'gain_sentence', 'gains_tex
 import numpy as np
 import pandas as pd
 
-from .statistics import FEW, _one_value, bootstrap_means, interval
+from ctsr.evaluation.statistics import (
+    FEW,
+    _one_value,
+    _seed_differences,
+    bootstrap_means,
+    interval,
+)
 from .table import condition_rows
 
 # %% ../../nbs/evaluation/ablations.ipynb #4fe7f992
@@ -44,10 +50,10 @@ def seed_table(
     over=("bilinear", "bilinear"),  # run and input, of the same task, that gains are counted from
     draws: int = 10_000,  # bootstrap resamples
 ) -> pd.DataFrame:  # a row for each condition, metric and subset
-    """Gains over the input, with their interval over images and their spread over seeds.
+    """Gains over the input, with their interval over images and seeds, and the spread over seeds.
 
-    Columns: condition, task, subset, metric, protocol, mean, gain, lo95, hi95 (over images), seeds,
-    lowest, highest, sd (over seeds), n (images).
+    Columns: condition, task, subset, metric, protocol, mean, gain, lo95, hi95, seeds, lowest,
+    highest, sd (over seeds), n (images).
     """
     table = []
     for label, task, metric, subset, rows in _gains(scores, conditions, metrics, protocol, over):
@@ -55,7 +61,7 @@ def seed_table(
         seeds = rows.groupby("seed", dropna=False).value.mean()
         row = dict(condition=label, task=task, subset=subset, metric=metric)
         row |= dict(protocol=rows.protocol.iloc[0], mean=rows.score.mean(), gain=image.value.mean())
-        row |= interval(image.value, image.group, levels=(95,), draws=draws)
+        row |= interval(rows.value, rows.group, levels=(95,), draws=draws, seeds=rows.seed)
         row |= dict(seeds=len(seeds), lowest=seeds.min(), highest=seeds.max(), sd=seeds.std())
         table.append(row | dict(n=len(image)))
     return pd.DataFrame(table)
@@ -150,9 +156,9 @@ def effect_table(
 ) -> tuple:  # the effects, and the effect in each seed
     """Differences to the first condition, over images and between trainings with the same seed.
 
-    Columns of the first table: condition, task, subset, metric, effect, lo95, hi95 (over images),
-    seeds, agree (all seeds have the same sign), sure, n. Columns of the second: condition, subset,
-    metric, seed, value.
+    Columns of the first table: condition, task, subset, metric, effect, lo95, hi95, seeds, agree
+    (all seeds have the same sign), sure, n. Columns of the second: condition, subset, metric, seed,
+    value.
     """
     (_, reference), *others = conditions.items()
     effects = []
@@ -164,7 +170,7 @@ def effect_table(
                 where = dict(condition=label, subset=subset, metric=metric)
                 image = _one_value(part, ["metric"])
                 seeds = part.groupby("seed").value.mean()
-                ends = interval(image.value, image.group, levels=(95,), draws=draws)
+                ends = interval(part.value, part.group, levels=(95,), draws=draws, seeds=part.seed)
                 agree = bool((np.sign(seeds) == np.sign(seeds.iloc[0])).all())
                 found = dict(effect=image.value.mean(), **ends, seeds=len(seeds), agree=agree)
                 found |= dict(sure=agree and ends["lo95"] * ends["hi95"] > 0, n=len(image))
@@ -191,11 +197,13 @@ def leak_table(
     for label, condition in conditions.items():
         rows = condition_rows(scores, condition, metric, protocol)
         zero = condition_rows(scores, [*over, condition[2]], metric, protocol)
-        image = _one_value(_minus(rows, zero), ["metric"])
-        for (cls, kind), part in image.groupby(["class", "leaked"]):
-            ends = interval(part.value, part.group, levels=(95,), least=FEW, draws=draws)
+        _one_value(rows, ["metric"])  # refuses what must not be averaged
+        for (cls, kind), part in _minus(rows, zero).groupby(["class", "leaked"]):
+            how = dict(levels=(95,), least=FEW, draws=draws, seeds=part.seed)
+            ends = interval(part.value, part.group, **how)
             row = {"condition": label, "class": cls, "leaked": kind, "metric": metric}
-            row |= dict(gain=part.value.mean(), **ends, n=len(part), groups=part.group.nunique())
+            row |= dict(gain=part.value.mean(), **ends)
+            row |= dict(n=part.image_id.nunique(), groups=part.group.nunique())
             table.append(row)
     return pd.DataFrame(table)
 
@@ -207,22 +215,24 @@ def _worth(copied, controls, draws):
     parts = large or found
     if not parts:
         return None
-    n = sum(map(len, parts.values()))
-    share = {cls: len(part) / n for cls, part in parts.items()}
-    advantage = sum(share[cls] * part.value.mean() for cls, part in parts.items())
-    control = sum(share[cls] * controls[cls].value.mean() for cls in parts)
+    images = {cls: part.image_id.nunique() for cls, part in parts.items()}
+    n = sum(images.values())
+    advantage = 0
+    control = 0
     spread = 0
     for i, (cls, part) in enumerate(parts.items()):
-        zero = controls[cls]
-        resampled = bootstrap_means(part.value, part.group, draws, 2 * i)
-        spread += share[cls] * (
-            resampled - bootstrap_means(zero.value, zero.group, draws, 2 * i + 1)
-        )
+        share = images[cls] / n
+        for sign, rows in ((1, part), (-1, controls[cls])):
+            drawn = bootstrap_means(rows.value, rows.group, draws, 2 * i + (sign < 0), rows.seed)
+            spread += sign * share * drawn
+        advantage += share * part.value.mean()
+        control += share * controls[cls].value.mean()
     groups = min(controls[cls].group.nunique() for cls in parts)
     lo, hi = np.percentile(spread, [2.5, 97.5]) if groups >= FEW else (np.nan, np.nan)
     result = dict(advantage=advantage, control=control, worth=advantage - control, lo95=lo, hi95=hi)
-    result |= dict(n=n, controls=sum(len(controls[cls]) for cls in parts), groups=groups)
-    return result | dict(left_out=len(copied) - n)
+    compared = sum(controls[cls].image_id.nunique() for cls in parts)
+    result |= dict(n=n, controls=compared, groups=groups)
+    return result | dict(left_out=copied.image_id.nunique() - n)
 
 
 def leak_worth(
@@ -239,11 +249,10 @@ def leak_worth(
     worth, lo95, hi95, n, controls (images), groups (of controls, in the class that has fewest),
     left_out (copied images of classes without enough controls).
     """
-    seen, unseen = (
-        _one_value(condition_rows(scores, condition, metric, protocol), ["metric"])
-        for condition in (trained_with, trained_without)
-    )
-    difference = _minus(seen, unseen)
+    two = [condition_rows(scores, c, metric, protocol) for c in (trained_with, trained_without)]
+    for rows in two:
+        _one_value(rows, ["metric"])  # refuses what must not be averaged
+    difference = _seed_differences(*two)
     controls = dict(list(difference[difference.leaked == "none"].groupby("class")))
     table = []
     for kind in [k for k in ("exact", "near") if k in set(difference.leaked)]:
