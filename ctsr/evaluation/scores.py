@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 from ..core.errors import CTSRError
 from ..core.files import save_csv, save_tensors
-from ..data.degrade import MODES, Task, degrade, task_from, upsample
+from ..data.degrade import Task, degrade, task_from, upsample
 from ..data.prepared import Prepared, load_prepared
-from .restore import Interpolate, NetRestorer, load_run
+from .restore import BASELINES, NetRestorer, baseline_restorer, load_run
 from .statistics import _one_value, summary, unit_note
 from .table import BETTER, COLUMNS, tidy
 from ctsr.metrics.fidelity import (
@@ -359,7 +359,7 @@ def _arguments(argv):
         description="Score a run: writes per_image.csv and samples.safetensors.",
     )
     option = parser.add_argument
-    option("--run", required=True, help="run folder, or bilinear, nearest or bicubic")
+    option("--run", required=True, help=f"run folder, or one of {', '.join(BASELINES)}")
     option("--data", required=True, help="prepared set, <source>-<hr>-<fit>.safetensors")
     option("--out", required=True, help="folder to write to")
     option("--task", help="task name such as x5, or JSON (default: the run's)")
@@ -378,11 +378,12 @@ def _arguments(argv):
 
 def _restorer(a):
     "The interpolation or the run that the arguments name."
-    if a.run in MODES:
-        return Interpolate(a.run)
+    if a.run in BASELINES:
+        return baseline_restorer(a.run)
     if not Path(a.run).is_dir():
+        names = ", ".join(BASELINES)
         raise CTSRError(
-            f"--run {a.run}: no such folder; train the run first, or name one of {', '.join(MODES)}"
+            f"--run {a.run}: no such folder; train the run first, or name one of {names}"
         )
     drawing = {key: getattr(a, key) for key in ("sampler", "steps", "k")}
     drawing = {key: value for key, value in drawing.items() if value is not None}

@@ -46,6 +46,7 @@ from ..data.degrade import MODES, Task, rotation_margin, task_from
 from ..data.grey import HOUNSFIELD, WINDOWS
 from ..data.sources import NAMED, prepared_name
 from ..evaluation.pretrained import made_by, pretrained
+from ..evaluation.restore import BASELINES, baseline_restorer
 from ..metrics.fidelity import PROTOCOLS
 from ..models.diffusion import sampler_settings
 from .provenance import as_shown, checkout
@@ -142,9 +143,9 @@ class Evaluation:
     "How runs are tested."
 
     split: Literal["train", "valid", "test"] = "test"  # split that is tested on
-    baselines: Annotated[list[Mode], Field(min_length=1)] = field(
+    baselines: Annotated[list[Literal[BASELINES]], Field(min_length=1)] = field(
         default_factory=lambda: ["bilinear", "nearest", "bicubic"]
-    )  # plain interpolations, as restorers
+    )  # what needs no training, see ctsr.evaluation.restore
     inputs: Annotated[list[Mode], Field(min_length=1)] = field(
         default_factory=lambda: ["bilinear", "nearest"]
     )  # up-samplings each net is tested on, its own first
@@ -410,7 +411,7 @@ def tested_conditions(
     preset: Preset,
 ) -> dict:  # run, as tables call it -> its task (None for any), and the inputs it is tested on
     "List what is tested."
-    known = {mode: (None, [mode]) for mode in preset.evaluation.baselines}
+    known = {name: (None, [baseline_restorer(name).up]) for name in preset.evaluation.baselines}
     for training in preset.tested:
         name = preset.run_of[training]
         run = preset.runs[name]
@@ -446,8 +447,8 @@ def check_runs(
     preset: Preset,
 ):
     "Refuse runs that cannot begin as they say, or take more steps than their schedule has."
-    if clash := [name for name in preset.runs if name in MODES]:
-        raise CTSRError(f"runs.{clash[0]}: that is an interpolation's name; choose another")
+    if clash := [name for name in preset.runs if name in BASELINES]:
+        raise CTSRError(f"runs.{clash[0]}: that is a baseline's name; choose another")
     for training in preset.trainings:
         preset.stages(training)
     for name, run in preset.runs.items():
@@ -848,7 +849,7 @@ def published_runs(
     known = before.runs | before.cascades
     found = {n for n in names if n in known and recipe_of(preset, n) == recipe_of(before, n)}
     for task, runs in side_by_side(preset).items():
-        if runs - found - {*MODES} or runs != side_by_side(before).get(task):
+        if runs - found - {*BASELINES} or runs != side_by_side(before).get(task):
             found -= runs
     found -= {run for _, run in drawn_runs(preset) - drawn_runs(before)}  # samples were not kept
     m = preset.figures.mechanism
@@ -1324,7 +1325,7 @@ def sampled_job(preset: Preset, root: str | Path, task: str) -> Job:
 
 def evaluated_as(preset: Preset, run: str) -> str:
     "The first part of the name of an evaluation's folder."
-    if run in MODES:
+    if run in BASELINES:
         return "interpolation"
     return preset.trainings_of(run)[0] if run in preset.runs else run
 
