@@ -278,7 +278,7 @@ def test_samples_are_those_of_upscale(here, stored, tmp_path):
     explorer.methods.choose("bicubic", "sr3-x5")
     draw_samples(explorer.methods)
     shown = explorer.methods.case.visible
-    for samples, title in ((1, "one sample"), (3, "mean of samples")):
+    for samples, title in ((1, "one sample"), (4, "mean of samples")):
         (row,) = upscale(
             [tmp_path / "one.png"],
             tmp_path / f"{samples}.png",

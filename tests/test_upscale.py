@@ -293,6 +293,12 @@ def test_grey_in_colour_channels_and_turned_by_its_camera(runs, tmp_path):
     )
 
 
+def with_stops():
+    "Give a child the usual answers to interrupts and hang-ups, which a shell may have taken away."
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def noisy_png(path, size=(40, 40)):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, size).astype(np.uint8)).save(path)
 
@@ -1781,7 +1787,7 @@ def test_an_interrupt_is_one_line(runs, tmp_path, stop):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=with_stops,
     ) as process:  # a shell in the background ignores it
         while not (tmp_path / "out" / "a.png").exists() and process.poll() is None:
             time.sleep(0.05)
