@@ -610,7 +610,7 @@ def test_a_study_takes_published_scores_of_all_that_did_not_change(clone, finish
     done = ctsr(*STUDY, "--published", *changed, cwd=clone)
     again = clone / "runs" / "smoke"
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    taken = "bilinear, nearest, bicubic, runet-x5, sr3-x5, clean-x5"
+    taken = "bilinear, nearest, bicubic, lanczos, spline-bp, runet-x5, sr3-x5, clean-x5"
     assert f"scores from figures/smoke: {taken}" in done.stdout
     assert [p.name for p in (again / "train").iterdir()] == ["nn-runet-x5"]
     before, after = (
