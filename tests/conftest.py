@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,17 @@ def fetched(tmp_path_factory):
         return folder
 
     return fetch
+
+
+@pytest.fixture(scope="session")
+def with_stops():
+    "A `preexec_fn`: interrupts and hang-ups do what they usually do, whatever the shell ignores."
+
+    def usual():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+    return usual
 
 
 @pytest.fixture(scope="session")

@@ -109,7 +109,7 @@ def test_figures_open_and_say_where_they_come_from(finished_study):
     figures = finished_study[0] / "figures"
     for picture in figures.glob("*.png"):
         with Image.open(picture) as image:
-            assert min(image.size) > 200
+            assert min(image.size) > 300
         made = json.loads(picture.with_suffix(".json").read_text())
         assert made["file"] == picture.name and made["inputs"]
         wanted = {"notebook", "parameters", "commit", "code_sha256", "inputs", "device", "time"}
@@ -225,12 +225,6 @@ def test_figures_are_the_same_bytes_from_the_same_table(
 def copy(finished_study, tmp_path):
     "A copy of the finished study with its own plan."
     return shutil.copytree(finished_study[0], tmp_path / "smoke")
-
-
-def with_stops():
-    "Give a child the usual answers to interrupts and hang-ups, which a shell may have taken away."
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def start(root, folder, *extra, **kwargs):
@@ -377,7 +371,9 @@ def test_killed_in_the_middle_of_a_notebook_it_goes_on(root, copy):
 
 @slow
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_stopped_study_ends_with_its_children_and_leaves_nothing_half_written(root, copy, stop):
+def test_a_stopped_study_ends_with_its_children_and_leaves_nothing_half_written(
+    root, copy, with_stops, stop
+):
     run = copy / "train" / "runet-x5"
     shutil.rmtree(run)
     process = start(

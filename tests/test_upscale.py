@@ -293,12 +293,6 @@ def test_grey_in_colour_channels_and_turned_by_its_camera(runs, tmp_path):
     )
 
 
-def with_stops():
-    "Give a child the usual answers to interrupts and hang-ups, which a shell may have taken away."
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-
 def noisy_png(path, size=(40, 40)):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, size).astype(np.uint8)).save(path)
 
@@ -1776,7 +1770,7 @@ def test_the_command(runs, tmp_path, ctsr_upscale):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_interrupt_is_one_line(runs, tmp_path, stop):
+def test_an_interrupt_is_one_line(runs, tmp_path, with_stops, stop):
     "What was finished stays, and nothing else."
     for name in ("a.png", "b.png"):
         noisy_png(tmp_path / name, (1200, 1200) if name == "b.png" else (40, 40))

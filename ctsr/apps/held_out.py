@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .upscale import load_model, restore_slice
+from ..core.errors import one_line_errors
 from ..core.fetch import fetch_package
 from ..core.files import save_csv
 from ..data.degrade import Task, downsample, enlarge, parse_kernel
@@ -138,9 +139,10 @@ def sample_volumes() -> dict:  # subject -> (S, H, W) HU
     return {file.name.removesuffix("_image.nrrd"): read_volume(file)[0] for file in files}
 
 
+@one_line_errors
 def main(
     argv: list | None = None,  # default: those of the process
-):
+) -> int:  # exit status
     "`python -m ctsr.apps.held_out FOLDER`: score the sample CT, or time the models."
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path, help="Folder for the tables.")
@@ -153,7 +155,7 @@ def main(
         table = seconds_per_slice()
         save_csv(asked.folder / "seconds.csv", table)
         print(table.to_string(index=False))
-        return
+        return 0
     from ctsr.metrics.perceptual import LPIPS
 
     volumes = sample_volumes()
@@ -164,7 +166,8 @@ def main(
     save_csv(asked.folder / "held_out.csv", scores)
     save_csv(asked.folder / "table_held_out.csv", table.reset_index())
     print(table.round(3).to_string())
+    return 0
 
 # %% ../../nbs/apps/held_out.ipynb #c7548a48
 if __name__ == "__main__" and "__file__" in globals():
-    main()
+    raise SystemExit(main())

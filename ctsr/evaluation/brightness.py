@@ -9,14 +9,13 @@ __all__ = ['PHASES', 'LEVELS', 'phase_means', 'summarised', 'reference', 'pairs_
 
 # %% ../../nbs/evaluation/brightness.ipynb #b422a5e1
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from ..core.errors import CTSRError
+from ..core.errors import one_line_errors
 from ..core.files import save_csv
 from ..data.degrade import degrade_pair, task_from
 from ..data.prepared import Prepared, load_prepared
@@ -280,6 +279,7 @@ def measure_all(
     return pd.DataFrame(rows).round(5)
 
 
+@one_line_errors
 def main(
     arguments: list | None = None,  # of the command line; None: those of this process
 ) -> int:  # exit status
@@ -293,16 +293,12 @@ def main(
         "--trainings-only", action="store_true", help="only the short trainings (default: all)"
     )
     given = parser.parse_args(arguments)
-    try:
-        restorer = load_pretrained(given.weights)
-        data = load_prepared(given.data)
-        if not given.trainings_only:
-            save_csv(given.out, measure_all(restorer, data, given.few))
-        trained = short_trainings(data, task_from(restorer.config["task"]))
-        save_csv(given.out.with_stem(f"{given.out.stem}-trainings"), trained)
-    except CTSRError as error:
-        print(f"ctsr: {error}", file=sys.stderr)
-        return 2
+    restorer = load_pretrained(given.weights)
+    data = load_prepared(given.data)
+    if not given.trainings_only:
+        save_csv(given.out, measure_all(restorer, data, given.few))
+    trained = short_trainings(data, task_from(restorer.config["task"]))
+    save_csv(given.out.with_stem(f"{given.out.stem}-trainings"), trained)
     return 0
 
 

@@ -11,7 +11,6 @@ import argparse
 import itertools
 import json
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ import torch
 from safetensors import safe_open
 from tqdm import tqdm
 
-from ..core.errors import CTSRError
+from ..core.errors import CTSRError, one_line_errors
 from ..core.files import save_csv, save_tensors
 from ..data.degrade import Task, degrade, task_from, upsample
 from ..data.prepared import Prepared, load_prepared
@@ -401,32 +400,29 @@ def _task(name, card):
     return task_from(card["task"] if name is None else named)
 
 
+@one_line_errors
 def main(
     argv: list | None = None,  # arguments; None: those of the process
 ) -> int:  # exit status
     "Entry of `python -m ctsr.evaluation.scores`."
     a = _arguments(argv)
-    try:
-        restorer = _restorer(a)
-        card = getattr(restorer, "config", {})
-        data = load_prepared(a.data).split(a.split)
-        scores = evaluate(
-            restorer,
-            data,
-            _task(a.task, card),
-            a.out,
-            run=a.name or Path(a.run).name,
-            up=a.up,
-            seed=card.get("seed"),
-            lpips=LPIPS(a.lpips).to(a.device) if a.lpips else None,
-            batch_size=a.batch_size,
-            examples=a.examples,
-            device=a.device,
-            progress=True,
-        )
-    except CTSRError as error:
-        print(f"ctsr: {error}", file=sys.stderr)
-        return 2
+    restorer = _restorer(a)
+    card = getattr(restorer, "config", {})
+    data = load_prepared(a.data).split(a.split)
+    scores = evaluate(
+        restorer,
+        data,
+        _task(a.task, card),
+        a.out,
+        run=a.name or Path(a.run).name,
+        up=a.up,
+        seed=card.get("seed"),
+        lpips=LPIPS(a.lpips).to(a.device) if a.lpips else None,
+        batch_size=a.batch_size,
+        examples=a.examples,
+        device=a.device,
+        progress=True,
+    )
     table = summary(scores).drop(columns=["lo68", "hi68"]).round(4)
     print(table.to_string(index=False), unit_note(scores), f"{a.out}/per_image.csv", sep="\n")
     return 0

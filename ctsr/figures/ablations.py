@@ -36,7 +36,7 @@ def fig_factors(
     effects, pairs = (t[t.subset == subset] for t in (effects, pairs))
     metrics = list(dict.fromkeys(effects.metric))
     order = list(dict.fromkeys(effects.condition))
-    size = (2.2 + 2.3 * max(1, len(metrics)), 0.36 * max(1, len(order)) + 0.9)
+    size = (2.2 + 2.3 * max(1, len(metrics)), 0.36 * max(2, len(order)) + 0.9)
     grid = dict(squeeze=False, sharey=True, layout="constrained")
     fig, axes = plt.subplots(1, max(1, len(metrics)), figsize=size, **grid)
     for ax, metric in zip(axes[0], metrics):

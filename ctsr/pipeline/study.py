@@ -28,7 +28,7 @@ from pathlib import Path
 import psutil
 from tqdm import tqdm
 
-from ..core.errors import CTSRError
+from ..core.errors import CTSRError, one_line_errors
 from ..core.files import file_sha256, locked, save_json
 from .notebooks import check_parameters, notebook_parameters, run_notebook
 from .presets import Preset, check_preset, plan, taken_runs
@@ -626,6 +626,7 @@ def pack_run(
     return pack(training, name, metrics, licence, folder, sampling)
 
 # %% ../../nbs/pipeline/study.ipynb #1eaf9d74
+@one_line_errors
 def main(
     argv: list | None = None,  # plan file, key of the job
 ) -> int:  # exit status
@@ -634,11 +635,7 @@ def main(
     if machine == platform.node():  # and not on another machine of a cluster
         end_with(int(pid))
     plan_file, key = argv or sys.argv[1:]
-    try:
-        run_job(json.loads(Path(plan_file).read_text()), key)
-    except CTSRError as error:
-        print(f"ctsr: {error}", file=sys.stderr, flush=True)
-        return 2
+    run_job(json.loads(Path(plan_file).read_text()), key)
     return 0
 
 

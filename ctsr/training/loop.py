@@ -16,7 +16,6 @@ import hashlib
 import json
 import math
 import os
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -26,7 +25,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from ..core.errors import CTSRError
+from ..core.errors import CTSRError, one_line_errors
 from ..core.files import locked, save_csv, save_json, save_tensors
 from ..core.settings import parse_settings
 from ..data.degrade import rotation_margin, upsample
@@ -505,6 +504,7 @@ def train(
     return pd.DataFrame(trainer.progress.history)
 
 # %% ../../nbs/training/loop.ipynb #4d17209a
+@one_line_errors
 def main(
     arguments: list | None = None,  # of the command line; None: those of this process
 ) -> int:  # exit status
@@ -516,15 +516,11 @@ def main(
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="(default: 60)")
     given = parser.parse_args(arguments)
     try:
-        try:
-            settings = json.loads(given.config.read_text())
-        except (OSError, json.JSONDecodeError) as error:
-            raise CTSRError(f"{given.config}: not a readable JSON file ({error})") from None
-        config = parse_settings(TrainConfig, settings, str(given.config))
-        train(config, given.data, given.out, given.checkpoint_seconds)
-    except CTSRError as error:
-        print(f"ctsr: {error}", file=sys.stderr)
-        return 2
+        settings = json.loads(given.config.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise CTSRError(f"{given.config}: not a readable JSON file ({error})") from None
+    config = parse_settings(TrainConfig, settings, str(given.config))
+    train(config, given.data, given.out, given.checkpoint_seconds)
     return 0
 
 
