@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from ctsr.core.errors import CTSRError
+from ctsr.pipeline.job import read_record, stamp_path
 from ctsr.pipeline.notebooks import run_notebook
 from ctsr.pipeline.presets import load_preset, plan
 from ctsr.pipeline.provenance import as_shown, code_behind
@@ -26,9 +27,7 @@ from ctsr.pipeline.study import (
     describe_study,
     is_alive,
     publish,
-    read_record,
     redraw,
-    stamp_path,
     unfinished,
 )
 
