@@ -24,10 +24,13 @@ import time
 from pathlib import Path
 
 import psutil
+import torch
 from tqdm import tqdm
 
 from ..core.errors import CTSRError
 from ..core.files import file_sha256, locked, save_json
+from ..evaluation.pretrained import pack
+from ..evaluation.table import load_tables
 from .job import STUDY, damaged_output, job_key, read_record, stamp_path
 from ctsr.pipeline.notebooks import (
     check_parameters,
@@ -366,8 +369,6 @@ def run_study(
     verbose: bool = False,  # show what Snakemake and the notebooks print
 ) -> Path:  # the report
     "Run what is out of date of a study, and nothing else."
-    import torch
-
     root = study_folder(preset.name, root)
     planned = plan(preset, as_shown(root))
     cores = core_count(jobs)
@@ -518,9 +519,6 @@ def pack_run(
     folder: str | Path | None = None,  # where to; default the package's own
 ) -> Path:  # the .safetensors file
     "Store the weights of a tested run with the package."
-    from ctsr.evaluation.pretrained import pack
-    from ctsr.evaluation.table import load_tables
-
     choice = Path(evaluated) / "choice.json"
     sampling = json.loads(choice.read_text()) if choice.exists() else None
     metrics = mean_scores(load_tables(Path(evaluated) / "per_image.csv"))
