@@ -146,7 +146,7 @@ def save_tensors(
             _sort_metadata(tmp)
         tmp.chmod(mode)
 
-
+# %% ../../nbs/core/files.ipynb #5a26114c
 def read_safetensors(
     path: str | Path,  # file
 ) -> tuple[dict, dict]:  # tensors by name, which stay in the file until they are used; metadata
@@ -160,7 +160,7 @@ def read_safetensors(
             " loaded, convert them first"
         ) from None
 
-
+# %% ../../nbs/core/files.ipynb #df3831ae
 def file_sha256(
     path,  # any file
 ) -> str:  # 64 hex digits

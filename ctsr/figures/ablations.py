@@ -19,7 +19,7 @@ from .style import axis_label, number_text, themed, whiskers
 
 # %% ../../nbs/figures/ablations.ipynb #da09c38f
 def _seed_dots(ax, order, points, hollow):
-    "A dot for each seed; those of the conditions in `hollow` are not filled."
+    "Draw a dot for each seed, not filled for the conditions in `hollow`."
     y = points.condition.map(order.index)
     fill = np.where(points.condition.isin(hollow), "white", "#0072B2")
     ax.scatter(points.value, y, 16, fill, edgecolors="black", linewidths=0.5, alpha=0.85, zorder=3)
@@ -135,7 +135,7 @@ def fig_choices(
             ax.tick_params(labelleft=False)
     for ax, metric in zip(axes[-1], metrics):
         kind, _, unseen = metric.partition("_")
-        images = "images without a relative in training" if unseen else "all validation images"
+        images = "leak-free images" if unseen else "all validation images"
         ax.set_xlabel(f"{axis_label(kind, change=True)},\n{images}")
     marks = [
         Patch(color="#0072B2", label="better"),

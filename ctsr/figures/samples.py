@@ -49,7 +49,7 @@ def _error_bar(grid, limit, text):
 
 
 def _rank_text(row, n_images):
-    "Place of an image among all that were ranked; a dagger marks relatives in training."
+    "Rank of an image among all; a dagger marks a duplicate or near-duplicate in training."
     place = "median" if row.place == "median" else f"rank {row['rank']} of {n_images}"
     return place + " †" * (row.get("leaked", "none") != "none")
 
@@ -57,7 +57,7 @@ def _rank_text(row, n_images):
 @themed
 def fig_ranked(
     pictures: dict,  # 'hr', 'up': (n,H,W) uint8 tensors, and 'image_ids': list of n
-    restored: dict,  # title -> (n,H,W) uint8 tensors; the last one is that of the ranks
+    restored: dict,  # title -> (n,H,W) uint8 tensors; the last one is ranked
     ranks: pd.DataFrame,  # from `rank_images`
     n_images: int | None = None,  # how many were ranked; None: the worst rank shown
 ) -> Figure:

@@ -101,7 +101,7 @@ def shade(
 
 
 def _known(name):
-    "Colour of a condition whose model is known, else None."
+    "Colour of a condition of a known model, else None."
     name = name.lower().replace("+", "-")
     plain = re.sub(f"{FACTOR}|{SAMPLES}|{VARIANTS}", "", name)
     model, _, up = plain.partition(" on ")
@@ -123,7 +123,7 @@ def _known(name):
 def palette(
     names,  # conditions, as computed or as they are shown
     colours: dict | None = None,  # condition -> colour, where the caller settles it
-) -> dict:  # condition -> colour: those of `colours` and one for each name
+) -> dict:  # condition -> colour: `colours`, and one for each name
     "One colour for each condition, the same in every figure."
     out = dict(colours or {})
     out |= {n: c for n in names if n not in out and (c := _known(n))}
@@ -190,7 +190,7 @@ def conditions(
 
 def only_value(
     table: pd.DataFrame,
-    column: str,  # whose value settles what is drawn, e.g. 'task'
+    column: str,  # e.g. 'task'
     wanted=None,  # the value; None: the only one in the table
 ):
     "The value of a column to plot, which must be given if there are several."

@@ -428,7 +428,7 @@ def halved_target(
     gamma_mid: Tensor,  # (B,) float64, where the teacher's first step goes, larger
     gamma_end: Tensor,  # (B,) float64, where its second step goes, larger still, at most 1
 ) -> Tensor:  # like y_t
-    "Estimate of y0 with which one DDIM step goes as far as two of the teacher."
+    "Estimate of y0 that takes one DDIM step as far as two of the teacher."
     y = y_t
     for here, there in ((gamma, gamma_mid), (gamma_mid, gamma_end)):
         keep, new = _leap(here, there, y)

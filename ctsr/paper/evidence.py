@@ -96,7 +96,7 @@ class Evidence:
         role: str,
         metric: str,
         protocol: Literal["standard", "as_coded"] = "standard",  # of PSNR and SSIM
-        clean: bool = False,  # only images without a relative in the training set
+        clean: bool = False,  # only leak-free images
         classes: list[str] | None = None,  # only these
     ) -> pd.DataFrame:
         "Return the scores of every test image, seed and sample."
@@ -292,7 +292,7 @@ def least_class(e: Evidence, formula: Formula) -> Value:
 
 @kind
 def best(e: Evidence, formulas: list[Formula], **options) -> Value:
-    "Return the largest mean of several formulas, among those whose runs the study has."
+    "Return the largest mean of several formulas, leaving out runs that the study lacks."
     found = []
     for formula in formulas:
         try:
@@ -306,13 +306,13 @@ def best(e: Evidence, formulas: list[Formula], **options) -> Value:
 
 @kind
 def more_on_copies(e: Evidence, formula: Formula) -> Value:
-    "Mean on images with an exact copy in the training set, less that on leak-free images."
+    "Mean on images with an exact copy in the training set, minus the mean on leak-free images."
     sides = []
     for seed, leaked in enumerate(("exact", "none")):
         terms = named_rows(e, formula)
         table = by_image({name: rows[rows.leaked.eq(leaked)] for name, rows in terms.items()})
         if table.empty:
-            raise NotRun(f"No test image has the relative '{leaked}' in the training set.")
+            raise NotRun(f"No test image has the kind of leak '{leaked}'.")
         values = calculate(formula, table)
         sides.append((values.mean(), bootstrap_means(values, table.group, e.draws, seed)))
     (copied, drawn), (clean, other) = sides
@@ -358,7 +358,7 @@ def count(e: Evidence, split: str, of: list[str]) -> Value:
 
 @kind
 def cell(e: Evidence, table: str, row: dict, column: str = "value", scale: float = 1.0) -> Value:
-    "Return an entry of a further table; `value` has its interval next to it."
+    "Return an entry of a further table; the entry `value` comes with its interval."
     t = e.table(table)
     for key, wanted in row.items():
         t = t[t[key].eq(wanted)]
@@ -397,7 +397,7 @@ def spread(e: Evidence, table: str) -> Value:
 
 @kind
 def error_over_spread(e: Evidence, table: str) -> Value:
-    "Divide the error of the mean of samples by what their spread says, both root mean squares."
+    "Divide the error of the mean of samples by the error that their spread predicts (both RMS)."
     t = e.table(table)
     error, expected = (np.average(t[c] ** 2, weights=t["count"]) for c in ("rmse", "expected"))
     return Value(float((error / expected) ** 0.5))
@@ -417,7 +417,7 @@ def samples(e: Evidence, role: str) -> Value:
 
 @kind
 def without_noise(e: Evidence, role: str, over: str) -> Value:
-    "Return the PSNR of the mean of endlessly many samples, less that of another role."
+    "Return the PSNR of the mean of infinitely many samples, minus that of another role."
     k = samples(e, role).value
     single, several = (
         (10 ** (-e.rows(f"{role}_{name}", "psnr").set_index("image_id").value / 10))
@@ -439,7 +439,7 @@ def size_and_images(e: Evidence, role: str) -> tuple[int, int]:
 
 @kind
 def size(e: Evidence, role: str) -> str:
-    "Say how large a network is next to the authors', and how long it was trained."
+    "Compare the size and training of a network with the authors'."
     parameters, seen = size_and_images(e, role)
     theirs, images = AUTHORS[e.setting(role, "name")]
     return (
