@@ -35,7 +35,7 @@ def _is_about(
     e: BaseException,  # raised while `path` was written
     path: Path,  # the file or folder to be written
 ) -> bool:
-    "Whether an error names the output, its temporary name, a file in it or a folder above it."
+    "Check if an error names the output, its temporary name, a file in it or a folder above it."
     temporary = str(path.parent / f".{path.stem}.")
     name = getattr(e, "filename", None)
     if name is None:

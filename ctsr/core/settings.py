@@ -47,7 +47,7 @@ def what_is_wrong(
     kind: type,  # the class that was to be made
     parents: list,  # keys that lead to the setting
 ) -> str:
-    "Say what is wrong with one setting and what is allowed."
+    "Describe what is wrong with one setting and what is allowed."
     given = problem["input"]
     if problem["type"] == "missing":
         return f"missing '{key}'"

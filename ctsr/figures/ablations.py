@@ -32,7 +32,7 @@ def fig_factors(
     reference: str,  # label of the condition that `effects` are against
     subset: str = "leak-free",  # images shown: 'all' or 'leak-free'
 ) -> Figure:
-    "What each factor changes: intervals over images and seeds, and a dot for each seed."
+    "Effect of each factor: intervals over images and seeds, and a dot for each seed."
     effects, pairs = (t[t.subset == subset] for t in (effects, pairs))
     metrics = list(dict.fromkeys(effects.metric))
     order = list(dict.fromkeys(effects.condition))

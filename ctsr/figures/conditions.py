@@ -43,12 +43,12 @@ def as_picture(
 
 
 def error_limit(errors) -> float:  # of full range, at least 0.02
-    "The error that is shown brightest: the 99.5th percentile, rounded up to 0.01."
+    "Largest error on the colour scale: the 99.5th percentile, rounded up to 0.01."
     return max(0.02, float(np.ceil(np.percentile(errors, 99.5) * 100) / 100))
 
 
 def end_of(text: str, most: int) -> str:
-    "The last `most` characters of a long name, which tell images apart."
+    "Shorten a long name to its last `most` characters, which tell images apart."
     return text if len(text) <= most else "…" + text[1 - most :]
 
 
@@ -135,7 +135,7 @@ def zoom_box(
     hr,  # (H,W) original
     size: int | None = None,  # side of the box, px; None: a quarter of the image
 ) -> tuple:  # top, left, size, px
-    """Where the original has most detail, away from the margin.
+    """Find the square with most detail in the original, away from the margin.
 
     Detail is the mean absolute gradient; strong edges are capped at 0.15.
     """
@@ -383,7 +383,7 @@ def _curve_panel(ax, histories, column, colours, labels):
 
 
 def _task_of(name):
-    "The task in a name such as 'runet-x5'."
+    "Task in a name such as 'runet-x5'."
     found = re.search(r"-(x\d+)", name)
     return found[1] if found else ""
 

@@ -40,7 +40,7 @@ def _image_grid(fig, rect, shape, pad, **kwargs):
 
 
 def _error_bar(grid, limit, text):
-    "The colour bar of the error maps in a grid."
+    "Colour bar of the error maps in a grid."
     scale = plt.cm.ScalarMappable(plt.Normalize(0, limit), "magma")
     bar = grid.cbar_axes[0].colorbar(scale, extend="max", ticks=[0, limit / 2, limit])
     bar.ax.tick_params(length=2, pad=1.5, labelsize=6.5)
@@ -61,7 +61,7 @@ def fig_ranked(
     ranks: pd.DataFrame,  # from `rank_images`
     n_images: int | None = None,  # how many were ranked; None: the worst rank shown
 ) -> Figure:
-    "The best images, the median and the worst, as restored and with errors (Figure 5)."
+    "Best, median and worst images, with restorations and error maps (the paper's Figure 5)."
     where = {name: i for i, name in enumerate(pictures["image_ids"])}
     if missing := [i for i in ranks.image_id if i not in where]:
         raise CTSRError(f"fig_ranked: no picture of {missing[0]}; add it to pictures")
@@ -272,7 +272,7 @@ def fig_uncertainty(
     k: int,  # how many samples
     names=None,  # (n,) text at the left of each row
 ) -> Figure:
-    "Where samples differ, where their mean errs, and whether one predicts the other."
+    "Standard deviation of samples, error of their mean, and one against the other."
     if calibration.empty or not calibration["std"].max() > 0:
         raise CTSRError(
             "fig_uncertainty: the samples do not differ; draw two or more with a model that samples"

@@ -54,7 +54,7 @@ RC = {
 
 
 def theme():
-    "The look of every figure, as a context; a user's own style does not leak in."
+    "Context with the style of every figure; a user's own style has no effect in it."
     return plt.style.context(RC, after_reset=True)
 
 
@@ -193,7 +193,7 @@ def only_value(
     column: str,  # e.g. 'task'
     wanted=None,  # the value; None: the only one in the table
 ):
-    "The value of a column to plot, which must be given if there are several."
+    "Return the value of a column to plot; it must be given if there are several."
     values = list(dict.fromkeys(table[column]))
     if wanted is None and len(values) > 1:
         raise CTSRError(

@@ -81,7 +81,7 @@ _BLOCK = 12  # outputs of one small product
 def _band(
     weights: Tensor,  # (k,)
 ) -> Tensor:  # (12, 12+k-1): row i holds the weights from column i on
-    "The matrix that turns 12+k-1 neighbouring samples into 12 window means."
+    "Matrix that turns 12+k-1 neighbouring samples into 12 window means."
     return torch.stack([F.pad(weights, (i, _BLOCK - 1 - i)) for i in range(_BLOCK)])
 
 # %% ../../nbs/metrics/fidelity.ipynb #db4cc6f0

@@ -290,7 +290,7 @@ BUILDS = {
 
 @settings
 class SR3Settings:
-    "What makes an SR3 network and its noise schedule. The defaults are the build `ours`."
+    "Settings of an SR3 network and its noise schedule. The defaults are the build `ours`."
 
     build: Literal[tuple(BUILDS)] = "ours"  # settings to begin with
     T: PositiveInt = 2000  # steps of the noise schedule

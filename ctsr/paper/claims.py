@@ -149,7 +149,7 @@ def beyond(
     bound: float = 0.0,
     sign: int = 1,  # 1: above the bound; -1: below it
 ) -> bool | None:
-    "Say whether the whole interval lies beyond a bound (True) or short of it (False)."
+    "Decide if the whole interval lies beyond a bound (True) or short of it (False)."
     if not value.agree or np.isnan(value.value):
         return None
     ends = (value.lo, value.hi) if np.isfinite(value.lo) else (value.value, value.value)
@@ -160,7 +160,7 @@ def beyond(
 
 
 def both(*holds: bool | None) -> bool | None:
-    "Say whether all hold: false if one does not, None if one is undecided."
+    "Combine answers: False if one is False, else None if one is undecided, else True."
     if False in holds:
         return False
     return None if None in holds else True
@@ -177,7 +177,7 @@ JUDGES = {  # rule -> whether a number supports a claim
 
 # %% ../../nbs/paper/claims.ipynb #6db44d26
 class Finding(NamedTuple):
-    "What the tables say about one side of a claim, or about both."
+    "Findings from the tables on one side of a claim, or on both."
 
     number: Any = None  # Value, text, or metric -> Value
     holds: bool | None = None
@@ -201,7 +201,7 @@ def judged(e: Evidence, c: Claim, side: str) -> Finding:
 
 
 def full_size(e: Evidence, expression) -> bool:
-    "Say whether all networks as coded in an expression have the authors' size and training."
+    "Check if all networks as coded in an expression have the authors' size and training."
     for role in re.findall(r"\bcoded\w*", str(expression)):
         if any(ours < theirs for ours, theirs in zip(size_and_images(e, role), AUTHORS["runet"])):
             return False
@@ -326,7 +326,7 @@ def side_text(e: Evidence, c: Claim, found: Finding, exact: bool) -> str:
 
 
 def bound_text(c: Claim) -> str:
-    "Say which bound or tolerance is ours."
+    "Describe a bound or tolerance that is ours."
     if c.bound_is:
         return f"bound {c.bound:g}: {c.bound_is}" if c.bound else c.bound_is
     return f"tolerance: {c.tolerance_is}" if c.tolerance_is else ""

@@ -52,7 +52,7 @@ class NotRun(CTSRError):
 
 
 class Evidence:
-    "The tables of a study, with its runs named by their roles."
+    "Tables of a study, with its runs named by their roles."
 
     def __init__(
         self,

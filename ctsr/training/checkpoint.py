@@ -49,7 +49,7 @@ def load_adam_moments(
 # %% ../../nbs/training/checkpoint.ipynb #106bae34
 @dataclass
 class Plateau:
-    "The rule of PyTorch's ReduceLROnPlateau as a value."
+    "State of the rule of PyTorch's ReduceLROnPlateau."
 
     best: float = math.inf  # lowest watched loss
     waited: int = 0  # validations since then
@@ -60,7 +60,7 @@ class Plateau:
         loss: float,  # watched loss of one validation
         patience: int,  # validations to wait
     ):
-        "Take note of one validation; the loss counts to four digits, as the authors rounded it."
+        "Update with one validation; the loss counts to four digits, as the authors rounded it."
         loss = round(loss, 4)
         if loss < self.best * (1 - 1e-4):
             self.best = loss
@@ -74,7 +74,7 @@ class Plateau:
 # %% ../../nbs/training/checkpoint.ipynb #0c51700b
 @dataclass
 class Progress:
-    "How far a run has come."
+    "Progress of a run."
 
     step: int = 0  # steps taken
     history: list = field(default_factory=list)  # of rows, one a validation

@@ -198,7 +198,7 @@ def place(
 
 # %% ../../nbs/training/loop.ipynb #32e812d8
 class Trainer:
-    "The state of a run."
+    "State of a run."
 
     def __init__(
         self,
