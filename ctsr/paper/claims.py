@@ -41,17 +41,16 @@ MEANING = {  # verdict -> what it means
     " on unseen images or with the right metric or input",
     "reproduced, but not for another recipe": "we get the same result as coded, but not for"
     " networks that were trained by the corrected recipe",
-    "holds under a sound protocol": "we cannot confirm it as coded, but it holds under a"
-    " sound protocol",
-    "holds for another recipe": "we cannot confirm it as coded, but it holds for networks that"
-    " were trained by another recipe",
+    "holds under a sound protocol": "not confirmed as coded; it holds under a sound protocol",
+    "holds for another recipe": "not confirmed as coded; it holds for networks that were trained"
+    " by another recipe",
     "depends on the comparison": "it holds against one of the two RUNets, the authors' and ours,"
     " but not against the other",
     "not reproduced": "we do not get this result",
-    "does not hold under a sound protocol": "we cannot decide it as coded, and it does not hold"
-    " under a sound protocol",
-    "does not hold for another recipe": "we cannot decide it as coded, and it does not hold for"
-    " networks that were trained by another recipe",
+    "does not hold under a sound protocol": "undecided as coded; it does not hold under a sound"
+    " protocol",
+    "does not hold for another recipe": "undecided as coded; networks that were trained by"
+    " another recipe contradict it",
     "undecided": "the 95 % interval contains the bound, seeds disagree, or epochs differ by more"
     " than the effect",
     "cannot be tested": "this needs something that is not available here; the row names it",
