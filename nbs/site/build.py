@@ -525,7 +525,7 @@ def stretches(inked) -> list:  # of (first, end)
 
 
 def first_row(picture, columns) -> list:  # of images, one a column
-    """Cut the first row of Figure 2 in the white between its pictures.
+    """Cut the pictures of the first row of Figure 2 out of it.
 
     A picture is known by its height, which is about the width of a column. The list is empty if
     the row cannot be cut into that many.
@@ -534,19 +534,17 @@ def first_row(picture, columns) -> list:  # of images, one a column
     inked = (np.asarray(image) < 250).any(2)
     bands = stretches(inked.any(1))
     tall = [band for band in bands if band[1] - band[0] > 0.7 * image.width / columns]
-    across = stretches(np.logical_or.reduce([inked[top:end].any(0) for top, end in tall]))
+    if not tall:
+        return []
+    top, bottom = tall[0]
+    across = stretches(inked[top:bottom].any(0))
     if len(across) != columns:
         return []
-    below = [end for _, end in bands if len(tall) < 2 or end <= tall[1][0]][-1]
-    gap = min(b[0] - a[1] for a, b in itertools.pairwise(across)) // 2
-    return [
-        image.crop((max(0, left - gap), tall[0][0], min(image.width, right + gap), below))
-        for left, right in across
-    ]
+    return [image.crop((left, top, right, bottom)) for left, right in across]
 
 
 def tiles(folder) -> str:  # Markdown
-    "The first row of Figure 2, each column a picture with its name."
+    "The pictures of the first row of Figure 2, each with its name."
     of = json.loads((folder / "fig2_examples.json").read_text())["parameters"]
     whole = folder / "fig2_examples.png"
     blocks = []
@@ -556,12 +554,11 @@ def tiles(folder) -> str:  # Markdown
         pieces = [("Examples", PIL.Image.open(whole))]
     for n, (name, tile) in enumerate(pieces):
         tile.save(SOURCE / "generated" / f"example-{n}.png")
-        below = "an enlarged detail and the map of errors" if n else "an enlarged detail"
-        alt = f":alt: {name}: a test image, below it {below}"
+        alt = f":alt: {name}: a test image"
         blocks.append(f"```{{figure}} /generated/example-{n}.png\n{alt}\n\n{name}\n```\n")
     more = (
-        "A test image, chosen without looking at any score; PSNR / SSIM, a detail, the error.\n"
-        f"[More of them](study/{folder.name}.ipynb#figure-2-examples)"
+        "A test image, chosen without looking at any score.\n"
+        f"[Details, errors and scores](study/{folder.name}.ipynb#figure-2-examples)"
     )
     return "\n".join(["::::{div} examples", ":::{div} tiles", *blocks, ":::", "", more, "::::", ""])
 
