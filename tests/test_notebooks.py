@@ -54,12 +54,22 @@ def test_readme_is_index(root):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", LEAN)
-def test_modules_import_with_few_packages(root, module):
+def test_modules_import_with_few_packages(root):
     "torch, numpy, pandas, safetensors, pydantic, tqdm and accelerate suffice for training."
-    code = f"import sys\nfor name in {ABSENT!r}: sys.modules[name] = None\nimport ctsr.{module}"
+    absent = f"import sys\nfor name in {ABSENT!r}: sys.modules[name] = None"
+    imports = [f"import ctsr.{module}" for module in LEAN]
+    done = run(root, "-c", "\n".join([absent, *imports]))
+    assert done.returncode == 0, done.stderr[-1500:]
+
+
+def test_the_process_of_a_job_loads_no_large_library(root):
+    "Its kernel needs them; the process that starts the kernel would load them for nothing."
+    code = "import sys, papermill, ctsr.pipeline.job; print(*sys.modules)"
     done = run(root, "-c", code)
     assert done.returncode == 0, done.stderr[-1500:]
+    loaded = set(done.stdout.split())
+    assert "ctsr.pipeline.notebooks" in loaded
+    assert not loaded & {"torch", "pandas", "matplotlib", "scipy", "skimage", "pydantic.main"}
 
 
 def mixed_cells(root) -> list:  # of (file, beginning of the cell)

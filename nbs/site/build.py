@@ -18,8 +18,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,9 +26,6 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import yaml
-from jupyter_client import AsyncKernelManager
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
@@ -145,21 +140,14 @@ def run(*command):
     return done.stdout
 
 
-def execute(path):
-    "Execute a notebook of the copy, in place."
-    started = time.time()
-    notebook = nbformat.read(path, as_version=4)
-    # Kernels side by side must not take each other's ports.
-    with tempfile.TemporaryDirectory(prefix="ctsr-") as sockets:
-        kernel = AsyncKernelManager(transport="ipc", ip=f"{sockets}/kernel")
-        client = NotebookClient(notebook, km=kernel, timeout=None)
-        try:
-            # The last cell of a lesson exports the library unless this is set.
-            client.execute(cwd=str(path.parent), env=environment(IN_TEST="1"), cleanup_kc=True)
-        except CellExecutionError as error:
-            raise SystemExit(f"docs: {dotted(path, TREE / 'nbs')} failed\n{error}") from None
-    nbformat.write(notebook, path)
-    print(f"  {dotted(path, TREE / 'nbs')}: {time.time() - started:.0f} s", flush=True)
+def execute(notebooks, jobs):
+    "Execute notebooks of the copy, in place; their temporary files go with their processes."
+    with tempfile.TemporaryDirectory(prefix="ctsr-") as temporary:
+        # The last cell of a lesson exports the library unless IN_TEST is set.
+        settings = environment(IN_TEST="1", TMPDIR=temporary)
+        command = [sys.executable, "nbs/site/execute.py", str(jobs), *notebooks]
+        if subprocess.run(command, cwd=TREE, env=settings).returncode:
+            raise SystemExit("docs: the notebook above failed")
 
 
 def dotted(path, folder) -> str:
@@ -741,8 +729,7 @@ def main():
             notebooks, key=lambda path: (dotted(path, TREE / "nbs") not in SLOW, path)
         )
         print(f"executing {len(notebooks)} notebooks", flush=True)
-        with ThreadPoolExecutor(args.jobs) as pool:
-            list(pool.map(execute, notebooks))
+        execute(notebooks, args.jobs)
         (TREE / "nbs" / "study" / ".notest").touch()
         run("-c", "from nbdev.serve import proc_nbs; proc_nbs(force=True, n_workers=0)")
     shutil.rmtree(SOURCE, ignore_errors=True)
