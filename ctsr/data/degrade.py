@@ -68,11 +68,10 @@ class Task:
     antialias: bool = False  # low-pass filter before sampling
 
     def __post_init__(self):
-        this = f"task {self.name!r}"
         if not 1 <= self.lr <= self.hr:
-            raise CTSRError(f"{this}: lr must lie in 1..hr, got lr={self.lr}, hr={self.hr}")
+            raise CTSRError(f"lr must lie in 1..hr, got lr={self.lr}, hr={self.hr}")
         if self.antialias and self.down == "nearest":
-            raise CTSRError(f"{this}: antialias does not apply to down='nearest'")
+            raise CTSRError("antialias does not apply to down='nearest'")
 
     @property
     def scale(self) -> float:
