@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['TERM', 'FUNCTION', 'Formula', 'KINDS', 'IMAGE_OPTIONS', 'AUTHORS', 'Value', 'averaged', 'NotRun', 'Evidence',
            'calculate', 'checked_formula', 'kind', 'checked_expression', 'evaluated', 'named_rows', 'by_image',
-           'one_seed_each', 'mean', 'scatter', 'of_means', 'ratio', 'least_class', 'best', 'more_on_copies',
-           'correlation', 'half_bar', 'seed_range', 'count', 'cell', 'epochs', 'natively_large', 'spread',
-           'error_over_spread', 'images', 'samples', 'without_noise', 'size_and_images', 'size', 'identity']
+           'one_seed_each', 'mean', 'scatter', 'of_means', 'ratio', 'least_class', 'more_on_copies', 'correlation',
+           'half_bar', 'seed_range', 'count', 'cell', 'epochs', 'natively_large', 'spread', 'error_over_spread',
+           'images', 'samples', 'without_noise', 'size_and_images', 'size', 'identity']
 
 # %% ../../nbs/paper/evidence.ipynb #02d4e0ab
 import re
@@ -288,20 +288,6 @@ def least_class(e: Evidence, formula: Formula) -> Value:
         raise NotRun("No class has enough unseen images.")
     found = (mean(e, formula, clean=True, classes=[name]) for name in enough)
     return min(found, key=lambda value: value.value)
-
-
-@kind
-def best(e: Evidence, formulas: list[Formula], **options) -> Value:
-    "Return the largest mean of several formulas, among those whose runs the study has."
-    found = []
-    for formula in formulas:
-        try:
-            found.append(mean(e, formula, **options))
-        except NotRun as reason:
-            missing = reason
-    if not found:
-        raise missing
-    return max(found, key=lambda value: value.value)
 
 
 @kind
