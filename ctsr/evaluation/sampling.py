@@ -329,7 +329,7 @@ def method_tables(
     baseline: str = "Bicubic",  # name to compare with
     draws: int = 10_000,  # bootstrap resamples
 ) -> pd.DataFrame:  # as `method_table`, after a column `subset`: drawn, all, leak-free, native
-    "Table 1 of the images of which many samples were drawn, of all, and of two stricter subsets."
+    "Table 1 of the images with many samples, of all images, and of two stricter subsets."
     run = drawn.run.iloc[0]
     one = f"{sampled}, one sample"
     names = {run: one}

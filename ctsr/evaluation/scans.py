@@ -100,7 +100,7 @@ def scan_scores(
 
 def scan_table(
     scores: pd.DataFrame,  # of `scan_scores`
-    reference: str = "Lanczos",  # method of which PSNR is subtracted; empty: none
+    reference: str = "Lanczos",  # method whose PSNR is subtracted; empty: none
 ) -> pd.DataFrame:  # rows (degradation, method), a column for each metric
     "Mean of slices, then of subjects; PSNR as gain over a reference."
     keys = ["degradation", "method", "metric"]

@@ -230,13 +230,6 @@ def _values(table, metric, protocol, labels):
     return t.groupby(["condition", "image_id"], sort=False).value.mean().reset_index()
 
 
-def _order(found, labels):
-    "Conditions in the order of `labels`, then of the table."
-    found = list(dict.fromkeys(found))
-    named = list(dict.fromkeys((labels or {}).values()))
-    return [v for v in named if v in found] + [c for c in found if c not in named]
-
-
 @themed
 def fig_bars(
     table: pd.DataFrame,  # tidy scores of one task
@@ -247,7 +240,9 @@ def fig_bars(
 ) -> Figure:
     "Mean score of each condition with a 68 % bootstrap interval (the paper's Figures 3 and 4)."
     values = _values(table, metric, protocol, labels)
-    order = _order(values.condition, labels)
+    found = list(dict.fromkeys(values.condition))
+    named = [name for name in dict.fromkeys((labels or {}).values()) if name in found]
+    order = named + [name for name in found if name not in named]
     size = (max(2.6, 0.85 * len(order) + 0.5), 2.5)
     fig, ax = plt.subplots(figsize=size, layout="constrained")
     names = dict(x="condition", y="value", hue="condition", order=order, hue_order=order)
@@ -379,12 +374,6 @@ def _curve_panel(ax, histories, column, colours, labels):
     ax.grid()
 
 
-def _task_of(name):
-    "The task in a name such as 'runet-x5'."
-    found = re.search(r"-(x\d+)", name)
-    return found[1] if found else ""
-
-
 @themed
 def fig_curves(
     histories: dict,  # name -> DataFrame with step, images, those of CURVES; hours: the axis
@@ -397,7 +386,8 @@ def fig_curves(
     if panels is None:
         panels = {}
         for name in histories:
-            panels.setdefault(_task_of(name), []).append(name)
+            task = re.search(r"-(x\d+)", name)  # as in runet-x5
+            panels.setdefault(task[1] if task else "", []).append(name)
     size = (7.2, 0.6 + 1.35 * len(panels))
     grid = dict(figsize=size, squeeze=False, layout="constrained")
     fig, axes = plt.subplots(len(panels), len(CURVES), **grid)
