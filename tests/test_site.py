@@ -146,11 +146,9 @@ def test_every_link_resolves_and_nothing_is_fetched_from_elsewhere(site):
 
 
 def test_every_notebook_of_the_library_is_a_page(site, root):
-    exports = [
-        re.search(r"#\| ?default_exp ([\w.]+)", p.read_text())
-        for p in (root / "nbs").glob("*/*.ipynb")
-    ]
-    names = {found[1].replace(".", "/") for found in exports if found}
+    folders = [path.parent.name for path in (root / "ctsr").glob("*/__init__.py")]
+    notebooks = [path for name in folders for path in (root / "nbs" / name).glob("*.ipynb")]
+    names = {str(path.relative_to(root / "nbs").with_suffix("")) for path in notebooks}
     assert names == {
         str(p.relative_to(site / "library").with_suffix(""))
         for p in (site / "library").glob("*/*.html")
