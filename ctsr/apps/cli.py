@@ -162,7 +162,7 @@ def data(
         Option(help="crop (centre crop with padding, as the authors did) or resize (short side)."),
     ] = "crop",
     window: Annotated[
-        str, Option(help="Grey window for volumes in HU: lung, mediastinum, bone or full.")
+        str, Option(help="Grey window: lung, mediastinum, bone, full, or CENTRE,WIDTH in HU.")
     ] = "lung",
     on_error: Annotated[
         str, Option(help="What to do with damaged files: skip (and list) or raise.")
@@ -171,9 +171,10 @@ def data(
     quiet: Quiet = False,
 ):
     "Fetch, prepare and describe images: counts, sizes, duplicates, a contact sheet."
+    from ctsr.data.grey import window_from
     from ctsr.data.prepare import prepare
 
-    settings = dict(hr=hr, fit=fit, window=window, on_error=on_error, data=data)
+    settings = dict(hr=hr, fit=fit, window=window_from(window), on_error=on_error, data=data)
     failed = False
     for source in sources:
         try:

@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['NO_TISSUE', 'MADE', 'SPREAD', 'JPEG_COMMENT', 'PICTURES', 'VOLUMES', 'GONE', 'READERS', 'SAME', 'USE', 'JUDGED',
            'chosen_sampling', 'card_of', 'load_model', 'settings_of', 'made_with', 'grey_limits', 'padding', 'put_back',
-           'filled', 'restore_slice', 'to_stored', 'trace', 'read_grey', 'notes', 'GreyPicture', 'finer_affine',
-           'ending', 'finer_header', 'write_nifti', 'write_itk', 'VolumeFile', 'new_uid', 'derived_slice',
-           'write_slice', 'atomic_folder', 'padded_values', 'head_of', 'DicomCT', 'open_scan', 'target', 'files_in',
-           'exists', 'said_by', 'was_made_with', 'check_free', 'plan', 'check_samples', 'check_memory', 'cautions',
-           'open_all', 'upscale']
+           'filled', 'restore_slice', 'checksum', 'to_stored', 'trace', 'read_grey', 'notes', 'GreyPicture',
+           'finer_affine', 'ending', 'finer_header', 'write_nifti', 'write_itk', 'VolumeFile', 'new_uid',
+           'derived_slice', 'write_slice', 'atomic_folder', 'padded_values', 'head_of', 'DicomCT', 'open_scan',
+           'target', 'files_in', 'exists', 'said_by', 'differences', 'check_free', 'plan', 'check_samples',
+           'check_memory', 'cautions', 'open_all', 'upscale']
 
 # %% ../../nbs/apps/upscale.ipynb #f9d7faca
 import copy
 import dataclasses
 import gzip
+import hashlib
 import json
 import os
 import shutil
@@ -52,7 +53,7 @@ from ctsr.data.volumes import (
     DICOM,
     IMAGE,
     LABELS,
-    THICKNESSES,
+    LINES,
     VOLUME,
     NoSlice,
     Volume,
@@ -64,14 +65,16 @@ from ctsr.data.volumes import (
     axial,
     check_file,
     check_hounsfield,
+    check_labels,
     check_one_size,
     check_slice_hounsfield,
     check_square,
-    few,
     hounsfield,
+    label_count,
     load_file,
     plain_path,
     plane_of,
+    read_dicom,
     read_slice,
     readable,
     rescale,
@@ -335,6 +338,13 @@ def _both(place, aside: Path | None):
         yield tmp, beside
 
 
+def checksum(files: list) -> str:
+    "What the SHA-256 of an input's files begins with; that of several is of the list of theirs."
+    found = [file_sha256(file) for file in files]
+    whole = found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
+    return f"SHA-256 {whole[:12]}"
+
+
 def to_stored(
     values: np.ndarray,  # of any real type
     kind: np.dtype,  # type of number to write
@@ -351,7 +361,7 @@ def to_stored(
 def trace(
     model: str,  # what made it, see made_with
     before: str = "",  # what was said already
-    of: str = "",  # an image
+    of: str = "",  # what was restored, see checksum
     what: str = MADE,  # or SPREAD
 ) -> str:
     "What a result says of itself."
@@ -403,7 +413,7 @@ JPEG_COMMENT = 65533  # bytes that fit; the end of a longer one is cut
 
 def notes(
     said: dict,  # texts of a picture by name
-    model: str,  # what made the new one, see made_with
+    model: str,  # what made the new one, and of what
     out: Path,  # file to write
     white: int = 65535,  # largest grey level
     what: str = MADE,  # or SPREAD
@@ -427,6 +437,7 @@ class GreyPicture:
     "A PNG or a JPEG."
 
     slices = 1
+    changed = False  # whether a result is there that was made before the file was changed
     held = 0  # bytes a pixel that are kept until all slices are restored
     others = 0  # files passed over
     left_out = ()  # reasons why files of a folder are no part of its series
@@ -439,11 +450,12 @@ class GreyPicture:
         usual="lung",  # of files in HU
     ):
         self.path = Path(path)
+        self.files = [self.path]
         pixels, self.white, self.dpi, self.said = read_grey(path)
         self.size = pixels.shape
         self.kind = pixels.dtype
         self.range = (int(pixels.min()), int(pixels.max()))
-        self.levels = few(pixels)
+        self.levels = label_count(pixels, few=8)
         self.limits = (0.0, float(self.white))
         self.by_depth = 0.0, next(2.0**bits - 1 for bits in (8, 12, 16) if self.range[1] < 2**bits)
         if isinstance(window, str):
@@ -464,7 +476,7 @@ class GreyPicture:
                 "out, or give --window CENTRE,WIDTH in grey levels"
             )
         least, most = self.range
-        if window is None and 0 < self.levels < 9:
+        if window is None and self.levels:
             labels = LABELS.format(f"it has only {self.levels} grey levels")
             raise CTSRError(f"{self.path}: {labels}")
         if window is None:
@@ -486,6 +498,7 @@ class GreyPicture:
         model: str = "",  # what made it, see made_with
     ):
         "Write the restored picture, and its deviations if they are asked for."
+        model = f"{model}, of {checksum(self.files)}"
         with _both(atomic_path(out), aside) as (tmp, beside):
             ((fine, deviation),) = results
             options = {}
@@ -529,6 +542,8 @@ def finer_header(
     shape = header.get_data_shape()
     fine.set_data_shape((new + shape[3:])[: len(shape)])
     fine["pixdim"][1:4] = header["pixdim"][1:4] * np.divide(size, new)
+    if not np.isfinite(header["scl_inter"]):
+        fine["scl_inter"] = 0  # as it was read; nibabel refuses such a file
     qform = finer_affine(header.get_qform(), size, new)
     sform = finer_affine(header.get_sform(), size, new)
     for n, axis in enumerate("xyz"):
@@ -576,22 +591,23 @@ def write_itk(
     image.SetOrigin(affine[:3, 3].tolist())
     image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
     for k, v in entries.items():
-        if k != THICKNESSES:
+        if k != LINES:
             image.SetMetaData(k, v)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
         file = Path(folder) / f"volume{suffix}"
         with plain_path(Path(folder)) as plain:
             sitk.WriteImage(image, str(plain / file.name), useCompression=True)
-        if THICKNESSES in entries:  # ITK would write zeros
-            head, _, values = file.read_bytes().partition(b"\n\n")
-            line = f"\n{THICKNESSES}: {entries[THICKNESSES]}\n\n".encode()
-            file.write_bytes(head + line + values)
+        if LINES in entries:
+            end = b"\n\n" if suffix == ".nrrd" else b"\nElementDataFile"
+            head, _, values = file.read_bytes().partition(end)
+            file.write_bytes(head + b"\n" + entries[LINES].encode("latin-1") + end + values)
         os.replace(file, path)
 
 
 class VolumeFile:
     "A NIfTI, NRRD or MetaImage volume, in HU or of eight bits."
 
+    changed = False  # see GreyPicture
     others = 0
     left_out = ()
     padded = ()  # see GreyPicture
@@ -603,6 +619,7 @@ class VolumeFile:
         usual="lung",  # see grey_limits
     ):
         self.path = Path(path)
+        self.files = [self.path]
         self.suffix = ending(path)
         volume = self._load()
         slices = axial(volume.stored, volume.affine)
@@ -627,6 +644,7 @@ class VolumeFile:
     def save(self, results, out: Path, aside: Path | None = None, model: str = ""):
         "Write the restored volume, and deviations as real numbers in the unit of the data."
         source = self.source
+        model = f"{model}, of {checksum(self.files)}"
         fine = []
         spread = []
         with _both(atomic_path(out), aside) as (tmp, beside):
@@ -680,7 +698,7 @@ def derived_slice(
     size: tuple,  # (H', W') of the new pixels
     series: str,  # the new series' UID
     model: str,  # what makes it, see made_with
-    checksum: str = "",  # of the old slice's file
+    sha256: str = "",  # of the old slice's file
     study: str = "",  # UID of the study, where the slice names none
 ) -> pydicom.Dataset:  # without pixels
     "The tags of a derived slice."
@@ -691,7 +709,7 @@ def derived_slice(
     source = str(ds.get("SOPInstanceUID") or "an image")
     said = f"ctsr {model.split(' (')[0]}"[:64]
     new.ImageType = ["DERIVED", "SECONDARY", *list(ds.get("ImageType") or [])[2:]]
-    new.SOPInstanceUID = new_uid(series, source, checksum)
+    new.SOPInstanceUID = new_uid(series, source, sha256)
     new.SeriesInstanceUID = series
     new.StudyInstanceUID = ds.get("StudyInstanceUID") or study or new_uid(series, "study")
     if ds.get("ImagePositionPatient") and not ds.get("FrameOfReferenceUID"):
@@ -700,7 +718,8 @@ def derived_slice(
         new.SeriesNumber = int(ds.SeriesNumber) + 1000
     about = str(ds.get("SeriesDescription") or "").strip()
     new.SeriesDescription = f"{about[: 63 - len(said)]} {said}".strip()
-    new.DerivationDescription = trace(model, of=source)[:1024]
+    of = f"{source}, SHA-256 {sha256[:12]}" if sha256 else source
+    new.DerivationDescription = trace(model, of=of)[:1024]
     affine = finer_affine(slice_affine(ds), (ds.Columns, ds.Rows, 1), (size[1], size[0], 1))
     if ds.get("ImagePositionPatient"):
         new.ImagePositionPatient = _decimal(affine[:3, 3])
@@ -790,12 +809,17 @@ def head_of(path: Path) -> pydicom.Dataset:
     return ds
 
 
-def _reason_against(file: Path) -> str:
+def _reason_against(file: Path, window) -> str:
     "Why a file is no part of a CT series, '' for a slice; a damaged slice raises its reason."
     try:
-        head_of(file)
+        ds = head_of(file)
     except NoSlice as error:
         return str(error)
+    try:
+        if window is None:
+            check_slice_hounsfield(ds)
+    except CTSRError as error:
+        return f"{file}: {error}"
     return ""
 
 
@@ -803,7 +827,8 @@ class DicomCT:
     "A DICOM file, or a folder that holds one series of them."
 
     held = 0
-    others = 0  # see GreyPicture
+    changed = False  # see GreyPicture
+    others = 0
     # left_out: reasons why files of the folder are no part of the series
 
     def __init__(
@@ -815,7 +840,7 @@ class DicomCT:
         self.path = Path(path)
         self.limits = window_limits(window or usual)
         self.left_out = []
-        self.files = self._series() if self.path.is_dir() else [self.path]
+        self.files = self._series(window) if self.path.is_dir() else [self.path]
         self.heads = [head_of(file) for file in self.files]
         self.slices = len(self.files)
         self.padded = [padded_values(ds) for ds in self.heads]
@@ -824,8 +849,10 @@ class DicomCT:
             check_one_size(self.heads)
             for ds in self.heads if window is None else []:
                 check_slice_hounsfield(ds)
+            if window is None:
+                check_labels(hounsfield(read_slice(self.files[self.slices // 2])))
 
-    def _series(self) -> list:
+    def _series(self, window) -> list:
         "The files of the folder's series in the order of their slices."
         there = sorted(f for f in self.path.iterdir() if f.name[0] != ".")
         there = [f for f in there if f.is_file()]
@@ -839,7 +866,7 @@ class DicomCT:
             raise CTSRError(f"{self.path}: {self._without_dicom(there)}")
         series = []
         for one in _dicom_series(files):
-            reasons = [reason for file in one if (reason := _reason_against(file))]
+            reasons = [reason for file in one if (reason := _reason_against(file, window))]
             if len(reasons) < len(one):
                 series.append(one)
             else:
@@ -901,7 +928,8 @@ class DicomCT:
                 stored = np.stack(spread).T
                 size = (self.size[1], self.size[0], self.slices)
                 affine = finer_affine(whole, size, stored.shape)
-                write_itk(stored, affine, dict(ctsr=trace(model, what=SPREAD)), beside, ".nrrd")
+                said = trace(model, of=checksum(self.files), what=SPREAD)
+                write_itk(stored, affine, dict(ctsr=said), beside, ".nrrd")
 
 # %% ../../nbs/apps/upscale.ipynb #e4a366d3
 READERS = dict.fromkeys(PICTURES, GreyPicture)
@@ -994,7 +1022,7 @@ def _text_in(path: Path) -> str:
         reader.SetFileName(str(path))
         reader.ReadImageInformation()
         return reader.GetMetaData("ctsr")
-    return str(pydicom.dcmread(path, stop_before_pixels=True).DerivationDescription)
+    return str(read_dicom(path, ["DerivationDescription"]).DerivationDescription)
 
 
 def said_by(path: Path) -> str:
@@ -1011,13 +1039,27 @@ def _made_here(path: Path) -> bool:
     return path.is_file() and _is_dicom(path) and said_by(path).startswith(MADE)
 
 
-def was_made_with(path: Path, made: str, what: str = MADE) -> bool:
-    "Whether a result, or every slice of a series, says that it was made in just this way."
-    files = [path]
-    if path.is_dir():
-        files = [file for file in path.iterdir() if file.is_file() and _is_dicom(file)]
-    wanted = f"{what} with the network {made}"
-    return all(said_by(file).startswith(wanted) for file in files)
+def differences(
+    result: Path,
+    scan,  # with `made`, see made_with
+    what: str = MADE,  # or SPREAD
+) -> set:  # 'settings', 'input'; empty for what the same command would make again
+    "What differs between the making of a result and what would be done now."
+    sources = {result: scan.files}
+    if result.is_dir():
+        sources = {result / file.name: [file] for file in scan.files}
+    found = set()
+    for place, files in sources.items():
+        said = said_by(place)
+        if not place.exists():  # a slice that was added
+            found.add("input")
+        elif not said.startswith(f"{what} with the network {scan.made}"):
+            found.add("settings")
+        elif checksum(files) not in said:
+            found.add("input")
+    if result.is_dir() and set(files_in(result)) != set(sources):
+        found.add("input")
+    return found
 
 
 def check_free(
@@ -1053,20 +1095,25 @@ def plan(
     for scan, pair in zip(scans, pairs):
         wanted = [p for p in pair if p]
         try:
-            before = not force and pair[0] != out and all(map(exists, wanted))
-            facts = zip(wanted, (MADE, SPREAD))
-            done = before and all(was_made_with(p, scan.made, what) for p, what in facts)
-            if before and not done:
-                raise CTSRError(
-                    f"{pair[0]}: exists, but was made with other settings: "
-                    "choose another OUT, or --force"
-                )
+            done = not force and pair[0] != out and all(map(exists, wanted))
+            if done:
+                facts = zip(wanted, (MADE, SPREAD))
+                found = set.union(*(differences(p, scan, what) for p, what in facts))
+                newest = max(file.stat().st_mtime for file in scan.files)
+                scan.changed = found == {"input"} and newest > pair[0].stat().st_mtime
+                if found and not scan.changed:
+                    how = "other settings" if "settings" in found else "another input"
+                    raise CTSRError(
+                        f"{pair[0]}: exists, but was made with {how}: "
+                        "choose another OUT, or --force"
+                    )
+                done = not found
             for p in wanted:
                 if files.count(p) > 1:
                     raise CTSRError(
                         f"{scan.path}: {p} would be the name of two results; run them one by one"
                     )
-                check_free(p, inputs, force or done)
+                check_free(p, inputs, force or done or scan.changed)
         except (CTSRError, OSError) as error:
             rest.append(dict(path=scan.path, error=_reason(error, scan, pair[0])))
             continue
@@ -1217,7 +1264,7 @@ def _restore(scan, place: Path, aside, restore, network: tuple, force: bool) -> 
     begun = time.time()
     try:
         with claimed(place):
-            if exists(place) and not force:
+            if exists(place) and not (force or scan.changed):
                 raise CTSRError(f"{place}: exists already: choose another OUT, or --force")
             scan.save(results(), place, aside, scan.made)
     except Exception as error:
