@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['IMAGE', 'VOLUME', 'DICOM', 'REMEDIES', 'PAIR', 'LPS', 'MILLIMETRES', 'GZIP', 'PLAIN', 'LINES', 'NO_IMAGE', 'NUMBERS',
-           'MULTI_FRAME', 'PLACE', 'KIND', 'LABELS', 'NO_HU', 'NOBODY', 'LUNG_SHARE', 'readable', 'check_file',
-           'check_promise', 'plain_path', 'spacing_of', 'check_affine', 'axial', 'as_stored', 'Volume', 'read_nifti',
-           'read_itk', 'load_file', 'axial_spacing', 'check_square', 'NoSlice', 'read_dicom', 'check_numbers',
-           'rescale', 'is_localizer', 'read_slice', 'hounsfield', 'slice_affine', 'plane_of', 'series_affine',
-           'label_count', 'check_labels', 'check_hounsfield', 'check_slice_hounsfield', 'subject_of', 'check_one_size',
-           'read_volume', 'lung_share']
+           'MULTI_FRAME', 'PLACE', 'LABELS', 'NO_HU', 'NOBODY', 'LUNG_SHARE', 'readable', 'check_file', 'check_promise',
+           'plain_path', 'spacing_of', 'check_affine', 'axial', 'as_stored', 'Volume', 'read_nifti', 'read_itk',
+           'load_file', 'axial_spacing', 'check_square', 'NoSlice', 'read_dicom', 'check_numbers', 'rescale',
+           'is_localizer', 'read_slice', 'hounsfield', 'slice_affine', 'plane_of', 'series_affine', 'label_count',
+           'check_labels', 'check_hounsfield', 'check_slice_hounsfield', 'subject_of', 'check_one_size', 'read_volume',
+           'lung_share']
 
 # %% ../../nbs/data/volumes.ipynb #0752c9a9
 import gzip
@@ -637,7 +637,6 @@ def slice_affine(ds: pydicom.Dataset) -> np.ndarray:
 # %% ../../nbs/data/volumes.ipynb #25e1eb6b
 PLACE = ["SOPClassUID", "SeriesInstanceUID", "InstanceNumber", "Rows", "ImageType", "Modality"]
 PLACE += ["SamplesPerPixel", "ImagePositionPatient", "ImageOrientationPatient"]
-KIND = ("Modality", "SamplesPerPixel")  # entries that are alike in all slices of a series
 
 
 def plane_of(ds: pydicom.Dataset) -> int:
@@ -672,8 +671,9 @@ def _dicom_series(
                 if "Rows" not in ds:
                     raise CTSRError("is no image")
                 plane, height, number = _place(ds)
-                captured = _sop_class(ds) == SecondaryCaptureImageStorage
-                kind = (plane, is_localizer(ds), captured, *map(ds.get, KIND))
+                modality = str(ds.get("Modality") or "").strip().upper()
+                sop_class = _sop_class(ds) or CTImageStorage
+                kind = (plane, is_localizer(ds), modality, sop_class, ds.get("SamplesPerPixel"))
                 uid = str(ds.get("SeriesInstanceUID") or "")
                 series[kind, uid].append((height, number, file))
         except CTSRError:
@@ -761,10 +761,11 @@ def label_count(
     if len(found) <= few:
         return len(found) if len(found) > 1 else 0
     area = middle if values.ndim == 3 else values
-    left, right = area[:, :-1], area[:, 1:]
-    equal = left == right
-    ends = equal & np.isin(left, (found[0], found[-1]))  # background, or cut off by a window
-    return len(found) if equal[~ends].sum() > 0.85 * (~ends).sum() else 0
+    pixel = area[:-1, :-1]
+    right = pixel == area[:-1, 1:]
+    below = pixel == area[1:, :-1]
+    ends = right & below & np.isin(pixel, (found[0], found[-1]))  # background, or cut by a window
+    return len(found) if (right | below)[~ends].sum() > 0.92 * (~ends).sum() else 0
 
 
 def check_labels(values: np.ndarray, few: int = 32):
