@@ -438,21 +438,51 @@ def test_numbers_that_are_none(tmp_path, still, tag, said):
     assert tag in skipped[""]
 
 
-def test_an_anonymised_series_has_new_identifiers(tmp_path, still):
-    "Empty SOP class, study, series and frame of reference, as de-identification leaves them."
+def corners(series):
+    "Outer corners of a series in mm, by SimpleITK; and the mean of its values."
+    image = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(series)))
+    ends = [[(n - 0.5) if far else -0.5 for n, far in zip(image.GetSize(), at)] for at in CORNERS]
+    places = [image.TransformContinuousIndexToPhysicalPoint(end) for end in ends]
+    return np.array(places), sitk.GetArrayFromImage(image).mean()
+
+
+CORNERS = list(np.ndindex(2, 2, 2))
+NEW = (  # tags that a derived image has of its own
+    "ImageType SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID FrameOfReferenceUID "
+    "SeriesNumber SeriesDescription DerivationDescription Rows Columns PixelSpacing "
+    "ImagePositionPatient InstanceCreationDate InstanceCreationTime PixelData"
+).split()
+
+
+def test_an_anonymised_series_there_and_back(tmp_path, still):
+    "Identifiers are made; geometry, character set and all other tags stay, as others read them."
     folder = tmp_path / "in"
     empty = dict.fromkeys(
         ("SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"), ""
     )
+    words = dict(
+        SpecificCharacterSet=["ISO 2022 IR 6", "ISO 2022 IR 149"],
+        PatientName="Hong^Gildong=洪^吉洞=홍^길동",
+        InstitutionName="홍길동",
+        PatientID="",
+    )
     for z in range(3):
-        place = [0, 0, 5.0 * z]
-        ct(folder, f"{z}.dcm", ImagePositionPatient=place, SOPInstanceUID=f"1.2.{z + 1}", **empty)
+        place = [-12.5, 7.25, 5.0 * z]
+        uid = f"1.2.{z + 1}"
+        ct(folder, f"{z}.dcm", ImagePositionPatient=place, SOPInstanceUID=uid, **empty, **words)
     made = Made(still, [folder, tmp_path / "none"], tmp_path / "out")
+    old = [pydicom.dcmread(f) for f in files(folder)]
     new = [pydicom.dcmread(f) for f in files(made.out["in"])]
     for name in list(empty)[1:]:
         assert len({d[name].value for d in new}) == 1 and new[0][name].value.is_valid
     assert {d.SOPClassUID for d in new} == {pydicom.uid.CTImageStorage}
-    assert sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(made.out["in"])))
+    assert len({d.SOPInstanceUID for d in new}) == 3
+    for before, after in zip(old, new):
+        kept = [e for e in before if not e.tag.is_private and e.VR != "SQ" and e.keyword not in NEW]
+        assert len(kept) > 50 and all(after[e.tag].value == e.value for e in kept)
+        assert not [e for e in after if e.tag.is_private]
+    places, means = zip(corners(folder), corners(made.out["in"]))
+    assert np.abs(places[0] - places[1]).max() < 1e-4 and abs(means[0] - means[1]) < 2
 
 
 def test_placeholder_ids_name_nobody():
