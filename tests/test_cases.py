@@ -511,6 +511,8 @@ def test_volumes_in_folders_that_are_no_utf8(tmp_path, still, suffix):
     if suffix != ".mhd":
         (row,) = upscale([file], folder / "out", still)
         assert load_file(row["out"]).size == (64, 64, 3)
+        (again,) = upscale([file], folder / "out", still)
+        assert "before" in again
 
 
 def test_nifti_2_big_endian_and_slopes(tmp_path):
@@ -593,7 +595,7 @@ def test_whatever_one_file_raises_is_its_row(tmp_path, still, monkeypatch):
         Image.fromarray(np.arange(4096).reshape(64, 64).astype(np.uint8)).save(
             tmp_path / f"{name}.png"
         )
-    import ctsr.apps.upscale as module
+    import ctsr.apps.formats as module
     import ctsr.data.readers as readers
 
     def failing(function):
@@ -632,9 +634,10 @@ def noise(*shape):
     return np.random.default_rng(0).normal(-500, 300, shape).round()
 
 
-def organs(*shape):
-    "A hundred labels in blocks of ten pixels, as a segmentation of the whole body has."
-    return np.add(*np.ogrid[: shape[0], : shape[1]]) // 10 * np.ones(shape)
+def organs(height, width):
+    "Labels in blocks of ten pixels: over a hundred, as a segmentation of the whole body has."
+    row, column = np.ogrid[:height, :width]
+    return (row // 10 * 12 + column // 10).astype(float)
 
 
 @pytest.mark.parametrize(
@@ -804,7 +807,7 @@ def test_a_changed_input_is_restored_again_and_another_one_is_not(tmp_path, stil
     other = write(tmp_path / "other", 1)
     first = run(write(tmp_path / "in", 0))
     assert "out" in first and "before" in run(first["path"])
-    assert "another input" in run(other)["error"]
+    assert "of another input" in run(other)["error"]
     old = {f: f.read_bytes() for f in files(tmp_path / "out", "**/*")}
     write(tmp_path / "in", 2)
     later = time.time() + 5

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NO_TISSUE', 'USE', 'JUDGED', 'chosen_sampling', 'card_of', 'load_model', 'settings_of', 'made_with', 'padding',
-           'put_back', 'filled', 'restore_slice', 'target', 'files_in', 'exists', 'differences', 'check_free', 'plan',
-           'check_samples', 'check_memory', 'cautions', 'open_all', 'upscale']
+           'put_back', 'filled', 'restore_slice', 'target', 'files_in', 'exists', 'differences', 'is_done',
+           'check_free', 'plan', 'check_samples', 'check_memory', 'cautions', 'open_all', 'upscale']
 
 # %% ../../nbs/apps/upscale.ipynb #f9d7faca
 import json
@@ -330,6 +330,18 @@ def differences(
     return found
 
 
+def is_done(scan, results: list) -> bool:
+    "Whether results are what would come out again; others are refused, old ones are marked."
+    kinds = zip(results, (MADE, SPREAD))
+    found = set.union(*(differences(result, scan, what) for result, what in kinds))
+    newest = max(file.stat().st_mtime for file in scan.files)
+    scan.changed = found == {"input"} and newest > results[0].stat().st_mtime
+    if found and not scan.changed:
+        how = "with other settings" if "settings" in found else "of another input"
+        raise CTSRError(f"{results[0]}: exists, but was made {how}: choose another OUT, or --force")
+    return not found
+
+
 def check_free(
     path: Path,  # that will be written
     inputs: list,  # of Path, which are never overwritten
@@ -363,19 +375,8 @@ def plan(
     for scan, pair in zip(scans, pairs):
         wanted = [p for p in pair if p]
         try:
-            done = not force and pair[0] != out and all(map(exists, wanted))
-            if done:
-                facts = zip(wanted, (MADE, SPREAD))
-                found = set.union(*(differences(p, scan, what) for p, what in facts))
-                newest = max(file.stat().st_mtime for file in scan.files)
-                scan.changed = found == {"input"} and newest > pair[0].stat().st_mtime
-                if found and not scan.changed:
-                    how = "other settings" if "settings" in found else "another input"
-                    raise CTSRError(
-                        f"{pair[0]}: exists, but was made with {how}: "
-                        "choose another OUT, or --force"
-                    )
-                done = not found
+            before = not force and pair[0] != out and all(map(exists, wanted))
+            done = before and is_done(scan, wanted)
             for p in wanted:
                 if files.count(p) > 1:
                     raise CTSRError(

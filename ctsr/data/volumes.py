@@ -133,7 +133,7 @@ def _is_plain(path: Path | str) -> bool:
 
 @contextmanager
 def plain_path(path: Path):  # yields a path
-    """A path without bytes that are no UTF-8: the path itself, or a link to it.
+    """A path without bytes that are not UTF-8: the path itself, or a link to it.
 
     The link to a file lies among links to all files of its folder, since the header of a volume
     may name another file there.
