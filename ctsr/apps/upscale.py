@@ -380,7 +380,8 @@ def plan(
             for p in wanted:
                 if files.count(p) > 1:
                     raise CTSRError(
-                        f"{scan.path}: {p} would be the name of two results; run them one by one"
+                        f"{scan.path}: {p} would be the name of two results; "
+                        "give one of them another OUT"
                     )
                 check_free(p, inputs, force or done or scan.changed)
         except (CTSRError, OSError) as error:

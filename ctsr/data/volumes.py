@@ -375,7 +375,7 @@ def _lines_itk_loses(path: Path) -> str:
         for line in iter(file.readline, b""):
             if not line.strip() or line.startswith(b"ElementDataFile"):
                 break
-            entry = any(mark in line for mark in (b":=", b" = ", b"content: "))
+            entry = b"=" in line or line.startswith(b"content: ")
             other = entry and line.decode(errors="ignore").encode() != line
             if other or line.startswith(b"thicknesses: "):
                 lines.append(line.decode("latin-1").strip())
@@ -463,7 +463,7 @@ def read_dicom(
     "Read a DICOM file, also without a preamble; zeros that fill or follow it are no elements."
     with open(path, "rb") as file:
         start = file.read(132)
-        if start[128:] != b"DICM" and start[:2] == b"\0\0":
+        if not start.strip(b"\0"):
             raise NoSlice(NO_IMAGE)
         file.seek(0)
         tags = specific_tags and [pydicom.tag.Tag(tag) for tag in specific_tags]
