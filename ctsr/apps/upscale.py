@@ -100,17 +100,6 @@ def _restorer_from_file(file: Path, device, drawing: dict) -> NetRestorer:
     return restorer_of(card_of(file), file, name=name, device=device, **chosen | drawing)
 
 
-def _stored_restorer(name: str, device, folder, drawing: dict) -> NetRestorer:
-    "A stored network; an unknown name is told what else can be named."
-    try:
-        return load_pretrained(name, device=device, folder=folder, **drawing)
-    except CTSRError as error:
-        if name in pretrained(folder):
-            raise
-        more = "--model also takes a run's folder or a .safetensors file"
-        raise CTSRError(f"{error}; {more}") from None
-
-
 def load_model(
     model: str | Path | None = None,  # stored name, run's folder, .safetensors; see model_for
     factor: float | None = None,  # what it must be for; None is whatever it is for
@@ -129,7 +118,12 @@ def load_model(
         restorer = _restorer_from_file(place, device, drawing)
         file = place
     else:
-        restorer = _stored_restorer(str(model), device, folder, drawing)
+        if str(model) not in pretrained(folder):
+            raise CTSRError(
+                f"no stored weights '{model}'; there are, with their factors, {offered(folder)}; "
+                "--model also takes a run's folder or a .safetensors file"
+            )
+        restorer = load_pretrained(str(model), device=device, folder=folder, **drawing)
         file = Path(folder or FOLDER) / f"{model}.safetensors"
     if "task" not in restorer.config:
         raise CTSRError(
@@ -290,11 +284,9 @@ def target(
 # %% ../../nbs/apps/upscale.ipynb #4bf7e4ed
 def files_in(folder: Path) -> list:
     "The files of a folder of results, without those that Finder and Explorer leave there."
-    system = ("thumbs.db", "desktop.ini", "icon\r")
+    system = (".ds_store", ".directory", "thumbs.db", "desktop.ini", "icon\r")
     names = (f for f in folder.iterdir() if f.name.lower() not in system)
-    return sorted(
-        f for f in names if f.name not in (".DS_Store", ".directory") and f.name[:2] != "._"
-    )
+    return sorted(f for f in names if not f.name.startswith("._"))
 
 
 def exists(path: Path) -> bool:
