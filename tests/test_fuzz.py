@@ -83,10 +83,10 @@ def their_itk(path):
 
 def their_packed(path):
     "ITK's values, where zlib can unpack them: ITK itself says nothing if it cannot."
-    packed = path.read_bytes().partition(b"ElementDataFile = LOCAL\n")[2]
-    unpacked = zlib.decompressobj()
-    unpacked.decompress(packed)
-    assert unpacked.eof, "the packed values have no end"
+    end = b"\n\n" if path.suffix == ".nrrd" else b"ElementDataFile = LOCAL\n"
+    unpacker = zlib.decompressobj(wbits=47)
+    unpacker.decompress(path.read_bytes().partition(end)[2])
+    assert unpacker.eof, "the packed values have no end"
     return their_itk(path)
 
 
@@ -112,6 +112,7 @@ FORMATS = {  # suffix, writer, header's length, our reader, an independent one
     "nrrd": (".nrrd", write_itk, 400, read_volume, their_itk),
     "mha": (".mha", write_itk, 300, read_volume, their_itk),
     "mha-packed": (".mha", write_packed, 300, read_volume, their_packed),
+    "nrrd-packed": (".nrrd", write_packed, 400, read_volume, their_packed),
     "dicom": (".dcm", write_dicom, 6000, read_dicom, their_dicom),
     "png": (".png", write_png, 60, lambda p: _decode(p)[0], their_png),
 }
