@@ -404,10 +404,13 @@ def _check_packed(path: Path):
         lines = _header(file)
         if not any(map(PACKED.match, lines)) or any(map(ELSEWHERE.match, lines)):
             return
+        stated = re.search(rb"CompressedDataSize\s*=\s*(\d+)", b"\n".join(lines))
+        left = int(stated[1]) if stated else path.stat().st_size
         unpacker = zlib.decompressobj(wbits=47)  # zlib or gzip
         try:
-            while not unpacker.eof and (data := file.read(2**16)):
+            while not unpacker.eof and (data := file.read(min(left, 2**16))):
                 unpacker.decompress(data)
+                left -= len(data)
         except zlib.error:
             raise CTSRError(DAMAGED) from None
     if not unpacker.eof:
