@@ -54,12 +54,22 @@ def test_readme_is_index(root):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", LEAN)
-def test_modules_import_with_few_packages(root, module):
+def test_modules_import_with_few_packages(root):
     "torch, numpy, pandas, safetensors, pydantic, tqdm and accelerate suffice for training."
-    code = f"import sys\nfor name in {ABSENT!r}: sys.modules[name] = None\nimport ctsr.{module}"
+    absent = f"import sys\nfor name in {ABSENT!r}: sys.modules[name] = None"
+    imports = [f"import ctsr.{module}" for module in LEAN]
+    done = run(root, "-c", "\n".join([absent, *imports]))
+    assert done.returncode == 0, done.stderr[-1500:]
+
+
+def test_the_process_of_a_job_loads_no_large_library(root):
+    "Its kernel needs them; the process that starts the kernel would load them for nothing."
+    code = "import sys, papermill, ctsr.pipeline.job; print(*sys.modules)"
     done = run(root, "-c", code)
     assert done.returncode == 0, done.stderr[-1500:]
+    loaded = set(done.stdout.split())
+    assert "ctsr.pipeline.notebooks" in loaded
+    assert not loaded & {"torch", "pandas", "matplotlib", "scipy", "skimage", "pydantic.main"}
 
 
 def mixed_cells(root) -> list:  # of (file, beginning of the cell)
@@ -82,6 +92,18 @@ def mixed_cells(root) -> list:  # of (file, beginning of the cell)
 def test_imports_have_cells_of_their_own(root):
     "nbdev runs a cell with an import when it renders the site, without the cells before it."
     assert not mixed_cells(root)
+
+
+def test_lessons_write_into_folders_of_their_own(root):
+    "Two people, or two tests, on one machine must not write into one folder."
+    fixed = re.compile(r"gettempdir|[\"']/(var/)?tmp\b")
+    assert fixed.search('Path("/tmp/demo")') and fixed.search("tempfile.gettempdir()")
+    found = []
+    for path in sorted((root / "nbs").rglob("*.ipynb")):
+        cells = json.loads(path.read_text())["cells"]
+        code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        found += [path.name for source in code if fixed.search(source)]
+    assert not found
 
 
 def test_imports_run_one_way(root):

@@ -18,11 +18,7 @@ from contextlib import contextmanager
 from errno import EACCES, EDQUOT, EEXIST, EFBIG, ENOSPC, ENOTDIR, EPERM, EROFS
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from .errors import CTSRError
 
@@ -108,7 +104,7 @@ def save_json(
 
 def save_csv(
     path,  # .csv file, or .csv.gz: compressed, numbers with 7 digits
-    table: pd.DataFrame,  # written without its index
+    table,  # DataFrame, written without its index
 ):
     "Write a table as CSV; equal tables give equal bytes."
     packed = str(path).endswith(".gz")
@@ -137,6 +133,8 @@ def save_tensors(
     metadata: dict | None = None,  # text -> value, written as `str` shows it
 ):
     "Write tensors as safetensors; equal tensors give equal bytes."
+    from safetensors.torch import save_file
+
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     with atomic_path(path) as tmp:
         tmp.touch()

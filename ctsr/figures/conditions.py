@@ -26,7 +26,6 @@ from ctsr.figures.style import (
     axis_label,
     conditions,
     number_text,
-    only_value,
     palette,
     themed,
     whiskers,
@@ -182,8 +181,6 @@ def fig_examples(
     hr,  # (B,H,W) originals
     rows=None,  # which of the B to show; None: all
     names=None,  # (B,) text below each original, e.g. its class; None: (a), (b), …
-    zoom=None,  # (top, left, size) px for all rows, or a list of them; None: `zoom_box`
-    protocol: str = "standard",  # of the PSNR and SSIM below each picture
     limit: float | None = None,  # error shown brightest, of full range; None: `error_limit` of all
 ) -> Figure:
     """Original, input and restorations with detail, errors and scores (the paper's Figure 2).
@@ -199,58 +196,53 @@ def fig_examples(
                 " give pictures of HR size"
             )
     rows = list(range(len(hr)) if rows is None else rows)
-    zooms = zoom if isinstance(zoom, list) else [zoom or zoom_box(hr[r]) for r in rows]
     limit = limit or error_limit([np.abs(v[rows] - hr[rows]) for v in images.values()])
     n = len(images) + 1
     width = min(1.78, 7.1 / n)
     form = "PSNR {psnr:.2f} dB, SSIM {ssim:.3f}" if width > 1.4 else "{psnr:.2f} dB / {ssim:.3f}"
     size = (n * width, len(rows) * (1.5 * width + 0.3) + 0.3)
     fig, axes = plt.subplots(len(rows), n, figsize=size, squeeze=False, layout="compressed")
-    for k, (r, box, line) in enumerate(zip(rows, zooms, axes)):
+    for k, (r, line) in enumerate(zip(rows, axes)):
+        box = zoom_box(hr[r])
         _example(line[0], hr[r], None, box, limit)
         name = "" if names is None else end_of(str(names[r]), int(16 * width) - 4)
         line[0].set_xlabel(f"({chr(97 + k)}) {name}".strip(), fontsize=7)
         for ax, v in zip(line[1:], images.values()):
             _example(ax, v[r], hr[r], box, limit)
             pair = (torch.tensor(x)[None, None] for x in (v[r], hr[r]))
-            scores = {m: float(s) for m, s in measure(*pair, protocol).items()}
+            scores = {m: float(s) for m, s in measure(*pair).items()}
             ax.set_xlabel(form.format(**scores), fontsize=7)
     for ax, title in zip(axes[0], ["Original", *images]):
         ax.set_title(textwrap.fill(title, int(13 * width)))
     return fig
 
 # %% ../../nbs/figures/conditions.ipynb #8c5594b6
-def _values(table, metric, protocol, task, labels):
-    "One value for each condition and image of one metric, protocol and task."
+def _values(table, metric, protocol, labels):
+    "One value for each condition and image of one metric and protocol."
     if metric not in set(table.metric):
         known = ", ".join(sorted(set(table.metric)))
         raise CTSRError(f"no metric {metric!r} in the table; there are {known}")
     protocol = protocol if (table.metric.eq(metric) & table.protocol.ne("")).any() else ""
     t = select(table, metric=metric, protocol=protocol)
-    t = select(t, task=only_value(t, "task", task))
+    if t.task.nunique() > 1:
+        raise CTSRError(f"several tasks ({', '.join(t.task.unique())}): select one of them")
     t = t.assign(condition=conditions(t, labels))
     return t.groupby(["condition", "image_id"], sort=False).value.mean().reset_index()
 
 
-def _order(found, labels):
-    "Conditions in the order of `labels`, then of the table."
-    found = list(dict.fromkeys(found))
-    named = list(dict.fromkeys((labels or {}).values()))
-    return [v for v in named if v in found] + [c for c in found if c not in named]
-
-
 @themed
 def fig_bars(
-    table: pd.DataFrame,  # tidy scores
+    table: pd.DataFrame,  # tidy scores of one task
     metric: str = "psnr",  # what to show
     protocol: str = "as_coded",  # of PSNR and SSIM
-    task: str | None = None,  # needed where the table has several
     labels: dict | None = None,  # condition -> text to show; its order is the bars' order
     paper: dict | None = None,  # condition, as shown -> the paper's printed mean
 ) -> Figure:
     "Mean score of each condition with a 68 % bootstrap interval (the paper's Figures 3 and 4)."
-    values = _values(table, metric, protocol, task, labels)
-    order = _order(values.condition, labels)
+    values = _values(table, metric, protocol, labels)
+    found = list(dict.fromkeys(values.condition))
+    named = [name for name in dict.fromkeys((labels or {}).values()) if name in found]
+    order = named + [name for name in found if name not in named]
     size = (max(2.6, 0.85 * len(order) + 0.5), 2.5)
     fig, ax = plt.subplots(figsize=size, layout="constrained")
     names = dict(x="condition", y="value", hue="condition", order=order, hue_order=order)
@@ -382,12 +374,6 @@ def _curve_panel(ax, histories, column, colours, labels):
     ax.grid()
 
 
-def _task_of(name):
-    "The task in a name such as 'runet-x5'."
-    found = re.search(r"-(x\d+)", name)
-    return found[1] if found else ""
-
-
 @themed
 def fig_curves(
     histories: dict,  # name -> DataFrame with step, images, those of CURVES; hours: the axis
@@ -400,7 +386,8 @@ def fig_curves(
     if panels is None:
         panels = {}
         for name in histories:
-            panels.setdefault(_task_of(name), []).append(name)
+            task = re.search(r"-(x\d+)", name)  # as in runet-x5
+            panels.setdefault(task[1] if task else "", []).append(name)
     size = (7.2, 0.6 + 1.35 * len(panels))
     grid = dict(figsize=size, squeeze=False, layout="constrained")
     fig, axes = plt.subplots(len(panels), len(CURVES), **grid)
@@ -423,12 +410,11 @@ def fig_epochs(
     epochs: pd.DataFrame,  # from `ctsr.evaluation.scores.epoch_table`
     shown: dict,  # label -> [run, input]
     printed: dict,  # metric -> label -> the paper's mean
-    protocol: str = "as_coded",  # of PSNR and SSIM
 ) -> Figure:
-    "PSNR and SSIM of all test images after every epoch; dashed: the paper's value."
+    "PSNR and SSIM as coded of all test images after every epoch; dashed: the paper's value."
     colour = palette(list(shown))
     fig, axes = plt.subplots(1, 2, figsize=(7.2, 3), layout="constrained")
-    everything = epochs[epochs.protocol.eq(protocol) & epochs.subset.eq("all")]
+    everything = epochs[epochs.protocol.eq("as_coded") & epochs.subset.eq("all")]
     for ax, metric in zip(axes, ("psnr", "ssim")):
         for label, (run, up) in shown.items():
             t = everything[everything.metric.eq(metric) & everything.run.eq(run)]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RC', 'KNOWN', 'FREE', 'FACTOR', 'SAMPLES', 'VARIANTS', 'METRICS', 'SILENT', 'theme', 'themed', 'shade', 'palette',
-           'axis_label', 'number_text', 'conditions', 'only_value', 'whiskers', 'save_figure', 'text_faults']
+           'axis_label', 'number_text', 'conditions', 'whiskers', 'save_figure', 'text_faults']
 
 # %% ../../nbs/figures/style.ipynb #4e0dffdc
 import functools
@@ -186,21 +186,6 @@ def conditions(
     several = table.groupby("run").up.transform("nunique") > 1
     names = table.run.where(~several, table.run + " on " + table.up)
     return names.map(lambda name: (labels or {}).get(name, name))
-
-
-def only_value(
-    table: pd.DataFrame,
-    column: str,  # whose value settles what is drawn, e.g. 'task'
-    wanted=None,  # the value; None: the only one in the table
-):
-    "The value of a column to plot, which must be given if there are several."
-    values = list(dict.fromkeys(table[column]))
-    if wanted is None and len(values) > 1:
-        raise CTSRError(
-            f"several values of '{column}' ({', '.join(map(str, values))}):"
-            f" say which one to plot with {column}="
-        )
-    return values[0] if wanted is None else wanted
 
 # %% ../../nbs/figures/style.ipynb #aed04761
 def whiskers(value, low, high) -> np.ndarray:  # (2, N) distances, zero where there is no interval

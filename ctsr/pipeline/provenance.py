@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['TRAINING', 'checkout', 'as_shown', 'digest', 'is_text', 'bare_code', 'module_file', 'library_imports', 'read_module',
-           'modules_behind', 'code_behind', 'git_state', 'machine', 'begin_training', 'processor_hours',
-           'training_hours', 'sidecar', 'ResultFolder', 'with_published_rows', 'check_same_images', 'done_jobs']
+           'modules_behind', 'read_notebook', 'code_behind', 'git_state', 'machine', 'begin_training',
+           'processor_hours', 'training_hours', 'sidecar', 'ResultFolder', 'with_published_rows', 'check_same_images',
+           'done_jobs']
 
 # %% ../../nbs/pipeline/provenance.ipynb #ab5f42b6
 import ast
@@ -121,17 +122,28 @@ def modules_behind(
     return dict(sorted(found.items()))
 
 
+@functools.cache
+def read_notebook(
+    path: Path,
+    changed: int,  # time of its last change
+) -> tuple:  # its digest, names of the modules that it imports
+    "Digest and imports of one notebook."
+    import nbformat
+
+    cells = nbformat.read(path, as_version=4).cells
+    source = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    return digest(bare_code(source)), library_imports(source)
+
+
 def code_behind(
     notebook: str | Path,  # file
 ) -> dict:  # file name of the notebook, or name of a module -> digest
     "Digests of a notebook and of the library modules behind it."
-    import nbformat
-
-    cells = nbformat.read(notebook, as_version=4).cells
-    source = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
-    name = Path(notebook).name
-    start = [TRAINING] if name == "train.ipynb" else library_imports(source)
-    return {name: digest(bare_code(source))} | modules_behind(start)
+    path = Path(notebook).resolve()
+    notebook_digest, start = read_notebook(path, path.stat().st_mtime_ns)
+    if path.name == "train.ipynb":
+        start = [TRAINING]
+    return {path.name: notebook_digest} | modules_behind(start)
 
 # %% ../../nbs/pipeline/provenance.ipynb #f5b99726
 def git_state() -> dict:  # commit, dirty
