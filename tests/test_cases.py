@@ -4,11 +4,14 @@ The scripts of `../shared/cases` write the files, where they are present; result
 pydicom, nibabel, SimpleITK and Pillow. Kinds that matter most are written here as well.
 """
 
+import bz2
 import gzip
 import os
 import re
 import subprocess
 import sys
+import time
+import zipfile
 from pathlib import Path
 
 import nibabel
@@ -435,21 +438,51 @@ def test_numbers_that_are_none(tmp_path, still, tag, said):
     assert tag in skipped[""]
 
 
-def test_an_anonymised_series_has_new_identifiers(tmp_path, still):
-    "Empty SOP class, study, series and frame of reference, as de-identification leaves them."
+def corners(series):
+    "Outer corners of a series in mm, by SimpleITK; and the mean of its values."
+    image = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(series)))
+    ends = [[(n - 0.5) if far else -0.5 for n, far in zip(image.GetSize(), at)] for at in CORNERS]
+    places = [image.TransformContinuousIndexToPhysicalPoint(end) for end in ends]
+    return np.array(places), sitk.GetArrayFromImage(image).mean()
+
+
+CORNERS = list(np.ndindex(2, 2, 2))
+NEW = (  # tags that a derived image has of its own
+    "ImageType SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID FrameOfReferenceUID "
+    "SeriesNumber SeriesDescription DerivationDescription Rows Columns PixelSpacing "
+    "ImagePositionPatient InstanceCreationDate InstanceCreationTime PixelData"
+).split()
+
+
+def test_an_anonymised_series_there_and_back(tmp_path, still):
+    "Identifiers are made; geometry, character set and all other tags stay, as others read them."
     folder = tmp_path / "in"
     empty = dict.fromkeys(
         ("SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"), ""
     )
+    words = dict(
+        SpecificCharacterSet=["ISO 2022 IR 6", "ISO 2022 IR 149"],
+        PatientName="Hong^Gildong=洪^吉洞=홍^길동",
+        InstitutionName="홍길동",
+        PatientID="",
+    )
     for z in range(3):
-        place = [0, 0, 5.0 * z]
-        ct(folder, f"{z}.dcm", ImagePositionPatient=place, SOPInstanceUID=f"1.2.{z + 1}", **empty)
+        place = [-12.5, 7.25, 5.0 * z]
+        uid = f"1.2.{z + 1}"
+        ct(folder, f"{z}.dcm", ImagePositionPatient=place, SOPInstanceUID=uid, **empty, **words)
     made = Made(still, [folder, tmp_path / "none"], tmp_path / "out")
+    old = [pydicom.dcmread(f) for f in files(folder)]
     new = [pydicom.dcmread(f) for f in files(made.out["in"])]
     for name in list(empty)[1:]:
         assert len({d[name].value for d in new}) == 1 and new[0][name].value.is_valid
     assert {d.SOPClassUID for d in new} == {pydicom.uid.CTImageStorage}
-    assert sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(made.out["in"])))
+    assert len({d.SOPInstanceUID for d in new}) == 3
+    for before, after in zip(old, new):
+        kept = [e for e in before if not e.tag.is_private and e.VR != "SQ" and e.keyword not in NEW]
+        assert len(kept) > 50 and all(after[e.tag].value == e.value for e in kept)
+        assert not [e for e in after if e.tag.is_private]
+    places, means = zip(corners(folder), corners(made.out["in"]))
+    assert np.abs(places[0] - places[1]).max() < 1e-4 and abs(means[0] - means[1]) < 2
 
 
 def test_placeholder_ids_name_nobody():
@@ -478,6 +511,8 @@ def test_volumes_in_folders_that_are_no_utf8(tmp_path, still, suffix):
     if suffix != ".mhd":
         (row,) = upscale([file], folder / "out", still)
         assert load_file(row["out"]).size == (64, 64, 3)
+        (again,) = upscale([file], folder / "out", still)
+        assert "before" in again
 
 
 def test_nifti_2_big_endian_and_slopes(tmp_path):
@@ -560,7 +595,7 @@ def test_whatever_one_file_raises_is_its_row(tmp_path, still, monkeypatch):
         Image.fromarray(np.arange(4096).reshape(64, 64).astype(np.uint8)).save(
             tmp_path / f"{name}.png"
         )
-    import ctsr.apps.upscale as module
+    import ctsr.apps.formats as module
     import ctsr.data.readers as readers
 
     def failing(function):
@@ -577,3 +612,208 @@ def test_whatever_one_file_raises_is_its_row(tmp_path, still, monkeypatch):
     monkeypatch.setattr(module, "read_grey", failing(module.read_grey))
     made = Made(still, files(tmp_path, "*.png"), tmp_path / "out")
     assert list(made.out) == ["b.png"] and made.said("a.png", "nobody thought")
+
+
+# 3. Variants of the kinds.
+
+
+def volume(path, values, kind=np.int16):
+    "A NIfTI volume of 0.7 x 0.7 x 5 mm."
+    nibabel.save(nibabel.Nifti1Image(values.astype(kind), np.diag([0.7, 0.7, 5, 1])), path)
+    return path
+
+
+def poked(path, source, offset, *values):
+    "A copy of a NIfTI file with other real numbers in its header."
+    data = bytearray(source.read_bytes())
+    data[offset : offset + 4 * len(values)] = np.array(values, "<f4").tobytes()
+    path.write_bytes(data)
+
+
+def noise(*shape):
+    return np.random.default_rng(0).normal(-500, 300, shape).round()
+
+
+def organs(height, width):
+    "Labels in blocks of ten pixels: over a hundred, as a segmentation of the whole body has."
+    row, column = np.ogrid[:height, :width]
+    return (row // 10 * 12 + column // 10).astype(float)
+
+
+@pytest.mark.parametrize(
+    "tags, said",
+    [
+        (dict(SOPClassUID="1.2.840.10008.5.1.4.1.1.4", Modality=""), "MR Image Storage"),
+        (dict(SOPClassUID="1.2.840.10008.5.1.4.1.1.4", Modality="CT"), "MR Image Storage"),
+        (dict(SOPClassUID="1.2.840.10008.5.1.4.1.1.2.2"), "multi-frame"),
+        (dict(ImageType=["ORIGINAL", "PRIMARY", "SCOUT"]), "localizer"),
+        (dict(ImageType=["ORIGINAL", "PRIMARY", "TOPOGRAM"]), "localizer"),
+        (dict(Modality="pt"), "modality PT"),
+        (dict(Modality="ct"), ""),
+        (dict(SOPClassUID="1.2.826.0.1.3680043.8.498.1"), ""),
+        (dict(SOPClassUID=""), ""),
+    ],
+)
+def test_what_is_no_slice_by_its_class_modality_or_type(tmp_path, still, tags, said):
+    file = ct(tmp_path / "in", **tags)
+    made = Made(still, [file, tmp_path / "none"], tmp_path / "out")
+    found, skipped = data(tmp_path / "in")
+    if said:
+        assert made.said(said) and not made.out and said in skipped[""]
+    else:
+        assert made.out and found and not skipped
+
+
+def test_a_captured_screen_next_to_a_series(tmp_path, still):
+    "The series is restored, and the screen is listed, in a series of its own or in the same."
+    for uid in ("1.2.9", "1.2.3"):
+        folder = tmp_path / uid
+        for z in range(3):
+            ct(folder, f"{z}.dcm", SeriesInstanceUID="1.2.3", ImagePositionPatient=[0, 0, 5 * z])
+        capture = dict(SOPClassUID="1.2.840.10008.5.1.4.1.1.7", RescaleIntercept="")
+        ct(folder, "9.dcm", SeriesInstanceUID=uid, PixelRepresentation=0, **capture)
+        made = Made(still, [folder, tmp_path / "none"], tmp_path / f"out-{uid}")
+        assert made.said("9.dcm", "no intercept") and len(files(made.out[uid])) == 3
+        found, skipped = data(folder)
+        assert sum(map(len, found.values())) == 3 and len(skipped) == 1
+
+
+@pytest.mark.parametrize("name", ["zeros.dcm", "tail.dcm"])
+def test_zeros_without_end_are_no_elements(tmp_path, still, name):
+    "A sparse file of zeros alone, and one whose slice they follow, cost seconds and not hours."
+    file = ct(tmp_path / "in", name) if name == "tail.dcm" else tmp_path / name
+    with open(file, "ab") as handle:
+        handle.truncate(2**31)
+    begun = time.monotonic()
+    made = Made(still, [file, tmp_path / "none"], tmp_path / "out")
+    assert time.monotonic() - begun < 60
+    assert bool(made.out) == (name == "tail.dcm") and made.said("zeros.dcm") != bool(made.out)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int16", "float32", "dicom", "png"])
+def test_label_maps_of_a_hundred_organs(tmp_path, still, kind):
+    for name, values in (("labels", organs(120, 120)), ("image", noise(120, 120))):
+        folder = tmp_path / name
+        folder.mkdir()
+        grey = values if name == "labels" else values / 8 + 128
+        if kind == "dicom":
+            file = ct(folder)
+            d = pydicom.dcmread(file)
+            d.Rows = d.Columns = 120
+            d.PixelData = (values + 1024).astype(np.int16).tobytes()
+            d.save_as(file)
+        elif kind == "png":
+            file = folder / "a.png"
+            Image.fromarray(grey.clip(0, 255).astype(np.uint8)).save(file)
+        else:
+            stack = np.stack([grey if kind == "uint8" else values] * 2, -1).clip(-1024)
+            file = volume(folder / "a.nii", stack.clip(0, 255) if kind == "uint8" else stack, kind)
+        made = Made(still, [file, tmp_path / "none"], tmp_path / f"out-{name}")
+        found, skipped = data(folder)
+        if name == "labels":
+            assert made.said("label map") and "label map" in skipped[""]
+        else:
+            assert made.out and found and not skipped
+
+
+def test_nifti_that_is_named_or_written_wrongly(tmp_path, still):
+    "The reason is the true one; an intercept that is infinite does not come out again."
+    folder = tmp_path / "in"
+    folder.mkdir()
+    good = volume(folder / "good.nii", noise(24, 20, 3))
+    poked(folder / "inside.nii", good, 108, 0)
+    poked(folder / "inf.nii", good, 112, 1, np.inf)
+    (folder / "units.nii").write_bytes(good.read_bytes()[:123] + b"\xff" + good.read_bytes()[124:])
+    with zipfile.ZipFile(folder / "zip.nii.gz", "w") as archive:
+        archive.write(good)
+    (folder / "bzip.nii.gz").write_bytes(bz2.compress(good.read_bytes()))
+    (folder / "plain.nii.gz").write_bytes(good.read_bytes())
+    nibabel.save(nibabel.Nifti1Pair(noise(24, 20, 3), np.eye(4)), folder / "pair.hdr")
+    reasons = {
+        "inside.nii": "inside its header",
+        "zip.nii.gz": "not packed by gzip",
+        "bzip.nii.gz": "not packed by gzip",
+        "plain.nii.gz": "rename it to .nii",
+        "pair.hdr": "save both as one .nii",
+        "pair.img": "save both as one .nii",
+    }
+    made = Made(still, files(folder), tmp_path / "out")
+    _, skipped = data(folder)
+    for name, word in reasons.items():
+        assert made.said(name, word) and word in skipped[name], made.errors
+    assert set(made.out) == {"good.nii", "inf.nii", "units.nii"}
+    images = [nibabel.load(place).get_fdata() for place in made.out.values()]
+    assert all((image == images[0]).all() for image in images[1:])
+
+
+def test_meta_image_with_damaged_values(tmp_path, still):
+    "ITK prints a line and returns whatever was in memory."
+    image = sitk.GetImageFromArray(noise(3, 24, 20).astype(np.int16))
+    sitk.WriteImage(image, tmp_path / "good.mha", useCompression=True)
+    packed = bytearray((tmp_path / "good.mha").read_bytes())
+    packed[-1000] ^= 255
+    (tmp_path / "bad.mha").write_bytes(packed)
+    made = Made(still, files(tmp_path, "*.mha"), tmp_path / "out")
+    assert set(made.out) == {"good.mha"} and made.said("bad.mha", "damaged")
+
+
+@pytest.mark.parametrize("suffix", ["nrrd", "mha"])
+def test_entries_that_are_not_utf8_come_out_byte_for_byte(tmp_path, still, suffix):
+    image = sitk.GetImageFromArray(noise(3, 24, 20).astype(np.int16))
+    image.SetMetaData("plain", "fine")
+    file = tmp_path / f"a.{suffix}"
+    sitk.WriteImage(image, file)
+    marks = {"nrrd": (b"plain:=fine\n", b":="), "mha": (b"plain = fine\n", b" = ")}
+    line, mark = marks[suffix]
+    lines = [b"Ger\xe4t" + mark + b"S\xf6matom", b"maker" + mark + b"S\xf6matom"]
+    whole = file.read_bytes()
+    assert whole.count(line) == 1
+    file.write_bytes(whole.replace(line, line + b"\n".join(lines) + b"\n"))
+    made = Made(still, [file, tmp_path / "none"], tmp_path / "out")
+    (out,) = made.out.values()
+    for kept in (line.strip(), *lines):
+        assert out.read_bytes().count(b"\n" + kept + b"\n") == 1
+    assert sitk.ReadImage(out).GetSize() == (40, 48, 3)
+    again = Made(still, [file, tmp_path / "none"], tmp_path / "out")
+    assert len(again.errors) == 1 and not again.out  # done before
+
+
+@pytest.mark.parametrize("kind", ["png", "nii", "dicom", "series"])
+def test_a_changed_input_is_restored_again_and_another_one_is_not(tmp_path, still, kind):
+    "By its contents; a file of the same name that is older than the result is another one."
+
+    def write(folder, seed):
+        values = np.random.default_rng(seed).normal(-500, 300, (32, 32)).round().clip(-1024)
+        folder.mkdir(exist_ok=True)
+        if kind == "png":
+            path = folder / "a.png"
+            Image.fromarray((values / 8 + 128).clip(0, 255).astype(np.uint8)).save(path)
+        elif kind == "nii":
+            path = volume(folder / "a.nii", np.stack([values] * 2, -1))
+        else:
+            for z in range(2):
+                path = ct(folder / "s", f"{z}.dcm", ImagePositionPatient=[0, 0, 5 * z])
+                d = pydicom.dcmread(path)
+                d.Rows = d.Columns = 32
+                d.PixelData = (values + 1024 + z).astype(np.int16).tobytes()
+                d.save_as(path)
+            path = folder / "s" if kind == "series" else path
+        return path
+
+    def run(path):
+        rows = upscale([path, tmp_path / "none"], tmp_path / "out", still)
+        return next(row for row in rows if row["path"] == path)
+
+    other = write(tmp_path / "other", 1)
+    first = run(write(tmp_path / "in", 0))
+    assert "out" in first and "before" in run(first["path"])
+    assert "of another input" in run(other)["error"]
+    old = {f: f.read_bytes() for f in files(tmp_path / "out", "**/*")}
+    write(tmp_path / "in", 2)
+    later = time.time() + 5
+    for file in files(tmp_path / "in", "**/*"):
+        os.utime(file, (later, later))
+    again = run(first["path"])
+    assert again["out"] == first["out"] and "before" in run(first["path"])
+    new = {f: f.read_bytes() for f in files(tmp_path / "out", "**/*")}
+    assert new.keys() == old.keys() and all(new[f] != old[f] for f in old)

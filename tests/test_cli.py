@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,6 +15,8 @@ from typer.testing import CliRunner
 
 import ctsr
 from ctsr.apps.cli import app, prepare_process, results_in_short
+from ctsr.apps.held_out import main as held_out
+from ctsr.data.prepared import load_prepared
 from ctsr.pipeline.presets import load_preset
 
 COMMANDS = get_command(app).commands
@@ -78,6 +81,32 @@ def test_several_sources_and_the_list_of_what_was_skipped(tmp_path):
     (listed,) = re.findall(r'files skipped: 1, all listed under "skipped" in (.+)', done.stdout)
     (row,) = json.loads(open(listed).read())["skipped"]
     assert row["file"].endswith("bad.png")
+
+
+@pytest.mark.parametrize("window, lowest", [("40,400", -160), ("lung", -1350), ("40,x", None)])
+def test_data_takes_a_window_by_name_or_by_two_numbers(tmp_path, window, lowest):
+    "The set holds the grey levels that the window makes of the values."
+    hu = np.random.default_rng(0).integers(-1000, 600, (64, 64, 4)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(hu, np.eye(4)), tmp_path / "a.nii")
+    out = tmp_path / "out"
+    done = invoke("data", tmp_path / "a.nii", "--window", window, "--hr", 64, "--out", out)
+    if lowest is None:
+        assert done.exit_code == 2 and "40,x" in done.stderr and not out.exists()
+        return
+    assert done.exit_code == 0
+    (file,) = out.glob("*.safetensors")
+    width = 400 if window == "40,400" else 1500
+    grey = ((hu.astype(float) - lowest) * 255 / width).clip(0, 255).round()
+    levels = load_prepared(file).images
+    assert sorted(np.asarray(levels, float).mean((1, 2)).round(3)) == sorted(
+        grey.mean((0, 1)).round(3)
+    )
+
+
+def test_held_out_names_a_wrong_pair(capsys, tmp_path):
+    assert held_out([str(tmp_path), "--of", "lung1"]) == 2
+    assert "--of is 'lung1': give SUBJECT=MODEL" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_three_lines_of_results(root):

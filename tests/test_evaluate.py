@@ -366,15 +366,13 @@ def test_different_images_are_refused(scores):
         paired(scores, "runet")
 
 
-def test_summary_by_group_image_and_subject(scores):
+def test_summary_resamples_what_the_column_group_names(scores):
     one = scores[scores.run == "bilinear"]
-    widths = {u: summary(one, unit=u, draws=500) for u in ("group", "image", "subject")}
-    assert [int(w.groups[0]) for w in widths.values()] == [4, 12, 2] and (
-        widths["group"].n == 12
-    ).all()
-    np.testing.assert_allclose(widths["group"]["mean"], widths["image"]["mean"])
-    with pytest.raises(CTSRError, match="subject"):
-        summary(one.assign(subject=""), unit="subject")
+    units = [one.group, one.image_id, one.subject]
+    found = [summary(one.assign(group=unit), draws=500) for unit in units]
+    assert [int(t.groups[0]) for t in found] == [4, 12, 2] and (found[0].n == 12).all()
+    np.testing.assert_allclose(found[0]["mean"], found[1]["mean"])
+    assert not np.allclose(found[0].lo95, found[1].lo95)
 
 
 def test_breakdown(scores):

@@ -23,7 +23,8 @@ from PIL import Image
 
 from ctsr.apps.compare import Scene
 from ctsr.apps.explore import FILE, Explorer, file_images
-from ctsr.apps.upscale import load_model, open_scan, restore_slice, upscale
+from ctsr.apps.formats import open_scan
+from ctsr.apps.upscale import load_model, restore_slice, upscale
 from ctsr.data.degrade import upsample
 from ctsr.evaluation.pretrained import FOLDER
 

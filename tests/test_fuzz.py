@@ -37,7 +37,11 @@ def write_nifti(path):
 
 
 def write_itk(path):
-    sitk.WriteImage(sitk.GetImageFromArray(thorax()), path, ".gz" in path.name)
+    sitk.WriteImage(sitk.GetImageFromArray(thorax()), path)
+
+
+def write_packed(path):
+    sitk.WriteImage(sitk.GetImageFromArray(thorax()), path, useCompression=True)
 
 
 def write_dicom(path):
@@ -77,6 +81,15 @@ def their_itk(path):
     return values if image.GetDimension() == 3 else values[..., None]
 
 
+def their_packed(path):
+    "ITK's values, where zlib can unpack them: ITK itself says nothing if it cannot."
+    end = b"\n\n" if path.suffix == ".nrrd" else b"ElementDataFile = LOCAL\n"
+    unpacker = zlib.decompressobj(wbits=47)
+    unpacker.decompress(path.read_bytes().partition(end)[2])
+    assert unpacker.eof, "the packed values have no end"
+    return their_itk(path)
+
+
 def their_dicom(path):
     d = pydicom.dcmread(path, force=True)
     if "TransferSyntaxUID" not in d.file_meta:
@@ -98,6 +111,8 @@ FORMATS = {  # suffix, writer, header's length, our reader, an independent one
     "nifti-packed": (".nii.gz", write_nifti, 60, read_volume, their_nifti),
     "nrrd": (".nrrd", write_itk, 400, read_volume, their_itk),
     "mha": (".mha", write_itk, 300, read_volume, their_itk),
+    "mha-packed": (".mha", write_packed, 300, read_volume, their_packed),
+    "nrrd-packed": (".nrrd", write_packed, 400, read_volume, their_packed),
     "dicom": (".dcm", write_dicom, 6000, read_dicom, their_dicom),
     "png": (".png", write_png, 60, lambda p: _decode(p)[0], their_png),
 }

@@ -94,6 +94,18 @@ def test_imports_have_cells_of_their_own(root):
     assert not mixed_cells(root)
 
 
+def test_lessons_write_into_folders_of_their_own(root):
+    "Two people, or two tests, on one machine must not write into one folder."
+    fixed = re.compile(r"gettempdir|[\"']/(var/)?tmp\b")
+    assert fixed.search('Path("/tmp/demo")') and fixed.search("tempfile.gettempdir()")
+    found = []
+    for path in sorted((root / "nbs").rglob("*.ipynb")):
+        cells = json.loads(path.read_text())["cells"]
+        code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        found += [path.name for source in code if fixed.search(source)]
+    assert not found
+
+
 def test_imports_run_one_way(root):
     "A folder of the library imports only from folders before it."
     order = "core data metrics models training evaluation figures paper pipeline apps".split()

@@ -221,6 +221,16 @@ def test_a_diffusion_model_that_begins_with_another_task_s_weights_measures_its_
     assert x2 == fresh < 0.7 * x5 and again == x5
 
 
+def test_the_spread_of_a_residual_does_not_depend_on_batches_and_crops(phantom, tmp_path):
+    short = SR3 | dict(steps=1, validate_every=1)
+    for name, changes in dict(few=dict(batch_size=1), many=dict(batch_size=8, crop=32)).items():
+        train(TrainConfig(**short | changes), phantom, tmp_path / name, progress=False)
+    few, many = (
+        load_file(tmp_path / name / "weights.safetensors")["spread"] for name in ("few", "many")
+    )
+    assert few == many > 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["runet", "sr3"])
 def test_a_compiled_network_trains_alike(phantom, tmp_path, monkeypatch, name):

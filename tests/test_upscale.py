@@ -30,7 +30,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittle
 from safetensors.torch import load_file
 
 from ctsr.apps.cli import main
-from ctsr.apps.upscale import load_model, restore_slice, upscale, write_slice
+from ctsr.apps.formats import write_slice
+from ctsr.apps.upscale import load_model, restore_slice, upscale
 from ctsr.core.errors import CTSRError
 from ctsr.core.files import file_sha256, save_json, save_tensors
 from ctsr.data.degrade import Task, downsample

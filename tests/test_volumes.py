@@ -14,7 +14,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from ctsr.apps.upscale import open_scan, restore_slice, write_slice
+from ctsr.apps.formats import open_scan, write_slice
+from ctsr.apps.upscale import restore_slice
 from ctsr.core.errors import CTSRError
 from ctsr.data.degrade import Task
 from ctsr.data.volumes import _dicom_series, hounsfield, load_file, read_slice, read_volume

@@ -524,7 +524,7 @@ class Panels:
         self.show(look)
 
     def _fill(self, panels, rows):
-        "Show panels in lines, each of which begins with the original (or the input)."
+        "Show panels in lines; each begins with the original (or the input)."
         lines = 1 if len(panels) <= 5 else math.ceil(len(panels) / 4)
         columns = 1 + max(3, math.ceil(len(panels) / lines))
         start = ("input", self.case.input, GREY, NOTHING)

@@ -38,7 +38,7 @@ from ctsr.apps.compare import (
     say_why,
     score_table,
 )
-from .upscale import GreyPicture, open_scan
+from .formats import GreyPicture, open_scan
 from ..core.errors import CTSRError
 from ..data.degrade import TASKS
 from ..data.grey import WINDOWS, window_from
@@ -84,7 +84,7 @@ def in_red(
 
 # %% ../../nbs/apps/explore.ipynb #9ae1917e
 def slice_reader(
-    scan,  # see `ctsr.apps.upscale.open_scan`
+    scan,  # see `ctsr.apps.formats.open_scan`
 ) -> Callable:  # number -> (H, W) values
     "Read slices by number: those of a DICOM series one at a time, others all at once."
     if not hasattr(scan, "files"):

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .upscale import load_model, restore_slice
-from ..core.errors import one_line_errors
+from ..core.errors import CTSRError, one_line_errors
 from ..core.fetch import fetch_package
 from ..core.files import save_csv
 from ..data.degrade import Task, downsample, enlarge, parse_kernel
@@ -151,6 +151,8 @@ def main(
     parser.add_argument("--every", type=int, default=4, help="Use every so many slices.")
     parser.add_argument("--seconds", action="store_true", help="Time the models instead.")
     asked = parser.parse_args(argv)
+    if wrong := [pair for pair in asked.of if "=" not in pair]:
+        raise CTSRError(f"--of is {wrong[0]!r}: give SUBJECT=MODEL, such as lung1=runet-x2")
     if asked.seconds:
         table = seconds_per_slice()
         save_csv(asked.folder / "seconds.csv", table)

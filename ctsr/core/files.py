@@ -31,7 +31,7 @@ def _is_about(
     e: BaseException,  # raised while `path` was written
     path: Path,  # the file or folder to be written
 ) -> bool:
-    "Whether an error names the output, its temporary name, a file in it or a folder above it."
+    "Check if an error names the output, its temporary name, a file in it or a folder above it."
     temporary = str(path.parent / f".{path.stem}.")
     name = getattr(e, "filename", None)
     if name is None:
@@ -144,7 +144,7 @@ def save_tensors(
             _sort_metadata(tmp)
         tmp.chmod(mode)
 
-
+# %% ../../nbs/core/files.ipynb #5a26114c
 def read_safetensors(
     path: str | Path,  # file
 ) -> tuple[dict, dict]:  # tensors by name, which stay in the file until they are used; metadata
@@ -158,7 +158,7 @@ def read_safetensors(
             " loaded, convert them first"
         ) from None
 
-
+# %% ../../nbs/core/files.ipynb #df3831ae
 def file_sha256(
     path,  # any file
 ) -> str:  # 64 hex digits

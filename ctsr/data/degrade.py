@@ -5,33 +5,30 @@
 # %% auto #0
 __all__ = ['MODES', 'INTERPOLATIONS', 'TASKS', 'KERNELS', 'ADJUSTED', 'resize', 'Task', 'task_from', 'gaussian_blur',
            'augment_lr', 'degrade', 'upsample', 'degrade_pair', 'Kernel', 'parse_kernel', 'downsample', 'enlarge',
-           'rotate', 'random_angles', 'rotation_margin', 'center', 'adjusted_baseline', 'flip_quarter',
-           'random_crop_pair']
+           'rotate', 'rotation_margin', 'center', 'adjusted_baseline', 'flip_quarter', 'random_crop_pair']
 
 # %% ../../nbs/data/degrade.ipynb #42f091bd
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.errors import CTSRError, check_choice
+from ..core.settings import parse_settings, settings
 from .grey import FITS
 
 # %% ../../nbs/data/degrade.ipynb #44612a68
-def _check(
-    x,  # a batch, or what was passed for one
-    name: str = "x",
-) -> Tensor:  # float32
+def _check(x) -> Tensor:  # float32
     "Refuse anything but a float batch `(B, C, H, W)`; half precision is widened."
     if not isinstance(x, Tensor) or x.ndim != 4:
         got = getattr(x, "shape", type(x).__name__)
-        raise CTSRError(f"{name} must be a batch (B, C, H, W), got {got}: add the missing axes")
+        raise CTSRError(f"x must be a batch (B, C, H, W), got {got}: add the missing axes")
     if not x.is_floating_point():
-        remedy = "pass floats in [0, 1] (divide uint8 images by 255)"
-        raise CTSRError(f"{name} holds {x.dtype}: {remedy}")
+        raise CTSRError(f"x holds {x.dtype}: pass floats in [0, 1] (divide uint8 images by 255)")
     return x.float()
 
 # %% ../../nbs/data/degrade.ipynb #93ae6b8c
@@ -59,30 +56,22 @@ def resize(
     return out.clamp(0, 1) if mode == "bicubic" else out
 
 # %% ../../nbs/data/degrade.ipynb #9010d4a4
-@dataclass(frozen=True)
+@settings
 class Task:
     "How HR comes from a picture (`hr`, `fit`) and LR from HR (`lr`, `down`, `antialias`)."
 
     name: str  # what tables call it
     hr: int  # px, side of the high-resolution image
     lr: int  # px, side of the low-resolution image
-    fit: str = "crop"  # how a picture is brought to `hr`, see `ctsr.data.grey.FITS`
-    down: str = "bilinear"  # interpolation from HR to LR
+    fit: Literal[tuple(FITS)] = "crop"  # how a picture is brought to `hr`
+    down: Literal[MODES] = "bilinear"  # interpolation from HR to LR
     antialias: bool = False  # low-pass filter before sampling
 
     def __post_init__(self):
-        this = f"task {self.name!r}"
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if type(value) is not field.type:
-                kind = field.type.__name__
-                raise CTSRError(f"{this}: {field.name} must be {kind}, got {value!r}")
         if not 1 <= self.lr <= self.hr:
-            raise CTSRError(f"{this}: lr must lie in 1..hr, got lr={self.lr}, hr={self.hr}")
-        check_choice(f"{this}: fit", self.fit, FITS)
-        check_choice(f"{this}: down", self.down, MODES)
+            raise CTSRError(f"lr must lie in 1..hr, got lr={self.lr}, hr={self.hr}")
         if self.antialias and self.down == "nearest":
-            raise CTSRError(f"{this}: antialias does not apply to down='nearest'")
+            raise CTSRError("antialias does not apply to down='nearest'")
 
     @property
     def scale(self) -> float:
@@ -129,27 +118,24 @@ def task_from(
     "The task that a configuration means; an unknown name or key is refused."
     if isinstance(spec, Task):
         return spec
-    names = ", ".join(TASKS)
     if isinstance(spec, str):
         if spec not in TASKS:
-            raise CTSRError(
-                f"unknown task {spec!r}: choose one of {names}, or give name, hr and lr"
-            )
+            names = ", ".join(TASKS)
+            raise CTSRError(f"unknown task {spec!r}: use one of {names}, or give name, hr and lr")
         return TASKS[spec]
     if not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
         raise CTSRError(f"a task is a name or a mapping with the key 'name', got {spec!r}")
-    this = f"task {spec['name']!r}"
-    known = [field.name for field in fields(Task)]
-    if unknown := sorted(set(spec) - set(known)):
-        raise CTSRError(f"{this}: unknown key {unknown[0]!r}; the keys are {', '.join(known)}")
-    if spec["name"] in TASKS:
-        return replace(TASKS[spec["name"]], **spec)
-    if missing := [k for k in ("hr", "lr") if k not in spec]:
-        problem = f"{this} is not a named task and lacks {' and '.join(missing)}"
-        raise CTSRError(f"{problem}: named are {names}")
-    return Task(**spec)
+    name = spec["name"]
+    usual = asdict(TASKS[name]) if name in TASKS else {}
+    return parse_settings(Task, usual | spec, f"task {name!r}")
 
 # %% ../../nbs/data/degrade.ipynb #ad11158e
+def _random(draw, shape, generator, device) -> Tensor:
+    "Numbers of `torch.rand` or `torch.randn`, drawn where the generator is and then moved."
+    where = generator.device if generator else device
+    return draw(shape, generator=generator, device=where).to(device)
+
+
 def gaussian_blur(
     x: Tensor,  # (B, C, H, W)
     sigma: float | Tensor,  # px, one for all or (B,); 0 leaves an image as it is
@@ -181,23 +167,18 @@ def augment_lr(
 
     This is the conditioning augmentation of Saharia et al. 2021, section 4.1.
     """
-    where = generator.device if generator else lr.device
-    strength = torch.rand((2, len(lr)), generator=generator, device=where).to(lr.device)
+    strength = _random(torch.rand, (2, len(lr)), generator, lr.device)
     x = gaussian_blur(lr, strength[0] * blur)
-    drawn = torch.randn(x.shape, generator=generator, device=where).to(x.device)
+    drawn = _random(torch.randn, x.shape, generator, x.device)
     return x + strength[1, :, None, None, None] * noise * drawn
 
 # %% ../../nbs/data/degrade.ipynb #e87135ae
 def degrade(
     hr: Tensor,  # (B, C, H, W) in [0, 1]
     task: Task,  # kernel, antialiasing and factor
-    blur_sigma: float | Tensor = 0,  # px of the LR image, Gaussian blur after the reduction
 ) -> Tensor:  # (B, C, h, w) float32 in [0, 1]
     "Low-resolution image of `hr` under `task`."
-    lr = resize(hr, task.lr_size(*hr.shape[-2:]), task.down, task.antialias)
-    if isinstance(blur_sigma, int | float) and blur_sigma == 0:
-        return lr
-    return gaussian_blur(lr, blur_sigma)
+    return resize(hr, task.lr_size(*hr.shape[-2:]), task.down, task.antialias)
 
 
 def upsample(
@@ -216,10 +197,9 @@ def degrade_pair(
     hr: Tensor,  # (B, C, H, W) in [0, 1]
     task: Task,
     up: str = "bilinear",  # interpolation from LR back to HR size
-    blur_sigma: float | Tensor = 0,  # px of the LR image
 ) -> tuple[Tensor, Tensor]:  # (B, C, h, w) and (B, C, H, W)
     "`lr`, and `up`: the same brought back to the size of `hr`."
-    lr = degrade(hr, task, blur_sigma)
+    lr = degrade(hr, task)
     return lr, upsample(lr, tuple(hr.shape[-2:]), up)
 
 # %% ../../nbs/data/degrade.ipynb #ee3b80c1
@@ -288,22 +268,18 @@ def _centred(weights, far, scale):
 
 
 @lru_cache(maxsize=256)
-def _kernel_weights(
-    kernel: Kernel,
-    length: int,  # px of HR
-    size: int,  # px of LR
-) -> Tensor:  # (size, length) float64
-    "Weights of the HR pixels in each LR pixel along one side."
+def _kernel_weights(kernel: Kernel, length: int, size: int) -> Tensor:
+    "Weights of `length` HR pixels in each of `size` LR pixels of a side: (size, length) float64."
     scale = length / size
     far = _distances(length, size)
     return _centred(_profile(kernel, far, scale), far, scale)
 
 # %% ../../nbs/data/degrade.ipynb #d2f0be42
-def _apply(
-    x: Tensor,  # (B, C, H, W)
-    sides: list,  # weights along the columns, (h, H) or (B, h, H), and along the rows
-) -> Tensor:  # (B, C, h, w) float32
-    "Multiply images with weights for both of their sides."
+def _apply(x: Tensor, sides: list) -> Tensor:
+    """Multiply images (B, C, H, W) with weights for both of their sides, in float32.
+
+    `sides` holds weights along the columns, (h, H) or (B, h, H), and along the rows, alike.
+    """
     down, across = (weights.to(x.device, torch.float32) for weights in sides)
     if down.ndim == 3:
         down = down[:, None]
@@ -331,8 +307,7 @@ def downsample(
     lr = _apply(x, sides)
     if isinstance(noise, int | float) and noise == 0:
         return lr
-    where = generator.device if generator else x.device
-    drawn = torch.randn(lr.shape, generator=generator, device=where).to(x.device)
+    drawn = _random(torch.randn, lr.shape, generator, x.device)
     return lr + torch.as_tensor(noise, device=x.device).expand(len(x)).view(-1, 1, 1, 1) * drawn
 
 # %% ../../nbs/data/degrade.ipynb #060ee789
@@ -343,12 +318,8 @@ def _b_spline(t):
 
 
 @lru_cache(maxsize=64)
-def _enlarging_weights(
-    mode: str,  # lanczos or spline
-    length: int,  # px of LR
-    size: int,  # px of HR
-) -> Tensor:  # (size, length) float64, rows sum to 1
-    "Weights of the LR pixels in each HR pixel along one side."
+def _enlarging_weights(mode: str, length: int, size: int) -> Tensor:
+    "Weights of `length` LR pixels in each of `size` HR pixels of a side: (size, length) float64."
     if mode == "lanczos":
         weights = _lanczos(_distances(length, size))
         return weights / weights.sum(1, keepdim=True)
@@ -391,26 +362,6 @@ def rotate(
     return F.grid_sample(x, grid, interpolation, "zeros", align_corners=False)
 
 # %% ../../nbs/data/degrade.ipynb #814f4bdf
-def _rand(
-    n: int | tuple[int, ...],
-    generator: torch.Generator | None,
-    device,
-) -> Tensor:  # float32 in [0, 1) on `device`
-    "Uniform numbers, drawn on the device of the generator and then moved."
-    where = generator.device if generator else device
-    return torch.rand(n, generator=generator, device=where).to(device)
-
-
-def random_angles(
-    n: int,
-    degrees: float = 20,  # largest turn either way
-    generator: torch.Generator | None = None,
-    device: str | torch.device = "cpu",
-) -> Tensor:  # (n,) degrees
-    "Angles uniform in +-`degrees`, the draw of torchvision's `RandomRotation`."
-    return (_rand(n, generator, device) * 2 - 1) * degrees
-
-
 def rotation_margin(
     size: int,  # px, side of the crop
     degrees: float = 20,  # largest turn either way
@@ -444,7 +395,9 @@ def adjusted_baseline(
     as the text says. To rotate first, as coded, give pictures with a margin and crop afterwards.
     """
     check_choice("mode", mode, ADJUSTED[1:])
-    angles = degrees if mode == "fixed" else random_angles(len(x), degrees, generator, x.device)
+    angles = degrees
+    if mode != "fixed":  # the draw of torchvision's `RandomRotation`
+        angles = (_random(torch.rand, len(x), generator, x.device) * 2 - 1) * degrees
     return torch.cat([_check(x), rotate(x, angles)])
 
 # %% ../../nbs/data/degrade.ipynb #0f2b3374
@@ -455,7 +408,7 @@ def flip_quarter(
     "Apply to each image one of the eight symmetries of the square, drawn uniformly."
     if x.shape[-1] != x.shape[-2]:
         raise CTSRError(f"flip_quarter needs square images, got {tuple(x.shape[-2:])}")
-    yes = _rand((3, len(x), 1, 1, 1), generator, x.device) < 0.5
+    yes = _random(torch.rand, (3, len(x), 1, 1, 1), generator, x.device) < 0.5
     x = torch.where(yes[0], x.mT, x)
     x = torch.where(yes[1], x.flip(-2), x)
     return torch.where(yes[2], x.flip(-1), x)
@@ -474,7 +427,7 @@ def random_crop_pair(
         raise CTSRError(f"crop size {size} does not fit into images of {h} x {w} px")
     device = tensors[0].device
     places = torch.tensor([[h - size + 1], [w - size + 1]], device=device)
-    top, left = (_rand((2, b), generator, device) * places).long()
+    top, left = (_random(torch.rand, (2, b), generator, device) * places).long()
     rows, cols = (start[:, None] + torch.arange(size, device=device) for start in (top, left))
     image = torch.arange(b, device=device)[:, None, None]
     return [t[image, :, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2) for t in tensors]

@@ -26,10 +26,8 @@ def exact_groups(
     return np.array(labels, dtype=np.int64)
 
 # %% ../../nbs/data/duplicates.ipynb #6c9edfd8
-def _otsu(
-    a,  # uint8
-) -> int:
-    "Grey value that best parts a histogram in two (Otsu 1979)."
+def _otsu(a) -> int:
+    "Grey value that best parts the histogram of a uint8 image in two (Otsu 1979)."
     counts = np.bincount(a.ravel(), minlength=256).astype(float)
     below = counts.cumsum()
     weight = (counts * np.arange(256)).cumsum()
@@ -37,10 +35,7 @@ def _otsu(
     return int(np.argmax(between / np.maximum(below * (below[-1] - below), 1)))
 
 
-def _largest(
-    mask,  # (h, w) bool
-    share=1.0,  # of the area of the largest piece
-):
+def _largest(mask, share=1.0):
     "The pieces of a mask with at least a share of the largest one's area."
     from scipy import ndimage
 
@@ -51,9 +46,7 @@ def _largest(
     return np.isin(labels, 1 + np.flatnonzero(area >= share * area.max()))
 
 
-def _enclosed(
-    mask,  # (h, w) bool
-):
+def _enclosed(mask):
     "Pixels that have the mask on all four sides."
     sides = []
     for axis in (0, 1):
@@ -63,11 +56,8 @@ def _enclosed(
     return np.logical_and.reduce(sides)
 
 
-def _box(
-    mask,  # (h, w) bool, not empty
-    shape,  # (height, width) of the image in its own pixels
-) -> tuple:  # left, top, right, bottom in pixels of the image
-    "Bounding box of a mask that was made on a smaller copy."
+def _box(mask, shape) -> tuple:
+    "Left, top, right and bottom of a mask of a smaller copy, in pixels of an image of that shape."
     rows = np.flatnonzero(mask.any(1))
     columns = np.flatnonzero(mask.any(0))
     left, right = (float(x * shape[1] / mask.shape[1]) for x in (columns[0], columns[-1] + 1))
@@ -77,18 +67,18 @@ def _box(
 
 def body_boxes(
     image: np.ndarray,  # (h, w) uint8
-    side: int = 128,  # work on a copy of this size
 ) -> tuple[tuple, tuple]:  # (left, top, right, bottom) of the body and of the lungs, in pixels
     """Bounding boxes of the body and of the lungs.
 
     The body is the largest bright piece, the lungs are the dark pieces that it encloses. Without
-    a body both boxes are the whole image, and without lungs the second is the body's.
+    a body both boxes are the whole image, and without lungs the second is the body's. Both are
+    found on a copy of 128 px.
     """
     from PIL import Image
     from scipy import ndimage
 
     h, w = image.shape
-    scale = side / max(h, w)
+    scale = 128 / max(h, w)
     size = (max(1, round(w * scale)), max(1, round(h * scale)))
     small = np.asarray(Image.fromarray(image).resize(size, Image.BOX))
     body = _largest(ndimage.binary_opening(small > 0.75 * _otsu(small), iterations=2))
@@ -102,43 +92,34 @@ def body_boxes(
 # %% ../../nbs/data/duplicates.ipynb #5f3885e8
 def body_thumbnail(
     image: np.ndarray,  # (h, w) uint8
-    size: int = 64,  # pixels a side
     box: tuple | None = None,  # (left, top, right, bottom) (default: the body's)
-    spread: float = 5.0,  # standard deviation of the local mean, thumbnail pixels
-) -> np.ndarray:  # (size, size) float32, zero mean, unit norm; zeros without contrast
+) -> np.ndarray:  # (64, 64) float32, zero mean, unit norm; zeros without contrast
     "The detail of the body, stretched to a square."
     from PIL import Image
     from scipy.ndimage import gaussian_filter
 
     box = box or body_boxes(image)[0]
-    small = Image.fromarray(image).resize((size, size), Image.BILINEAR, box=box)
+    small = Image.fromarray(image).resize((64, 64), Image.BILINEAR, box=box)
     t = np.asarray(small, np.float32)
-    t = t - gaussian_filter(t, spread)
-    t /= np.sqrt(gaussian_filter(t * t, spread)) + 4
+    t = t - gaussian_filter(t, 5.0)
+    t /= np.sqrt(gaussian_filter(t * t, 5.0)) + 4
     t -= t.mean()
     norm = np.linalg.norm(t)
     return t / norm if norm > 1e-3 else np.zeros_like(t)
-
-
-def _thumbnails(images, size=64):
-    "Body and lung thumbnails of all images: (2, n, size*size) float32."
-    out = np.empty((2, len(images), size * size), np.float32)
-    for k, image in enumerate(images):
-        for way, box in enumerate(body_boxes(image)):
-            out[way, k] = body_thumbnail(image, size, box).ravel()
-    return out
 
 # %% ../../nbs/data/duplicates.ipynb #46bcd14e
 def near_pairs(
     images: list[np.ndarray],  # each (h, w) uint8
     threshold: float = 0.85,  # correlation from which two images are near
-    chunk: int = 1024,  # rows of the score matrix held at a time
 ) -> list[tuple[int, int, float]]:  # (i, j, score) with i < j, best first
     "Pairs that show the same slice or neighbouring slices of one body, exact copies included."
-    thumbnails = _thumbnails(images)
+    thumbnails = np.empty((2, len(images), 64 * 64), np.float32)  # cut to the body, to the lungs
+    for k, image in enumerate(images):
+        for way, box in enumerate(body_boxes(image)):
+            thumbnails[way, k] = body_thumbnail(image, box).ravel()
     found = []
-    for start in range(0, len(images), chunk):
-        body, lungs = (t[start : start + chunk] @ t[start:].T for t in thumbnails)
+    for start in range(0, len(images), 1024):
+        body, lungs = (t[start : start + 1024] @ t[start:].T for t in thumbnails)
         score = np.maximum(body, lungs)
         i, j = np.nonzero(np.triu(score >= threshold, 1))
         found += zip((i + start).tolist(), (j + start).tolist(), score[i, j].tolist())

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.errors import CTSRError, check_choice, check_whole
-from ..core.files import atomic_path, file_sha256, machine_memory
+from ..core.files import file_sha256, machine_memory
 from .grey import FITS, HOUNSFIELD, as_grey, crop_with_margin
 from .prepared import Prepared, save_prepared
 from .readers import MIN_SIDE, origin_of
@@ -24,9 +24,7 @@ from .sources import NAMED, locate, prepared_name, read_source, source_name
 from .splits import check_split, count_copies, in_splits, mark_and_split, picture_table
 
 # %% ../../nbs/data/prepare.ipynb #617b6a21
-def _hash_of(
-    file: Path,
-) -> str:
+def _hash_of(file: Path) -> str:
     "SHA-256 of a file; of one that may not be read, which is skipped later, a word."
     try:
         return file_sha256(file)
@@ -34,11 +32,11 @@ def _hash_of(
         return "unreadable"
 
 
-def _fingerprint(
-    source: str,  # name or path
-    path: Path | None,  # folder or file; None for the phantom
-) -> dict:  # files, sha256, place
-    "Hash of the names and contents of everything below a path, and hash of the path."
+def _fingerprint(source: str, path: Path | None) -> dict:  # files, sha256, place
+    """Hash of the names and contents of everything below a path, and hash of the path.
+
+    The phantom has no path.
+    """
     place = source
     if source not in NAMED:
         place = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:12]
@@ -74,11 +72,7 @@ def _check_settings(
         raise CTSRError(f"margin is {margin} but fit is {fit!r}: {allowed}")
 
 
-def _check_place(
-    path: Path,  # .safetensors file to be written
-    root: Path | None,  # the source's folder or file
-    fingerprint: dict,  # of the source
-):
+def _check_place(path: Path, root: Path | None, fingerprint: dict):
     "Refuse to write into the source, or over a set that was prepared from another source."
     if root is not None and root.is_dir() and path.parent.resolve().is_relative_to(root.resolve()):
         problem = "whose next reading would take our products for images"
@@ -94,14 +88,8 @@ def _check_place(
         raise CTSRError(f"{path} was prepared from another source of that name: {remedy}")
 
 # %% ../../nbs/data/prepare.ipynb #04bf3209
-def _manifest(
-    table: pd.DataFrame,  # of the prepared set
-    read: int,  # pictures read, including those left out
-    skipped: list,  # of dicts file, reason
-    hr: int,  # pixels a side
-    **settings,  # to be stored as they are
-) -> dict:  # for JSON
-    "Description of a prepared set."
+def _manifest(table: pd.DataFrame, read: int, skipped: list, hr: int, **settings) -> dict:
+    "Description of a prepared set for JSON; `read` counts all pictures, with those left out."
     short = table[["width", "height"]].min(axis=1)
     return dict(
         settings,
@@ -123,20 +111,14 @@ def _manifest(
     )
 
 # %% ../../nbs/data/prepare.ipynb #3a27f06c
-def _thin_out(
-    pictures: list,
-    limit: int | None,  # at most so many
-) -> list:
-    "Take pictures evenly from the whole list."
+def _thin_out(pictures: list, limit: int | None) -> list:
+    "Take at most `limit` pictures evenly from the whole list."
     if limit is None or limit >= len(pictures):
         return pictures
     return [pictures[i] for i in np.linspace(0, len(pictures) - 1, limit).round().astype(int)]
 
 
-def _check_hounsfield(
-    pictures: list,  # of Picture
-    hr: int,  # pixels a side
-):
+def _check_hounsfield(pictures: list, hr: int):
     "Refuse what cannot be kept in HU: pictures, and slices that would have to be padded."
     for p in pictures:
         if p.pixels.dtype != np.int16:
@@ -157,7 +139,7 @@ def prepare(
     on_error: str = "skip",  # 'skip' damaged files, or 'raise' at the first
     data=None,  # for kaggle: the folder or zip that is already there
     limit: int | None = None,  # at most so many images, evenly from the whole
-    phantom: dict | None = None,  # options of the phantom, see `ctsr.data.sources.PHANTOM`
+    phantom: dict | None = None,  # options of `ctsr.data.phantom.Phantom`
     split_by: str = "subject",  # what a drawn split keeps together: subject, group or image
     lung_only: bool | None = None,  # only slices with lung (default: for the sample)
     margin: int = 0,  # pixels kept around the crop, see `ctsr.data.degrade.rotation_margin`
@@ -252,28 +234,23 @@ LEAKS = {
 }  # colour and meaning
 
 
-def _sheet_title(
-    row: dict,  # of a prepared table
-    width: int = 26,  # characters a line
-) -> str:  # two lines or more
-    "Split, class and name of a picture."
+def _sheet_title(row: dict) -> str:
+    "Split, class and name of a picture, in lines of 26 characters."
     name = row["image_id"].removeprefix(row["split"] + "/")
     if row["class"]:
         name = row["image_id"].rsplit("/", 1)[-1]
-    lines = textwrap.wrap(f"{row['split']} {row['class']}", width) + textwrap.wrap(name, width)
+    lines = textwrap.wrap(f"{row['split']} {row['class']}", 26) + textwrap.wrap(name, 26)
     return "\n".join(lines).replace("$", r"\$")
 
 
 def contact_sheet(
     prepared: Prepared,
-    n: int = 24,  # pictures, evenly from the whole set
-    path=None,  # PNG to write, if any
 ):  # matplotlib Figure
-    "A page of the pictures, each under its name, coloured by its copies in the training set."
+    "A page of 24 pictures, each under its name, coloured by its copies in the training set."
     import matplotlib.pyplot as plt
     from matplotlib.patches import Patch
 
-    chosen = prepared.table.iloc[_thin_out(range(len(prepared)), n)]
+    chosen = prepared.table.iloc[_thin_out(range(len(prepared)), 24)]
     titles = [_sheet_title(row) for row in chosen.to_dict("records")]
     columns = min(8, len(chosen))
     rows = -(-len(chosen) // columns)
@@ -287,7 +264,4 @@ def contact_sheet(
         ax.set_title(title, fontsize=7, color=LEAKS[leaked][0])
     handles = [Patch(color=color, label=meaning) for color, meaning in LEAKS.values()]
     fig.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
-    if path is not None:
-        with atomic_path(path) as tmp:
-            fig.savefig(tmp, dpi=110)
     return fig

@@ -32,10 +32,8 @@ COLUMNS = (
 ).split()
 
 
-def _pixel_sha256(
-    images,  # (N, hr, hr) uint8 array or tensor
-) -> str:  # 64 hex digits
-    "Hash of the pixels alone."
+def _pixel_sha256(images) -> str:
+    "Hash of the pixels alone, of an array or a tensor."
     return hashlib.sha256(np.ascontiguousarray(images)).hexdigest()
 
 
@@ -124,11 +122,8 @@ def read_table(
     return table
 
 
-def _read_block(
-    path: Path,  # .safetensors file
-    dtype: torch.dtype,  # of the images that are expected
-) -> tuple:  # (N, hr, hr), mapped; the hashes that were stored with it
-    "Images of a prepared set, which stay in their file until they are used."
+def _read_block(path: Path, dtype: torch.dtype) -> tuple:
+    "Images (N, hr, hr) of a set, which stay in their file until they are used, and stored hashes."
     try:
         tensors, hashes = read_safetensors(path)
     except CTSRError as error:

@@ -40,6 +40,7 @@ from ctsr.data.volumes import (
     _stem,
     _why,
     check_file,
+    check_labels,
     lung_share,
     readable,
 )
@@ -264,6 +265,8 @@ def _read_pictures(
     flaws = [flaw for flaw in map(_flaw, frames) if flaw]
     if flaws:
         raise CTSRError(flaws[0])
+    for frame in frames if isinstance(window, str) else []:
+        check_labels(frame, few=8)
     split, cls = split_and_class(origin)
     if len(frames) == 1:
         return [Picture(frames[0], split, cls, None, origin)]

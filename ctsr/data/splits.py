@@ -16,9 +16,7 @@ from .readers import SPLITS, Picture
 from .volumes import _stem
 
 # %% ../../nbs/data/splits.ipynb #713aa841
-def _image_id(
-    p: Picture,
-) -> str:
+def _image_id(p: Picture) -> str:
     "A short name such as `test/normal/6 (2)` or `lung1_image/012`."
     parts = p.origin.split("/")
     start = next((i for i, part in enumerate(parts[:-1]) if part.lower() in SPLITS), 0)
@@ -49,9 +47,7 @@ def picture_table(
     return table
 
 # %% ../../nbs/data/splits.ipynb #2fd19d30
-def _check_fractions(
-    fractions,  # of train, valid, test
-) -> list:  # three floats
+def _check_fractions(fractions) -> list[float]:
     "Refuse anything but three shares that sum to one."
     try:
         shares = [float(x) for x in fractions]
@@ -107,15 +103,13 @@ def split_by_fraction(
 # %% ../../nbs/data/splits.ipynb #f940cf52
 def axis_gap(
     table: pd.DataFrame,  # one or two subjects
-    most: int = 2,  # slices
 ) -> int:  # slices left out between two parts of the first subject
-    "Width of the gap along the axis: `most`, but no more than a twentieth of the volume."
-    return min(most, int((table.subject == table.subject.min()).sum()) // 20)
+    "Width of the gap along the axis: two slices, but no more than a twentieth of the volume."
+    return min(2, int((table.subject == table.subject.min()).sum()) // 20)
 
 
 def split_along_axis(
     table: pd.DataFrame,  # one or two subjects, slices in order
-    gap: int = 2,  # slices left out between parts; fewer in a short volume, see `axis_gap`
 ) -> pd.Series:  # 'train', 'valid', 'test', or '' in the gaps
     "Cut the first of one or two volumes into contiguous parts; a second volume is the test set."
     shares = {"train": 0.8, "valid": 0.2}
@@ -123,7 +117,7 @@ def split_along_axis(
         shares = {"train": 0.65, "valid": 0.15, "test": 0.2}
     split = pd.Series("test", table.index)
     rows = table.index[table.subject == table.subject.min()]
-    gap = axis_gap(table, gap)
+    gap = axis_gap(table)
     ends = np.round(np.cumsum(list(shares.values())) * len(rows)).astype(int)
     for name, start, end in zip(shares, [0, *ends], ends):
         split[rows[start:end]] = name
@@ -151,13 +145,11 @@ def default_split(
 # %% ../../nbs/data/splits.ipynb #7bcd6e68
 def resampling_groups(
     table: pd.DataFrame,  # with `subject`, `position` and the duplicates' `group`
-    enough: int = 8,  # subjects from which on whole subjects are resampled
-    block: int = 4,  # adjacent slices that count as one, with fewer subjects
 ) -> pd.Series:  # text
-    "The unit that the bootstrap draws."
+    "The unit that the bootstrap draws: of 8 subjects or more the subject, else 4 adjacent slices."
     known = table.subject != ""
-    part = table.subject + "#" + (table.position // block).astype(str)
-    unit = table.subject if table.subject[known].nunique() >= enough else part
+    part = table.subject + "#" + (table.position // 4).astype(str)
+    unit = table.subject if table.subject[known].nunique() >= 8 else part
     return unit.where(known, "g" + table.group.astype(str))
 
 
@@ -225,9 +217,7 @@ def in_splits(
     how: str,  # description of the split
 ) -> tuple:  # rows in the order of their splits; the others as dicts file, reason
     "Order the rows by split, and list what is left out."
-    reason = (
-        "lies in the gap that keeps the training, validation and test slices of one volume apart"
-    )
+    reason = "lies in the gap that keeps the three parts of one volume apart"
     if how == "given by the folders":
         reason = "lies outside the split folders"
     left = [dict(file=name, reason=reason) for name in table.image_id[table.split == ""]]

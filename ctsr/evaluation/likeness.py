@@ -18,9 +18,7 @@ from ..data.degrade import Task, degrade
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 MEASURES = (*(f"{q:.0%} quantile" for q in QUANTILES), "noise", "spectral slope")
 LEAST = 100  # blocks that a noise estimate needs
-MANY = (
-    2**20
-)  # pixels of which quantiles are taken; of more, every second, third, ... row and column
+MANY = 2**20  # pixels whose quantiles are taken; of more, every second, third, ... row and column
 
 
 def noise_level(

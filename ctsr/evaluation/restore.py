@@ -232,6 +232,13 @@ def blend_tiles(
 class _MadeOf:
     "Base of restorers that are made of others: `mix` is that of `last`, which returns the result."
 
+    def __init__(self, restorer, name: str):
+        self.last = restorer
+        self.name = name
+        self.model = restorer.model
+        self.up = restorer.up
+        self.draws = getattr(restorer, "draws", False)
+
     @property
     def mix(self):
         return getattr(self.last, "mix", True)
@@ -248,11 +255,7 @@ class SelfEnsemble(_MadeOf):
         self,
         restorer,  # called eight times
     ):
-        self.last = restorer
-        self.name = f"{restorer.name}+"
-        self.model = restorer.model
-        self.up = restorer.up
-        self.draws = getattr(restorer, "draws", False)
+        super().__init__(restorer, f"{restorer.name}+")
 
     def __call__(self, lr: torch.Tensor, task: Task, *ids) -> torch.Tensor:
         "Restore `lr`, (B,1,s,s) in [0,1]; `ids` name the images for a model that draws samples."
@@ -291,14 +294,10 @@ class BackProjection(_MadeOf):
         limits: tuple | None = None,  # smallest and largest value; None: do not clip
     ):
         check_whole("iterations", iterations, 1)
-        self.last = restorer
+        super().__init__(restorer, f"{restorer.name}-bp")
         self.kernel = None if kernel is None else parse_kernel(kernel)
         self.iterations = iterations
         self.limits = limits
-        self.name = f"{restorer.name}-bp"
-        self.model = restorer.model
-        self.up = restorer.up
-        self.draws = getattr(restorer, "draws", False)
         self.residual = None  # (B,) root mean square, in the unit of the images
 
     def __call__(self, lr: torch.Tensor, task: Task, *ids) -> torch.Tensor:

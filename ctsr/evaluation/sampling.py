@@ -294,7 +294,6 @@ def method_table(
     scores: pd.DataFrame,  # tidy scores of all methods on the same images, `run` as it is shown
     baseline: str,  # name to compare with
     cost: dict,  # name -> (network evaluations, seconds per image)
-    protocols=("standard", "as_coded"),  # of PSNR and SSIM
     draws: int = 10_000,  # bootstrap resamples
 ) -> pd.DataFrame:  # one row per method, protocol and metric
     """Means, intervals and paired differences of every method (the paper's Table 1).
@@ -304,7 +303,7 @@ def method_table(
     """
     by = ["run", "protocol", "metric"]
     scores = scores[
-        scores.protocol.isin([*protocols, ""])
+        scores.protocol.isin(["standard", "as_coded", ""])
         & scores.metric.isin(["psnr", "ssim", "lpips", "lr_consistency", "offset"])
     ]
     means = summary(scores, by=by, draws=draws)[[*by, "mean", "lo95", "hi95"]]
@@ -330,7 +329,7 @@ def method_tables(
     baseline: str = "Bicubic",  # name to compare with
     draws: int = 10_000,  # bootstrap resamples
 ) -> pd.DataFrame:  # as `method_table`, after a column `subset`: drawn, all, leak-free, native
-    "Table 1 of the images of which many samples were drawn, of all, and of two stricter subsets."
+    "Table 1 of the images with many samples, of all images, and of two stricter subsets."
     run = drawn.run.iloc[0]
     one = f"{sampled}, one sample"
     names = {run: one}

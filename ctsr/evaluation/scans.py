@@ -81,14 +81,13 @@ def scan_scores(
     volumes: Prepared,  # slices in HU
     task: Task,  # factor
     degradations: dict = DEGRADATIONS,  # name -> kernel, HU of noise
-    seed: int = 0,  # of the noise
 ) -> pd.DataFrame:  # columns subject, position, degradation, method, metric, value
     "Score every method on every slice under every degradation."
     rows = []
     for image, about in zip(volumes.images, volumes.table.to_dict("records")):
         hr = image[None, None].float()
         for degradation, (kernel, noise) in degradations.items():
-            generator = torch.Generator().manual_seed(seed + int(about["position"]))
+            generator = torch.Generator().manual_seed(int(about["position"]))
             lr = downsample(hr, task.lr_size(*hr.shape[-2:]), kernel, noise, generator)
             for method, restorer in methods.items():
                 found = scan_measures(restore_hu(lr, restorer, task), hr)
@@ -100,7 +99,7 @@ def scan_scores(
 
 def scan_table(
     scores: pd.DataFrame,  # of `scan_scores`
-    reference: str = "Lanczos",  # method of which PSNR is subtracted; empty: none
+    reference: str = "Lanczos",  # method whose PSNR is subtracted; empty: none
 ) -> pd.DataFrame:  # rows (degradation, method), a column for each metric
     "Mean of slices, then of subjects; PSNR as gain over a reference."
     keys = ["degradation", "method", "metric"]

@@ -241,7 +241,6 @@ def follow(
     run: str,  # its name in the table
     inputs=(),  # interpolations to score it on; none: keep no scores
     snapshots=(),  # steps after which the weights are kept as weights-<step>.safetensors
-    protocols=("standard", "as_coded"),  # of PSNR and SSIM
 ):  # -> callable (network, step), for `on_validation` of `ctsr.training.loop.train`
     """Score every image after each validation, and keep weights on the way.
 
@@ -255,8 +254,7 @@ def follow(
     def scored(network, up):
         restorer = NetRestorer(network, card, up, run)
         restorer.mix = False  # for protocols that score colour channels
-        common = dict(run=run, up=up, seed=config.seed, protocols=protocols)
-        return per_image(restorer, images, task, **common)
+        return per_image(restorer, images, task, run=run, up=up, seed=config.seed)
 
     def after_validation(network, step):
         if step in snapshots:
@@ -301,16 +299,12 @@ def rank_images(
     table: pd.DataFrame,  # tidy scores of one run on one task
     metric: str = "psnr",  # what to rank by
     k: int = 3,  # how many of the best and of the worst
-    protocol: str = "standard",  # of PSNR and SSIM
 ) -> pd.DataFrame:  # place (top, median, worst), rank (1: best), image_id, class, leaked, metrics
-    "The best, the median and the worst images, with each metric of one protocol."
-    scores = table[table.protocol.isin([protocol, ""])]
+    "The best, the median and the worst images, with each metric of the standard protocol."
+    scores = table[table.protocol.isin(["standard", ""])]
     metrics = sorted(set(scores.metric))
     if metric not in metrics:
-        raise CTSRError(
-            f"rank_images: no metric {metric!r} in protocol {protocol!r};"
-            f" there are {', '.join(metrics)}"
-        )
+        raise CTSRError(f"rank_images: no metric {metric!r}; there are {', '.join(metrics)}")
     about = ["image_id", "group", "class", "leaked"]
     wide = _one_value(scores, ["metric"]).pivot(index=about, columns="metric", values="value")
     ascending = [BETTER.get(metric, 1) < 0, True]

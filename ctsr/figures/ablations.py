@@ -19,7 +19,7 @@ from .style import axis_label, number_text, themed, whiskers
 
 # %% ../../nbs/figures/ablations.ipynb #da09c38f
 def _seed_dots(ax, order, points, hollow):
-    "A dot for each seed; those of the conditions in `hollow` are not filled."
+    "Draw a dot for each seed, not filled for the conditions in `hollow`."
     y = points.condition.map(order.index)
     fill = np.where(points.condition.isin(hollow), "white", "#0072B2")
     ax.scatter(points.value, y, 16, fill, edgecolors="black", linewidths=0.5, alpha=0.85, zorder=3)
@@ -30,10 +30,9 @@ def fig_factors(
     effects: pd.DataFrame,  # from `effect_table`
     pairs: pd.DataFrame,  # its second table
     reference: str,  # label of the condition that `effects` are against
-    subset: str = "leak-free",  # images shown: 'all' or 'leak-free'
 ) -> Figure:
-    "What each factor changes: intervals over images and seeds, and a dot for each seed."
-    effects, pairs = (t[t.subset == subset] for t in (effects, pairs))
+    "Effect of each factor on leak-free images: intervals, and a dot for each seed."
+    effects, pairs = (t[t.subset == "leak-free"] for t in (effects, pairs))
     metrics = list(dict.fromkeys(effects.metric))
     order = list(dict.fromkeys(effects.condition))
     size = (2.2 + 2.3 * max(1, len(metrics)), 0.36 * max(2, len(order)) + 0.9)
@@ -46,7 +45,7 @@ def fig_factors(
         ax.margins(x=0.15)
         ax.set_xlabel(axis_label(metric, change=True, better=",\n"))
     axes[0, 0].set_yticks(range(len(order)), order)
-    images = f", {effects.n.max()} {subset} images" if len(effects) else ""
+    images = f", {effects.n.max()} leak-free images" if len(effects) else ""
     axes[0, 0].set_title(f"Against “{reference}”{images}", loc="left", fontsize=8, x=0)
     return fig
 
@@ -135,7 +134,7 @@ def fig_choices(
             ax.tick_params(labelleft=False)
     for ax, metric in zip(axes[-1], metrics):
         kind, _, unseen = metric.partition("_")
-        images = "images without a relative in training" if unseen else "all validation images"
+        images = "leak-free images" if unseen else "all validation images"
         ax.set_xlabel(f"{axis_label(kind, change=True)},\n{images}")
     marks = [
         Patch(color="#0072B2", label="better"),

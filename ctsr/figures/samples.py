@@ -40,7 +40,7 @@ def _image_grid(fig, rect, shape, pad, **kwargs):
 
 
 def _error_bar(grid, limit, text):
-    "The colour bar of the error maps in a grid."
+    "Colour bar of the error maps in a grid."
     scale = plt.cm.ScalarMappable(plt.Normalize(0, limit), "magma")
     bar = grid.cbar_axes[0].colorbar(scale, extend="max", ticks=[0, limit / 2, limit])
     bar.ax.tick_params(length=2, pad=1.5, labelsize=6.5)
@@ -48,20 +48,14 @@ def _error_bar(grid, limit, text):
     bar.outline.set_linewidth(0.5)
 
 
-def _rank_text(row, n_images):
-    "Place of an image among all that were ranked; a dagger marks relatives in training."
-    place = "median" if row.place == "median" else f"rank {row['rank']} of {n_images}"
-    return place + " †" * (row.get("leaked", "none") != "none")
-
-
 @themed
 def fig_ranked(
     pictures: dict,  # 'hr', 'up': (n,H,W) uint8 tensors, and 'image_ids': list of n
-    restored: dict,  # title -> (n,H,W) uint8 tensors; the last one is that of the ranks
+    restored: dict,  # title -> (n,H,W) uint8 tensors; the last one is ranked
     ranks: pd.DataFrame,  # from `rank_images`
     n_images: int | None = None,  # how many were ranked; None: the worst rank shown
 ) -> Figure:
-    "The best images, the median and the worst, as restored and with errors (Figure 5)."
+    "Best, median and worst images, with restorations and error maps (the paper's Figure 5)."
     where = {name: i for i, name in enumerate(pictures["image_ids"])}
     if missing := [i for i in ranks.image_id if i not in where]:
         raise CTSRError(f"fig_ranked: no picture of {missing[0]}; add it to pictures")
@@ -79,10 +73,12 @@ def fig_ranked(
     grid = _image_grid(fig, rect, shape, (0.03, 0.17), **bar)
     grid.set_label_mode("keep")
     above = dict(xycoords="axes fraction", fontsize=6.5, va="bottom", annotation_clip=False)
+    n_images = n_images or ranks["rank"].max()
     for line, at in zip(grid.axes_row, range(len(rows))):
-        line[0].annotate(
-            _rank_text(ranks.iloc[at], n_images or ranks["rank"].max()), (0, 1), **above
-        )
+        row = ranks.iloc[at]
+        place = "median" if row.place == "median" else f"rank {row['rank']} of {n_images}"
+        dagger = " †" if row.get("leaked", "none") != "none" else ""
+        line[0].annotate(place + dagger, (0, 1), **above)
         for ax, (title, shots) in zip(line, columns.items()):
             error = title in errors
             ax.imshow(
@@ -124,20 +120,15 @@ def place_labels(
     adjust_text(labels, x, y, objects=list(objects) or None, ax=ax, **force, **limits)
 
 
-def _along_line(line):
-    "Points on a polyline, close enough that no label fits between them."
-    ends = line[["psnr", "lpips"]].to_numpy()
-    share = np.linspace(0, 1, 9)[:, None]
-    return [a + share * (b - a) for a, b in zip(ends, ends[1:])]
-
-
 def _tradeoff_panel(ax, t, colours):
     "Points, intervals, lines and labels of one panel."
-    avoid = []
+    avoid = []  # points on the lines, close enough that no label fits between them
+    share = np.linspace(0, 1, 9)[:, None]
     for method, part in t.groupby("method", sort=False):
         line = part[part.order.notna()].sort_values("order")
         ax.plot(line.psnr, line.lpips, color=colours[method], lw=0.8, alpha=0.7, zorder=2)
-        avoid += _along_line(line)
+        ends = line[["psnr", "lpips"]].to_numpy()
+        avoid += [a + share * (b - a) for a, b in zip(ends, ends[1:])]
         x = whiskers(part.psnr, part.psnr_lo, part.psnr_hi)
         y = whiskers(part.lpips, part.lpips_lo, part.lpips_hi)
         look = dict(fmt="o", mec="white", mew=0.5, elinewidth=0.7, capsize=0, zorder=3)
@@ -272,7 +263,7 @@ def fig_uncertainty(
     k: int,  # how many samples
     names=None,  # (n,) text at the left of each row
 ) -> Figure:
-    "Where samples differ, where their mean errs, and whether one predicts the other."
+    "Standard deviation of samples, error of their mean, and one against the other."
     if calibration.empty or not calibration["std"].max() > 0:
         raise CTSRError(
             "fig_uncertainty: the samples do not differ; draw two or more with a model that samples"

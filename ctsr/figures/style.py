@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RC', 'KNOWN', 'FREE', 'FACTOR', 'SAMPLES', 'VARIANTS', 'METRICS', 'SILENT', 'theme', 'themed', 'shade', 'palette',
-           'axis_label', 'number_text', 'conditions', 'only_value', 'whiskers', 'save_figure', 'text_faults']
+           'axis_label', 'number_text', 'conditions', 'whiskers', 'save_figure', 'text_faults']
 
 # %% ../../nbs/figures/style.ipynb #4e0dffdc
 import functools
@@ -54,7 +54,7 @@ RC = {
 
 
 def theme():
-    "The look of every figure, as a context; a user's own style does not leak in."
+    "Context with the style of every figure; a user's own style has no effect in it."
     return plt.style.context(RC, after_reset=True)
 
 
@@ -101,7 +101,7 @@ def shade(
 
 
 def _known(name):
-    "Colour of a condition whose model is known, else None."
+    "Colour of a condition of a known model, else None."
     name = name.lower().replace("+", "-")
     plain = re.sub(f"{FACTOR}|{SAMPLES}|{VARIANTS}", "", name)
     model, _, up = plain.partition(" on ")
@@ -123,7 +123,7 @@ def _known(name):
 def palette(
     names,  # conditions, as computed or as they are shown
     colours: dict | None = None,  # condition -> colour, where the caller settles it
-) -> dict:  # condition -> colour: those of `colours` and one for each name
+) -> dict:  # condition -> colour: `colours`, and one for each name
     "One colour for each condition, the same in every figure."
     out = dict(colours or {})
     out |= {n: c for n in names if n not in out and (c := _known(n))}
@@ -186,21 +186,6 @@ def conditions(
     several = table.groupby("run").up.transform("nunique") > 1
     names = table.run.where(~several, table.run + " on " + table.up)
     return names.map(lambda name: (labels or {}).get(name, name))
-
-
-def only_value(
-    table: pd.DataFrame,
-    column: str,  # whose value settles what is drawn, e.g. 'task'
-    wanted=None,  # the value; None: the only one in the table
-):
-    "The value of a column to plot, which must be given if there are several."
-    values = list(dict.fromkeys(table[column]))
-    if wanted is None and len(values) > 1:
-        raise CTSRError(
-            f"several values of '{column}' ({', '.join(map(str, values))}):"
-            f" say which one to plot with {column}="
-        )
-    return values[0] if wanted is None else wanted
 
 # %% ../../nbs/figures/style.ipynb #aed04761
 def whiskers(value, low, high) -> np.ndarray:  # (2, N) distances, zero where there is no interval

@@ -81,7 +81,7 @@ _BLOCK = 12  # outputs of one small product
 def _band(
     weights: Tensor,  # (k,)
 ) -> Tensor:  # (12, 12+k-1): row i holds the weights from column i on
-    "The matrix that turns 12+k-1 neighbouring samples into 12 window means."
+    "Matrix that turns 12+k-1 neighbouring samples into 12 window means."
     return torch.stack([F.pad(weights, (i, _BLOCK - 1 - i)) for i in range(_BLOCK)])
 
 # %% ../../nbs/metrics/fidelity.ipynb #db4cc6f0
@@ -130,7 +130,7 @@ def _ssim_maps(
     data_range: float,  # R
     window: str,  # 'gaussian' or 'uniform'
 ):  # yields (W', n, H') maps of n of the B*C images
-    "Structural similarity of window after window, a few images at a time."
+    "Yield maps of the local structural similarity, a few images at a time."
     x, y = (t.flatten(0, 1) for t in _pair(x, y))
     n, (weights, cov) = min(max(1, len(x)), 1 if x.device.type == "cpu" else 32), _window(window)
     c1, c2 = ((q * data_range) ** 2 for q in (0.01, 0.03))
@@ -170,7 +170,7 @@ def ssim_map(
     data_range: float = 1.0,  # R
     window: str = "gaussian",  # 'gaussian' or 'uniform'
 ) -> Tensor:  # (B, C, H-k+1, W-k+1) float64, k the size of the window
-    "Where the two images agree: the map whose mean is `ssim`."
+    "Map of the local structural similarity; its mean is `ssim`."
     maps = torch.cat([m.permute(1, 2, 0) for m in _ssim_maps(x, y, data_range, window)])
     return maps.view(*x.shape[:2], *maps.shape[1:])
 
@@ -272,7 +272,7 @@ def texture(
     hr: Tensor,  # same shape, the reference
     scale: float,  # pixels of HR per pixel of LR; power above 1/(2 scale) cycles per pixel counts
 ) -> Tensor:  # (B,) dB, float64: 0 as much as HR, -3 half
-    "Power of what LR cannot carry, against HR's."
+    "Power at frequencies that LR cannot carry, relative to HR."
     sr, hr = _pair(sr, hr)
 
     def high(x):
@@ -280,13 +280,13 @@ def texture(
 
     return 10 * (high(sr) / high(hr)).log10()
 
-
+# %% ../../nbs/metrics/fidelity.ipynb #927fe3ec
 def checkerboard(
     sr: Tensor,  # (B, C, H, W), sides of at least 64 px
     hr: Tensor,  # same shape, the reference
     periods: tuple = (2, 4, 8),  # px
 ) -> Tensor:  # (B,) dB, float64: 0 as in HR; the worst of the periods
-    "How far lattices of these periods stand out of their spectrum, less what stands out in HR."
+    "Height of the peaks at these periods in the spectrum, minus the same in HR."
     sr, hr = _pair(sr, hr)
     if min(sr.shape[-2:]) < 64:
         raise CTSRError(
@@ -316,10 +316,10 @@ def lattice(
     hr: Tensor,  # same shape, the reference
     periods: tuple = (2, 4, 8),  # px
 ) -> Tensor:  # (B,) float64, in the images' units
-    """Strength of the pattern that repeats every so many pixels, less what repeats in HR.
+    """Strength of the pattern that repeats with one of these periods, beyond that of HR.
 
-    Powers are subtracted and the root is taken: 0 as in HR, negative for less. The worst of the
-    periods counts.
+    It is the root of the difference of the powers: 0 as in HR, negative if weaker. The worst
+    period counts.
     """
 
     def power(x, p):
@@ -341,7 +341,7 @@ def lattice(
 # %% ../../nbs/metrics/fidelity.ipynb #ea842998
 @dataclass(frozen=True)
 class Protocol:
-    "The choices a table of metrics depends on."
+    "Named choices that a table of metrics depends on."
 
     name: str  # what tables call it
     ssim_window: str = "gaussian"  # 'gaussian' (11x11) or 'uniform' (7x7)
@@ -367,7 +367,7 @@ def measure(
     hr: Tensor,  # same shape, in [0, 1]
     protocol: str | Protocol = "standard",  # a name in `PROTOCOLS`, or one of your own
 ) -> dict[str, Tensor]:  # psnr (dB), ssim, mae, rms_contrast (of `sr`), each (B,) float64
-    "Every reference metric of each image under one protocol."
+    "Compute every reference metric of each image under one protocol."
     if isinstance(protocol, str) and protocol not in PROTOCOLS:
         raise CTSRError(f"unknown protocol {protocol!r}: choose one of {', '.join(PROTOCOLS)}")
     p = PROTOCOLS[protocol] if isinstance(protocol, str) else protocol

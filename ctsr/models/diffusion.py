@@ -133,7 +133,7 @@ def y0_from(
     y_t: Tensor,  # the noisy image it was made from
     gamma,  # a number or (B,)
 ) -> Tensor:  # float32 at least
-    "The clean image that a prediction implies."
+    "Compute the clean image that a prediction implies."
     _choose("kind", kind, TARGETS)
     a, s, dtype = _roots(gamma, y_t)
     p = prediction.to(dtype)
@@ -147,7 +147,7 @@ def eps_from(
     y_t: Tensor,  # the noisy image it was made from
     gamma,  # a number or (B,); below 1 for 'x0', since y_t without noise has none to find
 ) -> Tensor:  # float32 at least
-    "The noise that a prediction implies."
+    "Compute the noise that a prediction implies."
     _choose("kind", kind, TARGETS)
     a, s, dtype = _roots(gamma, y_t)
     p = prediction.to(dtype)
@@ -171,7 +171,7 @@ def respace(
     steps: int,  # how many of its levels to visit, 1 to T
     spacing: str = "linspace",  # which ones: 'leading', 'trailing', 'linspace' or 'logsnr'
 ) -> Tensor:  # (steps+1,) float64: noisiest first, rising, 1 at the end
-    "The noise levels that a sampler visits: some of the trained ones, never those of new betas."
+    "Choose the noise levels that a sampler visits from the trained levels."
     _choose("spacing", spacing, SPACINGS)
     levels = torch.as_tensor(alpha_bar, dtype=torch.float64, device="cpu")
     T = len(alpha_bar) - 1
@@ -428,7 +428,7 @@ def halved_target(
     gamma_mid: Tensor,  # (B,) float64, where the teacher's first step goes, larger
     gamma_end: Tensor,  # (B,) float64, where its second step goes, larger still, at most 1
 ) -> Tensor:  # like y_t
-    "Estimate of y0 with which one DDIM step goes as far as two of the teacher."
+    "Estimate of y0 that takes one DDIM step as far as two of the teacher."
     y = y_t
     for here, there in ((gamma, gamma_mid), (gamma_mid, gamma_end)):
         keep, new = _leap(here, there, y)

@@ -38,16 +38,14 @@ def damage_map(
     batches,  # of pairs (sr, hr), (B,1,H,W) in [0,1]: sound pictures, and the originals
     noises,  # standard deviations, of full range
     offsets,  # shifts, of full range
-    protocol="standard",  # of PSNR and SSIM
-    seed: int = 0,  # of the damage
 ) -> pd.DataFrame:  # noise, offset, psnr (dB), ssim: means over images, one row per pair
     "Mean scores of pictures after damage of known strength."
     parts = []
     for i, (sr, hr) in enumerate(batches):
         for noise in noises:
             for offset in offsets:
-                bad = corrupt(sr, noise, offset, torch.Generator().manual_seed(seed + i))
-                scores = measure(bad, hr.expand_as(bad), protocol)
+                bad = corrupt(sr, noise, offset, torch.Generator().manual_seed(i))
+                scores = measure(bad, hr.expand_as(bad))
                 values = {metric: scores[metric].cpu().numpy() for metric in ("psnr", "ssim")}
                 parts.append(pd.DataFrame(dict(noise=noise, offset=offset, **values)))
     if not parts:

@@ -70,7 +70,7 @@ def rate_factor(
     step: int,  # counted from 0
     halvings: int = 0,  # plateau's so far
 ) -> float:  # in [0,1]
-    "Compute what the peak learning rate is multiplied by at a step."
+    "Compute the factor on the peak learning rate at a step."
     warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
     if config.schedule == "plateau":
         return warm * 0.5**halvings
@@ -198,7 +198,7 @@ def place(
 
 # %% ../../nbs/training/loop.ipynb #32e812d8
 class Trainer:
-    "The state of a run."
+    "State of a run."
 
     def __init__(
         self,
