@@ -31,7 +31,7 @@ html_static_path = ["static"]
 html_favicon = "static/favicon.svg"
 html_css_files = ["ctsr.css"]
 html_js_files = [("sort.js", {"defer": "defer"})]
-html_sidebars = {"index": [], "study/*": [], "study/*/*": []}  # room for wide tables
+html_sidebars = {"index": [], "results": [], "study/*": [], "study/*/*": []}  # room for wide tables
 html_copy_source = html_show_sourcelink = False
 html_math_renderer = "mathml"
 html_context = dict(default_mode="auto")
