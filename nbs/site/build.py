@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import yaml
+from execute import dotted
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
@@ -148,11 +149,6 @@ def execute(notebooks, jobs):
         command = [sys.executable, "nbs/site/execute.py", str(jobs), *notebooks]
         if subprocess.run(command, cwd=TREE, env=settings).returncode:
             raise SystemExit("docs: the notebook above failed")
-
-
-def dotted(path, folder) -> str:
-    "Name of a module or lesson below a folder: `data.degrade` for `data/degrade.py`."
-    return ".".join(path.relative_to(folder).with_suffix("").parts)
 
 
 def library(folder) -> list:  # of paths
