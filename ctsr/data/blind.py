@@ -39,6 +39,7 @@ class Blind:
         list[PositiveFloat], Field(min_length=2, max_length=2), AfterValidator(rising)
     ] = field(default_factory=lambda: [0.3, 0.8])  # LR px, least and largest of the Gaussian
     noise: NonNegativeFloat = 30.0  # HU, largest standard deviation
+    noisy: Annotated[float, Field(ge=0, le=1)] = 1.0  # share of the images that get noise
     volumes: str = ""  # prepared slices in HU; in a preset the name of a source
     subjects: list[str] = field(default_factory=list)  # whose slices are used; empty: all
     share: Annotated[float, Field(ge=0, le=1)] = 0.5  # of a batch that comes from `volumes`
@@ -87,6 +88,8 @@ def blind_lr(
     "Make LR images with a random kernel and random noise each."
     kernels = draw_kernels(len(hr), blind, generator)
     noise = blind.noise * torch.rand(len(hr), generator=generator) ** 2 / width
+    if blind.noisy < 1:
+        noise = noise * (torch.rand(len(hr), generator=generator) < blind.noisy)
     return downsample(hr, size, kernels, noise.to(hr.device), generator).clamp(0, 1)
 
 # %% ../../nbs/data/blind.ipynb #d6449fe1

@@ -49,7 +49,7 @@ def checked_model(
     return description
 
 # %% ../../nbs/training/settings.ipynb #32f5b697
-LossName = Literal["l1", "l2", "charbonnier", "vgg"]
+LossName = Literal["l1", "l2", "charbonnier", "psnr", "vgg"]
 
 
 @settings
@@ -126,6 +126,10 @@ class TrainConfig:
                 if getattr(self, key):
                     raise CTSRError(f"'{key}' is for sr3, and this is a {self.model['name']}")
             return self
+        if "psnr" in self.loss:
+            raise CTSRError(
+                "loss: 'psnr' is for runet; sr3 needs l1, l2 or charbonnier"
+            )
         if set(self.loss) == {"vgg"}:
             raise CTSRError(
                 "loss: 'vgg' alone teaches sr3 nothing where there is much noise; add l1, l2 or"
