@@ -1,18 +1,23 @@
 "Blind training: shares, noise in HU, subjects kept apart, the same batches after a resume."
 
 import dataclasses
+import json
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from ctsr.apps import held_out
 from ctsr.core.errors import CTSRError
 from ctsr.core.settings import parse_settings
 from ctsr.data.blind import Blind, blind_lr, blind_slices, draw_kernels
 from ctsr.data.degrade import Task, enlarge
+from ctsr.data.phantom import phantom_volume
 from ctsr.data.prepare import prepare
 from ctsr.data.prepared import load_prepared
-from ctsr.evaluation.scans import scan_measures, scan_scores, scan_table
+from ctsr.evaluation.pretrained import model_for
+from ctsr.evaluation.scans import DEGRADATIONS, scan_measures, scan_scores, scan_table
 from ctsr.pipeline.presets import load_preset, plan
 from ctsr.training.batches import train_batch, training_volumes
 from ctsr.training.loop import train, validate
@@ -279,6 +284,25 @@ def test_noise_of_pictures_is_that_of_their_window():
         "gaussian:0.5",
     }
     assert abs(found[-1][1] - 0.02) < 0.001
+
+
+@pytest.mark.slow
+def test_held_out_leaves_tables_with_their_origin_and_a_picture(phantom, tmp_path, monkeypatch):
+    "Volumes and pictures go through every degradation; a square with bone holds bone."
+    drawn = {"phantom": phantom_volume(1, slices=2, size=128, views=90)}
+    monkeypatch.setattr(held_out, "sample_volumes", lambda: drawn)
+    monkeypatch.setattr(held_out, "LPIPS", lambda: lambda sr, hr: (sr - hr).abs().mean())
+    assert held_out.main([str(tmp_path), "--every", "2"]) == 0
+    assert held_out.main([str(tmp_path), "--pictures", str(phantom)]) == 0
+    for name, network in (("held_out", "phantom"), ("pictures", "pictures")):
+        table = pd.read_csv(tmp_path / f"table_{name}.csv")
+        assert len(table) == 5 * len(DEGRADATIONS) and table.notna().any(axis=None)
+        about = json.loads((tmp_path / f"table_{name}.json").read_text())
+        assert about["networks"] == {network: model_for()} and "commit" in about
+    assert (tmp_path / "held_out.png").stat().st_size > 10_000
+    hu = torch.from_numpy(drawn["phantom"][:1, None]).float()
+    rows, columns = held_out.square(hu, "vertebra")
+    assert (hu[..., rows, columns] > 200).float().mean() > (hu > 200).float().mean()
 
 
 # --- presets
