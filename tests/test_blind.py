@@ -299,6 +299,8 @@ def test_held_out_leaves_tables_with_their_origin_and_a_picture(phantom, tmp_pat
         assert len(table) == 5 * len(DEGRADATIONS) and table.notna().any(axis=None)
         about = json.loads((tmp_path / f"table_{name}.json").read_text())
         assert about["networks"] == {network: model_for()} and "commit" in about
+    gains = pd.read_csv(tmp_path / "table_kernels.csv", index_col="degradation")
+    assert list(gains) == list(held_out.STATED) and gains.loc["Box", "box"] > 0
     assert (tmp_path / "held_out.png").stat().st_size > 10_000
     hu = torch.from_numpy(drawn["phantom"][:1, None]).float()
     rows, columns = held_out.square(hu, "vertebra")
