@@ -40,10 +40,10 @@ MEANING = {  # verdict -> what it means
     "reproduced only as coded": "What the authors ran gives this result; our version does not.",
     "holds only when corrected": "Our version gives this result; what the authors ran does not.",
     "not reproduced": "What the authors ran does not give this result, nor does our version.",
-    "supported by our experiments": "Our version gives this result; what the authors ran has no"
-    " answer or was not run.",
+    "supported by our experiments": "Our version gives this result; what the authors ran does not"
+    " decide it, or was not run here.",
     "contradicted by our experiments": "Our version does not give this result; what the authors"
-    " ran has no answer or was not run.",
+    " ran does not decide it, or was not run here.",
     "depends on the RUNet": "It holds for one of two RUNets, the authors' and ours, not for both.",
     "undecided": "The 95 % interval contains the bound, or seeds or epochs disagree.",
     "not tested yet": "It needs a training or a table that this study does not have.",
