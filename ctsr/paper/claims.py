@@ -467,7 +467,7 @@ def page_html(head: tuple[str, ...], rows: list[str]):  # -> IPython HTML
 
 def claims_html(
     table: pd.DataFrame,  # from `claims_table`
-    headings: bool = True,  # between the lists and their parts
+    headings: bool = True,  # whether to add a legend above, and headings between the lists
 ):  # -> IPython HTML
     "Show the claims: what the paper says and why, the numbers, the verdict."
     rows = []
@@ -489,4 +489,8 @@ def claims_html(
         statement = f"<b>{r.says}</b> <small>({r.where})</small>"
         rows.append(row_html(statement, minus_signs(notes), cells, r.verdict))
     head = ("claim, and what we find", "in the paper", "as coded", "corrected [95 %]", "verdict")
-    return page_html(head, rows)
+    page = page_html(head, rows)
+    if headings:
+        legend = verdict_legend(table).to_html(index=False, border=0)
+        page.data = f"<div class='scroll'>{legend}</div>{page.data}"
+    return page
