@@ -145,6 +145,11 @@ def study(
     )
 
 
+@pytest.fixture(scope="module")
+def of_made_up_study(claims):
+    return claims_table(study(), claims)
+
+
 def verdict(e, **fields):
     return claims_table(e, [Claim(**dict(id="x", list="claim", says="", why=[]) | fields)]).verdict[
         0
@@ -578,8 +583,8 @@ def test_claims_refer_to_tables_and_columns_that_exist(claims):
                 assert found.sum() == 1, f"{c.id}: {x} names {found.sum()} rows"
 
 
-def test_the_paper_against_a_made_up_study(claims):
-    table = claims_table(study(), claims)
+def test_the_paper_against_a_made_up_study(of_made_up_study):
+    table = of_made_up_study
     found = table.set_index("claim").verdict
     assert found["beats-input"] == "reproduced" and found["cascading"] == "not tested yet"
     assert found["scale"] == "contradicts itself" and found["diagnosis"] == "cannot be tested here"
@@ -589,15 +594,15 @@ def test_the_paper_against_a_made_up_study(claims):
     assert set(claims_text(front_claims(table)).verdict) <= {*MEANING, "criticism"}
 
 
-def test_every_number_has_a_unit_or_a_noun(claims):
-    t = claims_text(claims_table(study(), claims))
+def test_every_number_has_a_unit_or_a_noun(of_made_up_study):
+    t = claims_text(of_made_up_study)
     for column in ("in the paper", "as coded", "corrected [95 %]"):
         for text in t[column]:
             assert not re.fullmatch(r"[-+\d.,]*\d( \[[^]]*\])?", text), (column, text)
 
 
-def test_the_legend_explains_the_verdicts_that_occur(claims):
-    table = claims_table(study(), claims)
+def test_the_legend_explains_the_verdicts_that_occur(of_made_up_study):
+    table = of_made_up_study
     legend = verdict_legend(table)
     judged = table[table.list.ne("criticism")]
     assert set(legend.verdict) == set(judged.verdict) and legend.meaning.is_unique
