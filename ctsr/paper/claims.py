@@ -300,7 +300,7 @@ def filled(e: Evidence, sentence: str, values: dict) -> str:
 def side_text(e: Evidence, c: Claim, found: Finding, exact: bool) -> str:
     "Write what is found on one side of a claim."
     if found.number is None:
-        return ""
+        return "not run yet" if found.missing else ""
     if isinstance(found.number, str):
         return filled(e, found.number, c.values)
     if isinstance(found.number, dict):
