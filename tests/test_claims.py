@@ -24,6 +24,7 @@ from ctsr.paper.claims import (
     front_claims,
     load_claims,
     mark,
+    verdict_legend,
     verdict_of,
 )
 from ctsr.paper.evidence import (
@@ -144,6 +145,11 @@ def study(
     )
 
 
+@pytest.fixture(scope="module")
+def of_made_up_study(claims):
+    return claims_table(study(), claims)
+
+
 def verdict(e, **fields):
     return claims_table(e, [Claim(**dict(id="x", list="claim", says="", why=[]) | fields)]).verdict[
         0
@@ -154,48 +160,39 @@ def verdict(e, **fields):
 
 
 def test_every_pair_of_answers_has_a_verdict_with_a_meaning():
-    for coded, corrected, recipe, compare in product(
-        *[(True, False, None)] * 2, *[(True, False)] * 2
-    ):
-        assert verdict_of(coded, corrected, recipe, compare) in MEANING
+    for coded, corrected, compare in product(*[(True, False, None)] * 2, (True, False)):
+        assert verdict_of(coded, corrected, compare) in MEANING
 
 
 @pytest.mark.parametrize(
-    ("sides", "protocol", "recipe"),
+    ("sides", "expected"),
     [
-        ((True, True), "reproduced", "reproduced"),
-        ((True, None), "reproduced", "reproduced"),
-        (
-            (True, False),
-            "reproduced only under the authors' protocol",
-            "reproduced, but not for another recipe",
-        ),
-        ((False, True), "holds under a sound protocol", "holds for another recipe"),
-        ((None, True), "holds under a sound protocol", "holds for another recipe"),
-        ((False, False), "not reproduced", "not reproduced"),
-        ((False, None), "not reproduced", "not reproduced"),
-        ((None, False), "does not hold under a sound protocol", "does not hold for another recipe"),
-        ((None, None), "undecided", "undecided"),
+        ((True, True), "reproduced"),
+        ((True, None), "reproduced"),
+        ((True, False), "reproduced only as coded"),
+        ((False, True), "holds only when corrected"),
+        ((None, True), "supported by our experiments"),
+        ((False, False), "not reproduced"),
+        ((False, None), "not reproduced"),
+        ((None, False), "contradicted by our experiments"),
+        ((None, None), "undecided"),
     ],
 )
-def test_verdicts(sides, protocol, recipe):
-    assert verdict_of(*sides, recipe=False) == protocol
-    assert verdict_of(*sides, recipe=True) == recipe
+def test_verdicts(sides, expected):
+    assert verdict_of(*sides) == expected
 
 
 def test_two_comparisons_agree_or_the_verdict_depends_on_them():
-    assert verdict_of(True, False, compare=True) == "depends on the comparison"
-    assert verdict_of(True, None, compare=True) == "holds for another recipe"
-    assert verdict_of(False, False, compare=True) == "does not hold for another recipe"
+    assert verdict_of(True, False, compare=True) == "depends on the RUNet"
+    assert verdict_of(True, None, compare=True) == "supported by our experiments"
+    assert verdict_of(False, False, compare=True) == "contradicted by our experiments"
 
 
 def test_colours():
-    assert [mark(v) for v in ("reproduced", "holds for another recipe", "met")] == ["yes"] * 3
-    assert [mark(v) for v in ("not reproduced", "contradicts the code", "missed")] == ["no"] * 3
-    assert [mark(v) for v in ("not run", "criticism", "cannot be tested")] == ["open"] * 3
-    assert [mark(v) for v in ("undecided", "reproduced, but not for another recipe")] == [
-        "partly"
-    ] * 2
+    assert [mark(v) for v in ("reproduced", "supported by our experiments", "met")] == ["yes"] * 3
+    assert [mark(v) for v in ("not reproduced", "contradicts its code", "missed")] == ["no"] * 3
+    assert [mark(v) for v in ("not tested yet", "criticism", "not measured")] == ["open"] * 3
+    assert [mark(v) for v in ("undecided", "reproduced only as coded")] == ["partly"] * 2
 
 
 # --- rules
@@ -208,7 +205,6 @@ BETTER = dict(
 BELOW = dict(
     rule="beyond",
     sign=-1,
-    recipe=False,
     coded=dict(mean="coded_nearest.psnr - baseline.psnr"),
     corrected=dict(mean="corrected_nearest.psnr - baseline.psnr", clean=True),
 )
@@ -225,25 +221,25 @@ SCATTERED = (0, 3, 0, 3, 1.5)
     ("gains", "claim", "expected"),
     [
         ({}, BETTER, "reproduced"),
-        (dict(coded=-1), BETTER, "holds for another recipe"),
+        (dict(coded=-1), BETTER, "holds only when corrected"),
         (dict(coded=-1, corrected=-1, second_seed=-1), BETTER, "not reproduced"),
-        (dict(corrected=-1, second_seed=-1), BETTER, "reproduced, but not for another recipe"),
+        (dict(corrected=-1, second_seed=-1), BETTER, "reproduced only as coded"),
         # smaller than the authors' network, and the seeds of the other disagree
         (dict(coded=-1, corrected=-1, second_seed=1, parameters=2_700_000), BETTER, "undecided"),
         (
             dict(epochs=SCATTERED, corrected=-1, second_seed=-1),
             BETTER,
-            "does not hold for another recipe",
+            "contradicted by our experiments",
         ),
         ({}, BETTER | dict(bound=2.0), "not reproduced"),
-        ({}, BELOW, "reproduced only under the authors' protocol"),
+        ({}, BELOW, "reproduced only as coded"),
         (dict(nearest=2), BELOW, "not reproduced"),
-        ({}, COMPARED, "holds for another recipe"),
-        (dict(coded=0.2), COMPARED, "depends on the comparison"),
+        ({}, COMPARED, "supported by our experiments"),
+        (dict(coded=0.2), COMPARED, "depends on the RUNet"),
         (
             dict(coded=0.2, corrected=0.1, second_seed=0.1),
             COMPARED,
-            "does not hold for another recipe",
+            "contradicted by our experiments",
         ),
     ],
 )
@@ -283,7 +279,11 @@ GIVEN = dict(rule="printed", coded="baseline", corrected="baseline", tolerance={
         ({}, PRINTED | dict(paper=dict(psnr=29.0, ssim=0.832)), "not reproduced"),
         ({}, PRINTED | dict(paper=dict(psnr=27.73, ssim=0.9)), "not reproduced"),
         (dict(parameters=2_700_000), PRINTED | dict(paper=dict(psnr=27.73)), "undecided"),
-        ({}, PRINTED | dict(coded="unknown", corrected=None, paper=dict(psnr=27.73)), "not run"),
+        (
+            {},
+            PRINTED | dict(coded="unknown", corrected=None, paper=dict(psnr=27.73)),
+            "not tested yet",
+        ),
         ({}, GIVEN | dict(paper=dict(psnr=26.2346)), "reproduced"),
         ({}, GIVEN | dict(paper=dict(psnr=26.3)), "not reproduced"),
     ],
@@ -292,10 +292,10 @@ def test_printed(gains, claim, expected):
     assert verdict(study(**gains), **claim) == expected
 
 
-def test_printed_without_followed_epochs_is_not_run():
+def test_printed_without_followed_epochs_is_not_tested():
     e = study()
     del e.tables["epochs"]
-    assert verdict(e, **PRINTED | dict(corrected=None, paper=dict(psnr=27.73))) == "not run"
+    assert verdict(e, **PRINTED | dict(corrected=None, paper=dict(psnr=27.73))) == "not tested yet"
 
 
 @pytest.mark.parametrize(("bound", "expected"), [(0, "not reproduced"), (46, "reproduced")])
@@ -310,11 +310,12 @@ def test_equals(bound, expected):
         (dict(rule="fact", holds=[True, None]), "reproduced"),
         (dict(rule="fact", holds=[False, None]), "not reproduced"),
         (dict(rule="fact"), "undecided"),
-        (dict(rule="fact", needs="readers"), "cannot be tested"),
-        (dict(rule="shown", list="contradiction", against="code"), "contradicts the code"),
+        (dict(rule="fact", needs="readers"), "cannot be tested here"),
+        (dict(rule="shown", list="contradiction", against="code"), "contradicts its code"),
+        (dict(rule="shown", list="contradiction", against="text"), "contradicts itself"),
         (dict(rule="shown", list="criticism"), "criticism"),
         (dict(rule="shown", corrected=dict(mean="corrected.psnr")), "undecided"),
-        (dict(rule="beyond", corrected=dict(mean="ours.psnr - baseline.psnr")), "not run"),
+        (dict(rule="beyond", corrected=dict(mean="ours.psnr - baseline.psnr")), "not tested yet"),
     ],
 )
 def test_facts_and_what_is_only_shown(fields, expected):
@@ -582,15 +583,31 @@ def test_claims_refer_to_tables_and_columns_that_exist(claims):
                 assert found.sum() == 1, f"{c.id}: {x} names {found.sum()} rows"
 
 
-def test_the_paper_against_a_made_up_study(claims):
-    table = claims_table(study(), claims)
+def test_the_paper_against_a_made_up_study(of_made_up_study):
+    table = of_made_up_study
     found = table.set_index("claim").verdict
-    assert found["beats-input"] == "reproduced" and found["cascading"] == "not run"
-    assert found["scale"] == "contradicts the text" and found["diagnosis"] == "cannot be tested"
+    assert found["beats-input"] == "reproduced" and found["cascading"] == "not tested yet"
+    assert found["scale"] == "contradicts itself" and found["diagnosis"] == "cannot be tested here"
     assert not table.why.str.contains("{", regex=False).any()
     assert set(table.list) == {"claim", "contradiction", "criticism"}
-    assert "27.7980 dB" in claims_html(table).data
+    assert "27.7980 dB, SSIM 0.8786" in claims_html(table).data
     assert set(claims_text(front_claims(table)).verdict) <= {*MEANING, "criticism"}
+
+
+def test_every_number_has_a_unit_or_a_noun(of_made_up_study):
+    t = claims_text(of_made_up_study)
+    for column in ("in the paper", "as coded", "corrected [95 %]"):
+        for text in t[column]:
+            assert not re.fullmatch(r"[-+\d.,]*\d( \[[^]]*\])?", text), (column, text)
+
+
+def test_the_legend_explains_the_verdicts_that_occur(of_made_up_study):
+    table = of_made_up_study
+    legend = verdict_legend(table)
+    judged = table[table.list.ne("criticism")]
+    assert set(legend.verdict) == set(judged.verdict) and legend.meaning.is_unique
+    assert legend.rows.sum() == len(judged)
+    assert verdict_legend(table[table.list.eq("criticism")]).empty
 
 
 def test_no_claim_escapes_a_study_without_runs(claims):

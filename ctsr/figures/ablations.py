@@ -46,7 +46,7 @@ def fig_factors(
         ax.set_xlabel(axis_label(metric, change=True, better=",\n"))
     axes[0, 0].set_yticks(range(len(order)), order)
     images = f", {effects.n.max()} leak-free images" if len(effects) else ""
-    axes[0, 0].set_title(f"Against “{reference}”{images}", loc="left", fontsize=8, x=0)
+    axes[0, 0].set_title(f"Reference: “{reference}”{images}", loc="left", fontsize=8, x=0)
     return fig
 
 # %% ../../nbs/figures/ablations.ipynb #4cae7cf6
@@ -129,20 +129,20 @@ def fig_choices(
                 _choices(ax, t[t.metric == metric], metric, reach)
             else:
                 ax.set_axis_off()
-        row[0].set_title(f"{group}, against: {t.choice.iloc[0]}", loc="left", x=0, fontsize=8)
+        row[0].set_title(f"{group}; reference: {t.choice.iloc[0]}", loc="left", x=0, fontsize=8)
         for ax in row[1:]:
             ax.tick_params(labelleft=False)
     for ax, metric in zip(axes[-1], metrics):
         kind, _, unseen = metric.partition("_")
-        images = "leak-free images" if unseen else "all validation images"
+        images = f"{'leak-free' if unseen else 'all'} validation images"
         ax.set_xlabel(f"{axis_label(kind, change=True)},\n{images}")
     marks = [
         Patch(color="#0072B2", label="better"),
         Patch(color="#EE9944", label="worse"),
-        Patch(color="#B0B0B0", label="within the range of seeds"),
-        Patch(color="#DDDDDD", label="differences between seeds"),
-        Line2D([], [], color="black", lw=1, label="range over seeds"),
-        Patch(facecolor="none", edgecolor="black", label="hollow: one seed to compare with"),
+        Patch(color="#B0B0B0", label="may be chance"),
+        Patch(color="#DDDDDD", label="range of seeds, reference"),
+        Line2D([], [], color="black", lw=1, label="range of seeds, choice"),
+        Patch(facecolor="none", edgecolor="black", label="reference has one seed"),
     ]
     fig.legend(handles=marks, loc="outside lower center", ncols=3)
     return fig

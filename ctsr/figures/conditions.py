@@ -119,7 +119,7 @@ def fig_design(
         _arrow(net, sr)
         _arrow(sr, ax["score"], to=(0.4, 1 - i), route="angle,angleA=0,angleB=90,rad=0")
     _arrow(ax["hr"], ax["score"], (0.5, 1), (0.8, 1), "bar,angle=0,fraction=-0.27")
-    fig.text(0.11, 0.945, "reference: the original itself", fontsize=7, va="center")
+    fig.text(0.11, 0.945, "reference: the original", fontsize=7, va="center")
     dashed = dict(route="angle,angleA=-90,angleB=180,rad=0", ls=(0, (3, 2)), color="#777777")
     _arrow(ax["up0"], ax["score"], at=(1.16, 0.5), **dashed)
     note = dict(xycoords="axes fraction", fontsize=7, color="#555555", va="bottom")
@@ -293,7 +293,7 @@ def _gain_panel(ax, t, order, colours, metric):
     ax.scatter(t.gain, y, 22, t.condition.map(colours), **look)
     ax.margins(x=0.14)
     zero = number_text(metric, (t["mean"] - t.gain).iloc[0])
-    ax.set_xlabel(f"{axis_label(metric, change=True, better='')}\nfrom {zero}")
+    ax.set_xlabel(f"{axis_label(metric, change=True, better='')}\nfrom the input ({zero})")
 
 
 @themed

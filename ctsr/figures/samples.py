@@ -228,27 +228,27 @@ def fig_steps(
 
 # %% ../../nbs/figures/samples.ipynb #fa889935
 def _calibrate(ax, t, k):
-    "Error against standard deviation, a point for each group of pixels."
+    "Error against standard deviation, a point for each bin of pixels."
     t = t.sort_values("std")
     right = t["std"].max() * 1.06
     slope = (t.expected / t["std"]).iloc[-1]
     top = max(t.rmse.max(), slope * right) * 1.12
     ends = np.array([0, right])
     ax.fill_between(ends, slope * ends, top, color="#F2F2F2", lw=0, zorder=0)
-    line = f"expected of samples\nfrom the truth:\nstd·√(1 + 1/{k})"
+    line = f"calibrated samples:\nstd·√(1 + 1/{k})"
     ax.plot(ends, slope * ends, color="black", lw=0.9, ls=(0, (4, 3)), zorder=1, label=line)
     dots = dict(color=palette(["sr3"])["sr3"], mec="black", mew=0.5, zorder=3, clip_on=False)
-    ax.plot(t["std"], t.rmse, "o", label="pixels of one group", **dots)
-    ax.set(xlim=(0, right), ylim=(0, top), ylabel="Error of their mean (RMSE)")
+    ax.plot(t["std"], t.rmse, "o", label="one bin of pixels", **dots)
+    ax.set(xlim=(0, right), ylim=(0, top), ylabel="RMSE of their mean")
     ax.set_xlabel(f"Standard deviation of {k} samples (of full range)")
     ax.xaxis.set_major_locator(MaxNLocator(6))
     ax.yaxis.set_major_locator(MaxNLocator(5))
-    note = f"{len(t)} groups of {t['count'].max():,} pixels, sorted by standard deviation"
+    note = f"{len(t)} bins of {t['count'].max():,} pixels, sorted by standard deviation"
     ax.set_title(note.replace(",", " ", 1), fontsize=7, loc="left")
     handles, texts = ax.get_legend_handles_labels()
     sides = [
-        "above: more error than\nthe samples admit",
-        "below: less error than\nthe samples claim",
+        "overconfident: more\nerror than spread",
+        "underconfident: more\nspread than error",
     ]
     patches = [plt.Rectangle((0, 0), 1, 1, fc=c, ec="#CCCCCC") for c in ("#F2F2F2", "white")]
     ax.legend([*handles, *patches], [*texts, *sides], loc="center left", bbox_to_anchor=(1.02, 0.5))
@@ -322,8 +322,9 @@ def fig_noise(
         ax.xaxis.set_major_locator(MaxNLocator(9, integer=True))
     axes[0].set_yscale("log")
     log_ticks(axes[0].yaxis)
-    entries = axes[0].get_legend_handles_labels()
-    fig.legend(*entries, loc="outside lower center", ncols=min(4, len(runs)))
+    if len(runs) > 1:
+        entries = axes[0].get_legend_handles_labels()
+        fig.legend(*entries, loc="outside lower center", ncols=min(4, len(runs)))
     return fig
 
 # %% ../../nbs/figures/samples.ipynb #cf5c1a2a
@@ -344,7 +345,7 @@ def fig_damage(
     published: tuple,  # (psnr, ssim) as printed
     found: dict | None = None,  # noise and offset that meet it, from `ctsr.paper.corruption.meet`
 ) -> Figure:
-    "Scores of pictures damaged by noise and drifting hue, and the published scores among them."
+    "Scores of images damaged by noise and a colour shift, and the printed scores among them."
     fig, ax = plt.subplots(figsize=(5.6, 3.9), layout="constrained")
     noise = dict(color="#7777AA", ls="-")
     drift = dict(color="#AA7744", ls=(0, (2, 2)))
@@ -357,13 +358,12 @@ def fig_damage(
     ax.plot(*published, "*", color="#CC3311", ms=12, mec="white", mew=0.6, zorder=4)
     ax.margins(0.07)
     ax.set(xlabel=axis_label("psnr"), ylabel=axis_label("ssim"))
-    equal_noise = "equal noise (standard deviation, of 255), more drift to the left"
-    ax.plot([], [], **noise, label=equal_noise)
-    ax.plot([], [], **drift, label="equal drift of hue (of 255), more noise downwards")
+    ax.plot([], [], **noise, label="equal noise (standard deviation, grey levels of 255)")
+    ax.plot([], [], **drift, label="equal colour shift (grey levels of 255)")
     fig.legend(loc="outside lower center", fontsize=7)
-    name = "published"
+    name = "printed in the paper"
     if found:
-        name += f", met by noise {255 * found['noise']:.0f} and drift {255 * found['offset']:.0f}"
+        name += f": noise {255 * found['noise']:.0f}, shift {255 * found['offset']:.0f}"
     places = {name: published} | points
     colours = ["#CC3311"] + ["black"] * len(points)
     marks = grid[["psnr", "ssim"]].to_numpy()

@@ -143,10 +143,10 @@ METRICS = dict(
     rms_contrast=("RMS contrast", "of full range", 3),
     offset=("Mean offset from bicubic", "of full range", 4),
     psnr_fitted=("Fitted PSNR", "dB", 2),
-    texture=("Texture against HR", "dB", 2),
-    checkerboard=("Checkerboard against HR", "dB", 2),
-    lattice=("Lattice against HR", "of full range", 4),
-    bias=("Brightness against HR", "of full range", 4),
+    texture=("Texture relative to HR", "dB", 2),
+    checkerboard=("Checkerboard artefacts relative to HR", "dB", 2),
+    lattice=("Periodic artefacts relative to HR", "of full range", 4),
+    bias=("Brightness error", "of full range", 4),
     offset_middle=("Mean offset in the middle", "of full range", 4),
 )  # name, unit, decimals
 

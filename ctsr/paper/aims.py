@@ -47,7 +47,7 @@ def aims_table(
     return pd.DataFrame(rows, columns=AIM_COLUMNS)
 
 # %% ../../nbs/paper/aims.ipynb #ed2b7059
-AIM_DIGITS = DIGITS | {"grey levels": 3, "of RUNet's": 2}
+AIM_DIGITS = DIGITS | {"grey levels": 3, "times": 2}
 
 
 def aims_text(

@@ -89,7 +89,7 @@ class Evidence:
                 found = samples[samples.run.eq(run)]
             if len(found):
                 return [found.loc[found.k.idxmax(), "run"], up, task]
-        raise NotRun(f"Needs a run in the role '{name}', which this study has not trained.")
+        raise NotRun(f"Needs a network that this study has not trained (role '{name}').")
 
     def rows(
         self,
