@@ -10,16 +10,15 @@ import pytest
 from ctsr.core.errors import CTSRError
 from ctsr.core.settings import parse_settings, settings
 from ctsr.pipeline import presets
+from ctsr.pipeline.plan import plan
 from ctsr.pipeline.presets import (
     check_preset,
     load_preset,
     override,
-    plan,
     published_runs,
     stored_runs,
-    taken_runs,
     with_stored,
-    without_skipped,
+    without_runs,
 )
 from ctsr.pipeline.study import check_jobs
 from ctsr.training.settings import TrainConfig
@@ -131,9 +130,9 @@ def test_a_skipped_run_leaves_with_all_that_shows_it(smoke):
     assert "train/nn-runet-x5" in names_of(smoke)
 
 
-def test_without_skipped_leaves_its_input_alone():
+def test_leaving_runs_out_changes_no_input():
     written = dict(
-        runs=dict(a=dict(skip=True)),
+        runs=dict(a={}),
         figures=dict(
             bars=dict(A=["a", "nearest"]),
             published=dict(steps="a", pictures=dict(x5=dict(A=["a", "nearest"]))),
@@ -141,7 +140,7 @@ def test_without_skipped_leaves_its_input_alone():
         ),
     )
     before = json.dumps(written)
-    kept = without_skipped(written)["figures"]
+    kept = without_runs(written, {"a"})["figures"]
     assert json.dumps(written) == before
     assert kept["published"] == dict(steps="", pictures=dict(x5={})) and "mechanism" not in kept
 
@@ -177,7 +176,7 @@ def test_a_study_without_published_tables_is_refused_and_with_them_is_short(smok
     with pytest.raises(CTSRError, match=r"figures/smoke/preset.json is not there"):
         load_preset("smoke", published=True)
     published = load_preset("quick", published=True)
-    assert set(taken_runs(published)) >= set(published.runs)
+    assert set(published.taken_runs) >= set(published.runs)
     again = [name for name in names_of(published) if name.startswith(("train/", "evaluate/"))]
     added = {*published.evaluation.baselines} - {*published.taken}  # baselines not yet published
     assert all(name.startswith("evaluate/interpolation--") for name in again)
