@@ -209,10 +209,31 @@ def test_a_study_names_the_splits_that_it_needs(smoke):
     assert job.parameters["needed"] == ["test"]
 
 
-def test_a_preset_is_parsed_once(smoke):
-    "A plan is made from the objects: nothing is parsed again."
+def test_a_preset_is_parsed_once(smoke, full):
+    "Bundled weights are marked in the objects, and a plan is made from them."
     with patch.object(presets, "parse_settings", side_effect=AssertionError("parsed again")):
         assert names_of(smoke)
+        assert with_stored(full).runs["ours-x5"].stored == "runet-x5"
+
+
+@pytest.mark.parametrize("root", ["runs/x", "/elsewhere/x"])
+def test_a_job_needs_the_jobs_whose_files_it_names(smoke, root):
+    needs = {job.name: set(job.needs) for job in plan(smoke, root)}
+    images = "prepare/phantom-96-crop"
+    scores = {"evaluate/interpolation--x5", "evaluate/sr3-x5--x5"}
+    assert needs[images] == set()
+    assert needs["train/runet-x5"] == {images}
+    assert needs["sample/sr3-x5--x5"] == {images, "train/sr3-x5", "evaluate/sr3-x5--x5"}
+    assert needs["figures/published"] == {"figures/all", "sample/sr3-x5--x5", images} | scores
+    assert needs["report/page"] == {name for name in needs if name.startswith("figures/")}
+    assert needs["figures/review"] == needs["report/page"] - {"figures/review"}
+
+
+def test_a_run_may_begin_with_one_that_is_written_below_it():
+    later = load_preset("smoke", ["runs.runet-x5.init=clean-x5"])
+    needs = {job.name: job.needs for job in plan(later, "runs/x")}
+    assert "train/clean-x5-s1" in needs["train/runet-x5"]
+    assert "train/clean-x5-s1" not in needs["train/sr3-x5"]
 
 
 # --- trainings

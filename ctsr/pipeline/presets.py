@@ -7,7 +7,7 @@ __all__ = ['Item', 'Some', 'Section', 'Mode', 'Condition', 'OnTask', 'Conditions
            'listed', 'check_sampler', 'check_folder_name', 'check_different', 'check_levels', 'check_split', 'Source',
            'Sampling', 'Evaluation', 'Run', 'Cascade', 'Review', 'Published', 'Mechanism', 'Figures', 'Preset', 'among',
            'check_conditions', 'check_tables', 'check_runs', 'check_cascades', 'check_figures', 'check_experiments',
-           'check_review', 'Sections', 'filled_run', 'check_preset', 'override', 'without_conditions', 'only_curves',
+           'check_review', 'Sections', 'filled_run', 'check_preset', 'override', 'without_conditions', 'kept_curves',
            'without_runs', 'skipped_runs', 'read_preset', 'load_preset', 'stored_runs', 'marked', 'with_stored',
            'recipe_of', 'protocol_of', 'side_by_side', 'published_runs', 'with_published']
 
@@ -385,13 +385,8 @@ class Preset:
         return found | {(shown.task, shown.steps)} if shown and shown.steps else found
 
 # %% ../../nbs/pipeline/presets.ipynb #3a725750
-def among(
-    where: str,  # section, for messages
-    key: str,  # setting
-    values: Iterable,  # names given
-    allowed: Iterable,  # names that exist
-):
-    "Refuse a name that does not exist."
+def among(where: str, key: str, values: Iterable, allowed: Iterable):
+    "Refuse names that do not exist; section and key are for the message."
     allowed = list(allowed)
     for value in values:
         if value not in allowed:
@@ -402,7 +397,7 @@ def among(
 
 # %% ../../nbs/pipeline/presets.ipynb #54fb71c9
 def check_conditions(preset: Preset, where: str, task: str, conditions: Conditions):
-    "Refuse a condition that is not tested on the task; `where` is the section, for messages."
+    "Refuse conditions that are not tested on the task."
     own = {name: ups for name, (of, ups) in preset.conditions.items() if of in (None, task)}
     for label, (run, up) in conditions.items():
         if run not in own:
@@ -556,11 +551,7 @@ class Sections:
     taken: list = field(default_factory=list)
 
 
-def filled_run(
-    sections: Sections,
-    name: str,  # of a run
-    tasks: dict[str, Task],
-) -> dict:  # fields of Run
+def filled_run(sections: Sections, name: str, tasks: dict[str, Task]) -> dict:
     "Put a run's own settings on top of those that all runs share."
     run = sections.training | (sections.runs[name] or {})
     if run.get("task") not in list(tasks):
@@ -620,11 +611,8 @@ def override(
 WITH_CONDITIONS = ("bars", "sampled", "published", "review")  # sections of the figures
 
 
-def without_conditions(
-    part,  # a section: nested mappings of conditions [run, ...]
-    gone: set,  # names of runs
-):  # the section without conditions of these runs
-    "Leave out conditions of runs that are left out."
+def without_conditions(part: Any, gone: set[str]) -> Any:
+    "Leave conditions [run, ...] of some runs out of a section, which holds them at any depth."
     if isinstance(part, dict):
         kept = {key: without_conditions(value, gone) for key, value in part.items()}
         return {key: value for key, value in kept.items() if value is not None}
@@ -632,22 +620,15 @@ def without_conditions(
     return None if is_condition and re.split(r"[+@]", part[0])[0] in gone else part
 
 
-def only_curves(
-    figures: dict,  # section of a preset
-    keep: Callable,  # whether to keep a training
-) -> dict:  # heading -> trainings
-    "Leave out curves of trainings, and headings without any."
-    curves = {
-        heading: list(filter(keep, names)) for heading, names in figures.get("curves", {}).items()
-    }
+def kept_curves(figures: dict, keep: Callable) -> dict[str, list]:
+    "Leave out the curves of trainings that are not to be kept, and headings without any."
+    curves = figures.get("curves", {})
+    curves = {heading: list(filter(keep, names)) for heading, names in curves.items()}
     return {heading: names for heading, names in curves.items() if names}
 
 # %% ../../nbs/pipeline/presets.ipynb #20aa376a
-def without_runs(
-    written: dict,  # a preset, as read
-    gone: set,  # names of runs
-) -> dict:
-    "Leave runs out of a preset, and all that shows them."
+def without_runs(written: dict, gone: set[str]) -> dict:
+    "Leave runs out of a preset as it is written, and all that shows them."
     figures = written.get("figures")
     if not gone or not isinstance(figures, dict):
         return written
@@ -659,7 +640,7 @@ def without_runs(
         columns=[label for label in figures.get("columns", []) if label not in lost],
         contrasts=[pair for pair in figures.get("contrasts", []) if not lost.intersection(pair)],
         names={run: text for run, text in names.items() if run.split("@")[0] not in gone},
-        curves=only_curves(figures, lambda training: training not in gone),
+        curves=kept_curves(figures, lambda training: training not in gone),
     )
     if (kept.get("published") or {}).get("steps") in gone:
         kept["published"]["steps"] = ""
@@ -752,7 +733,7 @@ def marked(
     return dataclasses.replace(preset, **changed, written=preset.written | written)
 
 # %% ../../nbs/pipeline/presets.ipynb #15eb2e3e
-def with_stored(preset: Preset) -> Preset:  # whose runs name the weights that they use
+def with_stored(preset: Preset) -> Preset:
     "Make it a study that trains only what does not come with the package."
     found = stored_runs(preset)
     marks = {name: {} for name in preset.runs}
@@ -769,7 +750,7 @@ def with_stored(preset: Preset) -> Preset:  # whose runs name the weights that t
     kept = {whole.run_of[training] for training in needed}
     small = marked(preset, runs={name: marks[name] for name in preset.runs if name in kept})
     figures = preset.written["figures"]
-    curves = only_curves(figures, lambda training: training in needed)
+    curves = kept_curves(figures, lambda training: training in needed)
     return dataclasses.replace(
         small,
         figures=dataclasses.replace(small.figures, curves=curves),
@@ -802,11 +783,8 @@ def side_by_side(preset: Preset) -> dict[str, set]:  # task -> runs
     return {task: {run for run, _ in rows.values()} for task, rows in pictures.items()}
 
 # %% ../../nbs/pipeline/presets.ipynb #dfac1347
-def published_runs(
-    preset: Preset,
-    before: Preset,  # the study as it was published
-) -> list[str]:  # names of runs and cascades
-    "Find what was published with the settings that it has now."
+def published_runs(preset: Preset, before: Preset) -> list[str]:
+    "Find the runs and cascades that were published, in `before`, with the settings of today."
     if protocol_of(preset) != protocol_of(before):
         return []
     names = [*preset.runs, *preset.cascades]
@@ -822,11 +800,8 @@ def published_runs(
     return [name for name in names if name in found]
 
 # %% ../../nbs/pipeline/presets.ipynb #bfd2ab60
-def with_published(
-    preset: Preset,
-    known: Iterable[str],  # names of all runs that the preset writes down
-) -> Preset:  # whose runs say that their scores are taken
-    "Make it a study that runs only what is not published."
+def with_published(preset: Preset, known: Iterable[str]) -> Preset:
+    "Make it a study that runs only what is not published; `known` names all runs in its file."
     path = checkout() / "figures" / preset.name / "preset.json"
     if not path.exists():
         raise CTSRError(
