@@ -6,9 +6,8 @@
 __all__ = ['SLICES', 'SCORES', 'CHOSEN', 'DRAWN', 'FIGURES', 'OF_TRAINING', 'OF_EPOCHS', 'OF_SAMPLES', 'Job', 'Study', 'texts_in',
            'with_needs', 'prepare_job', 'prepare_jobs', 'train_job', 'train_jobs', 'evaluate_job',
            'evaluate_interpolations', 'evaluate_trainings', 'evaluate_cascade', 'evaluate_cascades', 'sample_jobs',
-           'with_sidecars', 'figure_job', 'all_figures', 'last_regression', 'sampled_job', 'evaluated_as',
-           'published_job', 'control_job', 'mechanism_job', 'further_figures', 'named_trainings', 'review_jobs',
-           'drawn', 'report_jobs', 'plan']
+           'with_sidecars', 'figure_job', 'all_figures', 'sampled_job', 'evaluated_as', 'published_job', 'control_job',
+           'mechanism_job', 'further_figures', 'named_trainings', 'review_jobs', 'drawn', 'report_jobs', 'plan']
 
 # %% ../../nbs/pipeline/plan.ipynb #8c4f2e1a
 import dataclasses
@@ -18,7 +17,6 @@ from pathlib import Path
 from ..data.degrade import Task, rotation_margin
 from ..data.grey import HOUNSFIELD
 from ..data.sources import NAMED, prepared_name
-from ..evaluation.restore import BASELINES
 
 # %% ../../nbs/pipeline/plan.ipynb #72034714
 @dataclass(frozen=True)
@@ -48,16 +46,11 @@ class Study:
         name = prepared_name(source or self.preset.source.name, task.hr, task.fit)
         return f"{self.root}/{folder}/{name}.safetensors"
 
-    def task(self, name: str) -> dict:
-        "The parameters that describe a task and its images."
+    def tested_on(self, name: str) -> dict:
+        "The parameters that name a task, its images and the split that is tested on."
         task = self.preset.tasks[name]
-        return dict(task=asdict(task), prepared=self.images(task))
-
-    def scoring(self) -> dict:
-        "The parameters that say how restored images are scored."
-        e = self.preset.evaluation
-        examples = self.preset.figures.examples
-        return dict(split=e.split, protocols=e.protocols, lpips=e.lpips, examples=examples)
+        split = self.preset.evaluation.split
+        return dict(task=asdict(task), prepared=self.images(task), split=split)
 
     def job(self, kind: str, name: str, files: list, **parameters) -> Job:
         "A job that leaves files in a folder of its own."
@@ -176,7 +169,8 @@ CHOSEN = ["choice.json", "validation.csv", "ranked.safetensors", "ranks.csv"]
 def evaluate_job(study: Study, name: str, task: str, files: list, **parameters) -> Job:
     "Plan one evaluation; `files` are those that it leaves besides `SCORES`."
     e = study.preset.evaluation
-    parameters |= study.task(task) | study.scoring()
+    parameters |= study.tested_on(task) | dict(examples=study.preset.figures.examples)
+    parameters |= dict(protocols=e.protocols, lpips=e.lpips)
     parameters |= dict(regions=e.regions, batch_size=e.batch_size)
     return study.job("evaluate", f"{name}--{task}", [*SCORES, *files], **parameters)
 
@@ -247,11 +241,13 @@ def sample_jobs(study: Study) -> list[Job]:
     for task, run in sorted(preset.drawn_runs):
         if run in preset.taken_runs:
             continue
-        parameters = study.task(task) | study.scoring()
-        parameters |= dict(
+        parameters = study.tested_on(task) | dict(
             run_folder=f"{study.root}/train/{run}",
             choice=f"{study.root}/evaluate/{run}--{task}/choice.json",
             sampling=asdict(preset.run(run).sampling),
+            protocols=preset.evaluation.protocols,
+            lpips=preset.evaluation.lpips,
+            examples=preset.figures.examples,
         )
         jobs.append(study.job("sample", f"{run}--{task}", DRAWN, **parameters))
     return jobs
@@ -321,23 +317,17 @@ table_calibration.csv table_noise.csv per_sample.csv.gz per_step.csv.gz
 """.split()
 
 
-def last_regression(preset, task: str) -> dict[str, str]:  # label -> training; empty: none
-    "Find the last network of a Table 1 that is trained here and draws no samples."
-    found = {}
-    for label, (run, _) in preset.figures.sampled[task].items():
-        is_trained = run in preset.runs and run not in preset.taken_runs
-        if is_trained and not preset.runs[run].draws_samples:
-            found = {label: preset.trainings_of(run)[0]}
-    return found
-
-
 def sampled_job(study: Study, task: str) -> Job:
     "Plan Figure 5, Table 1 and what else is shown of a run that draws samples."
     preset = study.preset
     suffix = "" if task == preset.figures.task else f"-{task}"
     run = preset.sampled_run(task)
     is_taken = run in preset.taken_runs
-    regression = {} if is_taken else last_regression(preset, task)
+    regression = {}
+    for label, (name, _) in preset.figures.sampled[task].items():
+        is_trained = name in preset.runs and name not in preset.taken_runs
+        if is_trained and not is_taken and not preset.runs[name].draws_samples:
+            regression = {label: f"{study.root}/train/{preset.trainings_of[name][0]}"}
     files = list(OF_SAMPLES)
     if preset.evaluation.lpips == "none":
         files.remove("fig_tradeoff.png")
@@ -347,7 +337,7 @@ def sampled_job(study: Study, task: str) -> Job:
         run=run,
         evaluated=f"{study.root}/evaluate/{run}--{task}",
         samples=f"{study.root}/sample/{run}--{task}",
-        regression={label: f"{study.root}/train/{name}" for label, name in regression.items()},
+        regression=regression,
     )
     if is_taken:
         parameters["stored"] = f"figures/{preset.name}"
@@ -356,9 +346,9 @@ def sampled_job(study: Study, task: str) -> Job:
 # %% ../../nbs/pipeline/plan.ipynb #ffdcd2f5
 def evaluated_as(preset, run: str) -> str:
     "The first part of the name of an evaluation's folder."
-    if run in BASELINES:
-        return "interpolation"
-    return preset.trainings_of(run)[0] if run in preset.runs else run
+    if run in preset.runs:
+        return preset.trainings_of[run][0]
+    return run if run in preset.cascades else "interpolation"
 
 
 def published_job(study: Study) -> Job:
@@ -379,9 +369,8 @@ def published_job(study: Study) -> Job:
         if not study.jobs.keys() >= set(folders.values()):
             lacking[task] = stored
         files.append(f"fig_published_pictures{'' if task == p.task else f'-{task}'}.png")
-    parameters = asdict(p) | study.task(p.task)
+    parameters = asdict(p) | study.tested_on(p.task)
     parameters |= dict(
-        split=preset.evaluation.split,
         pictures=pictures,
         steps=f"{study.root}/sample/{p.steps}--{p.task}/steps.csv" if p.steps else "",
         published_steps=stored if p.steps in preset.taken_runs else "",
@@ -392,8 +381,7 @@ def published_job(study: Study) -> Job:
 # %% ../../nbs/pipeline/plan.ipynb #cfb99baa
 def control_job(study: Study) -> Job:
     "Plan the baseline's scores inside the body, and on photographs."
-    task = study.preset.figures.task
-    parameters = study.task(task) | dict(split=study.preset.evaluation.split)
+    parameters = study.tested_on(study.preset.figures.task)
     return figure_job(study, "controls", ["table_controls.csv"], **parameters)
 
 
@@ -404,7 +392,7 @@ def mechanism_job(study: Study) -> Job:
     runs = dict(network=m.network, tuned=m.tuned) if m.tuned else dict(network=m.network)
     parameters = asdict(m)
     parameters.pop("tuned")
-    parameters |= study.task(m.task) | dict(split=preset.evaluation.split)
+    parameters |= study.tested_on(m.task)
     parameters |= {key: f"{study.root}/train/{run}" for key, run in runs.items()}
     if not set(runs.values()).isdisjoint(preset.taken_runs):
         parameters["stored"] = f"figures/{preset.name}"  # their weights are not here
@@ -425,7 +413,7 @@ def further_figures(study: Study) -> list[Job]:
 def named_trainings(preset, run: str) -> list[str]:
     "Names of a run's trainings in tables; those of an ensemble end with '+'."
     ending = "+" if run.endswith("+") else ""
-    return [training + ending for training in preset.trainings_of(run.removesuffix("+"))]
+    return [training + ending for training in preset.trainings_of[run.removesuffix("+")]]
 
 
 def review_jobs(study: Study) -> list[Job]:

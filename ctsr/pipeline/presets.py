@@ -271,22 +271,22 @@ class Preset:
     written: dict  # the sections as they were written, for `check_preset`
 
     @cached_property
-    def _by_run(self) -> dict[str, dict[str, TrainConfig]]:
-        return {name: run.trainings(name) for name, run in self.runs.items()}
+    def trainings(self) -> dict[str, TrainConfig]:
+        "Name of a training -> its settings."
+        found = {}
+        for name, run in self.runs.items():
+            found |= run.trainings(name)
+        return found
 
     @cached_property
-    def trainings(self) -> dict[str, TrainConfig]:
-        "Each training's settings."
-        return {name: config for own in self._by_run.values() for name, config in own.items()}
+    def trainings_of(self) -> dict[str, list[str]]:
+        "Name of a run -> names of its trainings."
+        return {name: list(run.trainings(name)) for name, run in self.runs.items()}
 
     @cached_property
     def run_of(self) -> dict[str, str]:
         "Name of a training -> the run that it is of."
-        return {training: name for name, own in self._by_run.items() for training in own}
-
-    def trainings_of(self, name: str) -> list[str]:
-        "Names of a run's trainings."
-        return list(self._by_run[name])
+        return {training: name for name, own in self.trainings_of.items() for training in own}
 
     def run(self, training: str) -> Run:
         "The run that a training is of."
@@ -298,7 +298,7 @@ class Preset:
         name = getattr(config, key)
         if name not in self.runs:
             return ""
-        found = self.trainings_of(name)
+        found = self.trainings_of[name]
         same = f"{name}-s{config.seed}"
         if len(found) > 1 and same not in found:
             raise CTSRError(
@@ -362,14 +362,15 @@ class Preset:
             known[name] = (cascade.task, [self.run(cascade.stages[0]).up])
         return known
 
-    def draws_samples(self, training: str) -> bool:
-        "Whether a name is that of a training whose model draws samples."
-        return training in self.trainings and self.run(training).draws_samples
+    def drawing(self, task: str) -> list[str]:
+        "The trainings of a task whose model draws samples."
+        own = [name for name, config in self.trainings.items() if config.task.name == task]
+        return [name for name in own if self.run(name).draws_samples]
 
     def sampled_run(self, task: str) -> str:
         "The first run of a Table 1 that draws samples; empty where there is none."
         rows = self.figures.sampled[task].values()
-        return next((run for run, _ in rows if self.draws_samples(run)), "")
+        return next((run for run, _ in rows if run in self.drawing(task)), "")
 
     @cached_property
     def taken_runs(self) -> list[str]:
@@ -488,23 +489,18 @@ def check_figures(preset: Preset):
 # %% ../../nbs/pipeline/presets.ipynb #c224e2fb
 def check_experiments(preset: Preset):
     "Refuse experiments that name what is not tested or draws no samples."
-    drawing = [name for name in preset.trainings if preset.draws_samples(name)]
-
-    def on(task):
-        return [name for name in drawing if preset.trainings[name].task.name == task]
-
     if p := preset.figures.published:
         where = "figures.published"
         among(where, "task", [p.task], preset.tasks)
         check_conditions(preset, f"{where}.methods", p.task, p.methods)
-        if p.steps:
-            among(where, "steps", [p.steps], [n for n in on(p.task) if n in preset.conditions])
+        tested = [name for name in preset.drawing(p.task) if name in preset.conditions]
+        among(where, "steps", [p.steps] if p.steps else [], tested)
         check_tables(preset, where, "pictures", p.pictures)
     if m := preset.figures.mechanism:
         where = "figures.mechanism"
         among(where, "task", [m.task], preset.tasks)
-        among(where, "network", [m.network], on(m.task))
-        among(where, "tuned", [m.tuned] if m.tuned else [], on(m.task))
+        among(where, "network", [m.network], preset.drawing(m.task))
+        among(where, "tuned", [m.tuned] if m.tuned else [], preset.drawing(m.task))
 
 # %% ../../nbs/pipeline/presets.ipynb #a1ec445e
 def check_review(preset: Preset):
@@ -708,7 +704,7 @@ def stored_runs(preset: Preset) -> dict[str, str]:  # name of a run -> name of t
     }
     found = {}
     for name, run in preset.runs.items():
-        training, *others = preset.trainings_of(name)
+        training, *others = preset.trainings_of[name]
         if others or not run.tested:
             continue
         recipe = preset.recipe(training)
@@ -741,10 +737,10 @@ def with_stored(preset: Preset) -> Preset:
     whole = marked(preset, runs=marks)
     review = preset.figures.review
     judged = {run for runs in review.choices.values() for run in runs.values()} if review else set()
-    led_up = {stage for name in found for stage in preset.stages(preset.trainings_of(name)[0])}
+    led_up = {stage for name in found for stage in preset.stages(preset.trainings_of[name][0])}
     needed = set()
     for name, run in whole.runs.items():
-        own = whole.trainings_of(name)
+        own = whole.trainings_of[name]
         if run.tested or name in judged or not led_up.issuperset(own):
             needed.update(stage for training in own for stage in whole.needed_for(training))
     kept = {whole.run_of[training] for training in needed}
@@ -766,7 +762,7 @@ def recipe_of(preset: Preset, name: str) -> tuple:
         return preset.tasks[cascade.task], stages
     run = preset.runs[name]
     sampling = run.sampling if run.draws_samples else Sampling()
-    recipes = [preset.recipe(training) for training in preset.trainings_of(name)]
+    recipes = [preset.recipe(training) for training in preset.trainings_of[name]]
     return dataclasses.replace(run, sampling=sampling, published=False), recipes
 
 
