@@ -227,8 +227,11 @@ def evaluate_cascade(study: Study, name: str, cascade) -> Job:
 
 def evaluate_cascades(study: Study) -> list[Job]:
     "Plan the evaluations of cascades that are not published."
-    cascades = study.preset.cascades.items()
-    return [evaluate_cascade(study, *named) for named in cascades if not named[1].published]
+    return [
+        evaluate_cascade(study, name, cascade)
+        for name, cascade in study.preset.cascades.items()
+        if not cascade.published
+    ]
 
 # %% ../../nbs/pipeline/plan.ipynb #e2f5b8cb
 DRAWN = ["samples.csv", "steps.csv", "calibration.csv", "by_noise.csv", "uncertainty.safetensors"]
