@@ -259,6 +259,7 @@ def read(assignment):
 
 
 REFUSED = [
+    ("runs=3", "'runs' must be a valid dictionary, got 3", None),
     ("training.stpes=5", "did you mean 'steps'", "training.steps=5"),
     ("training.steps=-1", "'steps' must be greater than 0, got -1", "training.steps=1"),
     ("training.steps=five", "'steps' must be a valid integer, got 'five'", "training.steps=5"),

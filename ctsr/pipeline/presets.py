@@ -649,7 +649,9 @@ def without_runs(written: dict, gone: set[str]) -> dict:
 
 def skipped_runs(written: dict) -> set[str]:
     "Names of the runs that say `skip: true`."
-    runs = written.get("runs") or {}
+    runs = written.get("runs")
+    if not isinstance(runs, dict):
+        return set()
     return {name for name, run in runs.items() if isinstance(run, dict) and run.get("skip")}
 
 # %% ../../nbs/pipeline/presets.ipynb #1a8f8d86
