@@ -5,7 +5,8 @@ import sys
 import time
 from pathlib import Path
 
-from ctsr.pipeline.presets import load_preset, plan
+from ctsr.pipeline.plan import plan
+from ctsr.pipeline.presets import load_preset
 from ctsr.pipeline.provenance import as_shown
 from ctsr.pipeline.study import describe_study, unfinished
 

@@ -18,7 +18,8 @@ from ctsr.data.prepare import prepare
 from ctsr.data.prepared import load_prepared
 from ctsr.evaluation.pretrained import model_for
 from ctsr.evaluation.scans import DEGRADATIONS, scan_measures, scan_scores, scan_table
-from ctsr.pipeline.presets import load_preset, plan
+from ctsr.pipeline.plan import plan
+from ctsr.pipeline.presets import load_preset
 from ctsr.training.batches import train_batch, training_volumes
 from ctsr.training.loop import train, validate
 from ctsr.training.settings import TrainConfig

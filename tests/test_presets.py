@@ -10,16 +10,15 @@ import pytest
 from ctsr.core.errors import CTSRError
 from ctsr.core.settings import parse_settings, settings
 from ctsr.pipeline import presets
+from ctsr.pipeline.plan import plan
 from ctsr.pipeline.presets import (
     check_preset,
     load_preset,
     override,
-    plan,
     published_runs,
     stored_runs,
-    taken_runs,
     with_stored,
-    without_skipped,
+    without_runs,
 )
 from ctsr.pipeline.study import check_jobs
 from ctsr.training.settings import TrainConfig
@@ -131,9 +130,9 @@ def test_a_skipped_run_leaves_with_all_that_shows_it(smoke):
     assert "train/nn-runet-x5" in names_of(smoke)
 
 
-def test_without_skipped_leaves_its_input_alone():
+def test_leaving_runs_out_changes_no_input():
     written = dict(
-        runs=dict(a=dict(skip=True)),
+        runs=dict(a={}),
         figures=dict(
             bars=dict(A=["a", "nearest"]),
             published=dict(steps="a", pictures=dict(x5=dict(A=["a", "nearest"]))),
@@ -141,7 +140,7 @@ def test_without_skipped_leaves_its_input_alone():
         ),
     )
     before = json.dumps(written)
-    kept = without_skipped(written)["figures"]
+    kept = without_runs(written, {"a"})["figures"]
     assert json.dumps(written) == before
     assert kept["published"] == dict(steps="", pictures=dict(x5={})) and "mechanism" not in kept
 
@@ -177,7 +176,7 @@ def test_a_study_without_published_tables_is_refused_and_with_them_is_short(smok
     with pytest.raises(CTSRError, match=r"figures/smoke/preset.json is not there"):
         load_preset("smoke", published=True)
     published = load_preset("quick", published=True)
-    assert set(taken_runs(published)) >= set(published.runs)
+    assert set(published.taken_runs) >= set(published.runs)
     again = [name for name in names_of(published) if name.startswith(("train/", "evaluate/"))]
     added = {*published.evaluation.baselines} - {*published.taken}  # baselines not yet published
     assert all(name.startswith("evaluate/interpolation--") for name in again)
@@ -210,10 +209,31 @@ def test_a_study_names_the_splits_that_it_needs(smoke):
     assert job.parameters["needed"] == ["test"]
 
 
-def test_a_preset_is_parsed_once(smoke):
-    "A plan is made from the objects: nothing is parsed again."
+def test_a_preset_is_parsed_once(smoke, full):
+    "Bundled weights are marked in the objects, and a plan is made from them."
     with patch.object(presets, "parse_settings", side_effect=AssertionError("parsed again")):
         assert names_of(smoke)
+        assert with_stored(full).runs["ours-x5"].stored == "runet-x5"
+
+
+@pytest.mark.parametrize("root", ["runs/x", "/elsewhere/x"])
+def test_a_job_needs_the_jobs_whose_files_it_names(smoke, root):
+    needs = {job.name: set(job.needs) for job in plan(smoke, root)}
+    images = "prepare/phantom-96-crop"
+    scores = {"evaluate/interpolation--x5", "evaluate/sr3-x5--x5"}
+    assert needs[images] == set()
+    assert needs["train/runet-x5"] == {images}
+    assert needs["sample/sr3-x5--x5"] == {images, "train/sr3-x5", "evaluate/sr3-x5--x5"}
+    assert needs["figures/published"] == {"figures/all", "sample/sr3-x5--x5", images} | scores
+    assert needs["report/page"] == {name for name in needs if name.startswith("figures/")}
+    assert needs["figures/review"] == needs["report/page"] - {"figures/review"}
+
+
+def test_a_run_may_begin_with_one_that_is_written_below_it():
+    later = load_preset("smoke", ["runs.runet-x5.init=clean-x5"])
+    needs = {job.name: job.needs for job in plan(later, "runs/x")}
+    assert "train/clean-x5-s1" in needs["train/runet-x5"]
+    assert "train/clean-x5-s1" not in needs["train/sr3-x5"]
 
 
 # --- trainings
@@ -239,6 +259,7 @@ def read(assignment):
 
 
 REFUSED = [
+    ("runs=3", "'runs' must be a valid dictionary, got 3", None),
     ("training.stpes=5", "did you mean 'steps'", "training.steps=5"),
     ("training.steps=-1", "'steps' must be greater than 0, got -1", "training.steps=1"),
     ("training.steps=five", "'steps' must be a valid integer, got 'five'", "training.steps=5"),

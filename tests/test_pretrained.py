@@ -28,7 +28,8 @@ from ctsr.evaluation.pretrained import (
 from ctsr.evaluation.restore import Interpolate, load_pretrained, load_run
 from ctsr.metrics.fidelity import psnr
 from ctsr.pipeline.notebooks import run_notebook
-from ctsr.pipeline.presets import load_preset, plan
+from ctsr.pipeline.plan import plan
+from ctsr.pipeline.presets import load_preset
 from ctsr.training.loop import train
 from ctsr.training.settings import TrainConfig
 

@@ -17,7 +17,8 @@ from ctsr.evaluation.sampling import draw_scores
 from ctsr.evaluation.scores import per_image
 from ctsr.evaluation.table import load_tables
 from ctsr.pipeline.notebooks import run_notebook
-from ctsr.pipeline.presets import check_preset, plan
+from ctsr.pipeline.plan import plan
+from ctsr.pipeline.presets import check_preset
 from ctsr.pipeline.provenance import checkout
 from ctsr.training.loop import train
 

@@ -13,7 +13,8 @@ from program import ctsr, git, study_of, todo
 
 from ctsr.core.errors import CTSRError
 from ctsr.pipeline.notebooks import run_notebook
-from ctsr.pipeline.presets import load_preset, plan
+from ctsr.pipeline.plan import plan
+from ctsr.pipeline.presets import load_preset
 from ctsr.pipeline.provenance import as_shown, code_behind
 from ctsr.pipeline.study import (
     describe_study,

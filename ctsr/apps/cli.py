@@ -105,12 +105,12 @@ def study(
     ] = False,
 ):
     "Run a study: prepare, train, evaluate, draw, report. Only what is out of date runs."
-    from ctsr.pipeline.presets import load_preset, taken_runs
+    from ctsr.pipeline.presets import load_preset
     from ctsr.pipeline.study import run_study
 
     chosen = load_preset(preset, set_ or (), data, stored, published)
     if published:
-        taken = ", ".join(taken_runs(chosen))
+        taken = ", ".join(chosen.taken_runs)
         print(f"scores from figures/{chosen.name}: {taken or NOTHING_PUBLISHED}")
     if stored or published:
         weights = [f"{name} is '{run.stored}'" for name, run in chosen.runs.items() if run.stored]

@@ -38,7 +38,8 @@ from ctsr.pipeline.notebooks import (
     render_page,
     run_notebook,
 )
-from .presets import Preset, check_preset, plan, taken_runs
+from .plan import plan
+from .presets import Preset, check_preset
 from .provenance import as_shown, checkout, code_behind, digest, git_state
 
 # %% ../../nbs/pipeline/study.ipynb #1138ba52
@@ -444,8 +445,8 @@ def publish(
         raise CTSRError(f"no study in {root}; run `ctsr study {name}` first") from None
     preset = check_preset(settings)
     check_publishable(preset, root)
-    if taken := taken_runs(preset):
-        print(f"scores from an earlier publication: {', '.join(taken)}")
+    if preset.taken_runs:
+        print(f"scores from an earlier publication: {', '.join(preset.taken_runs)}")
     target = checkout() / "figures" / preset.name
     new, old = (target.with_name(f".{preset.name}.{kind}") for kind in ("new", "old"))
     for folder in (new, old):
