@@ -18,7 +18,7 @@ from ctsr.apps.formats import open_scan, write_slice
 from ctsr.apps.upscale import restore_slice
 from ctsr.core.errors import CTSRError
 from ctsr.data.degrade import Task
-from ctsr.data.volumes import _dicom_series, hounsfield, load_file, read_slice, read_volume
+from ctsr.data.volumes import dicom_series, hounsfield, load_file, read_slice, read_volume
 
 
 def ramp(slices=3, height=12, width=10):
@@ -156,7 +156,7 @@ def test_series_without_positions_go_by_number_and_what_is_none_stands_alone(tmp
         del d.ImagePositionPatient
         d.save_as(tmp_path / name)
     (tmp_path / "letter.dcm").write_text("Dear reader")
-    found = _dicom_series(list(tmp_path.iterdir()))
+    found = dicom_series(list(tmp_path.iterdir()))
     assert [[f.name for f in files] for files in found] == [["b.dcm", "a.dcm"], ["letter.dcm"]]
 
 

@@ -32,17 +32,14 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittle
 from pydicom.valuerep import DSfloat
 
 from ..core.errors import CTSRError
-from ..core.files import _disk_error, atomic_path, file_sha256
+from ..core.files import _disk_error, atomic_path, file_sha256, short_name
 from ..data.grey import check_range, check_shown, white_level, window_limits
-from ..data.readers import _walk, open_picture
+from ..data.readers import open_picture, walk
 from ctsr.data.volumes import (
     LABELS,
     LINES,
     NoSlice,
     Volume,
-    _dicom_series,
-    _is_dicom,
-    _stem,
     as_stored,
     axial,
     check_file,
@@ -51,7 +48,9 @@ from ctsr.data.volumes import (
     check_one_size,
     check_slice_hounsfield,
     check_square,
+    dicom_series,
     hounsfield,
+    is_dicom,
     label_count,
     load_file,
     plain_path,
@@ -63,6 +62,7 @@ from ctsr.data.volumes import (
     series_affine,
     slice_affine,
     spacing_of,
+    stem_of,
 )
 
 # %% ../../nbs/apps/formats.ipynb #deb13984
@@ -108,7 +108,6 @@ class Scan:
     "What every kind of file has, with the usual value."
 
     slices = 1
-    changed = False  # whether a result is there that was made before the file was changed
     held = 0  # bytes a pixel that are kept until all slices are restored
     others = 0  # files passed over
     left_out = ()  # reasons why files of a folder are no part of its series
@@ -224,6 +223,11 @@ class GreyPicture(Scan):
         pixels, self.white, self.dpi, self.said = read_grey(path)
         self.size = pixels.shape
         self.kind = pixels.dtype
+        if self.kind != np.uint8 and ending(path) != ".png":
+            raise CTSRError(
+                f"{path}: has 16 bits, which JPEG cannot hold, so it is none: "
+                "give it the ending of what it is, such as .png"
+            )
         self.range = (int(pixels.min()), int(pixels.max()))
         self.levels = label_count(pixels, few=8)
         self.limits = (0.0, float(self.white))
@@ -453,6 +457,12 @@ def _holds_for_new_pixels(element) -> bool:
     return not (overlay or tag.is_private or (element.VR or named) == "SQ")
 
 
+def _texts(ds: pydicom.Dataset, name: str) -> list:
+    "The texts of an element, of which there may be none, one or several."
+    said = ds.get(name) or []
+    return [said] if isinstance(said, str) else list(said)
+
+
 def _decimal(numbers) -> list:
     "Numbers as DICOM's decimal strings, of at most 16 characters."
     return [DSfloat(float(x), auto_format=True) for x in numbers]
@@ -473,20 +483,20 @@ def derived_slice(
             del new[tag]
     source = str(ds.get("SOPInstanceUID") or "an image")
     said = f"ctsr {model.split(' (')[0]}"[:64]
-    new.ImageType = ["DERIVED", "SECONDARY", *list(ds.get("ImageType") or [])[2:]]
+    new.ImageType = ["DERIVED", "SECONDARY", *_texts(ds, "ImageType")[2:]]
     new.SOPInstanceUID = new_uid(series, source, sha256)
     new.SeriesInstanceUID = series
     new.StudyInstanceUID = ds.get("StudyInstanceUID") or study or new_uid(series, "study")
     if ds.get("ImagePositionPatient") and not ds.get("FrameOfReferenceUID"):
         new.FrameOfReferenceUID = new_uid(series, "frame of reference")
     if ds.get("SeriesNumber") is not None:
-        new.SeriesNumber = int(ds.SeriesNumber) + 1000
-    about = str(ds.get("SeriesDescription") or "").strip()
+        new.SeriesNumber = min(int(ds.SeriesNumber) + 1000, 2**31 - 1)  # the largest allowed
+    about = " ".join(_texts(ds, "SeriesDescription")).strip()
     new.SeriesDescription = f"{about[: 63 - len(said)]} {said}".strip()
     of = f"{source}, SHA-256 {sha256[:12]}" if sha256 else source
     new.DerivationDescription = trace(model, of=of)[:1024]
     affine = finer_affine(slice_affine(ds), (ds.Columns, ds.Rows, 1), (size[1], size[0], 1))
-    if ds.get("ImagePositionPatient"):
+    if ds.get("ImagePositionPatient") and ds.get("PixelSpacing"):
         new.ImagePositionPatient = _decimal(affine[:3, 3])
     if ds.get("PixelSpacing"):
         new.PixelSpacing = _decimal(spacing_of(affine)[1::-1])
@@ -525,7 +535,7 @@ def atomic_folder(
 ):  # a temporary folder next to it, to fill
     "A folder that appears whole or not at all."
     path = Path(os.path.realpath(path))  # of a link, where it leads
-    tmp = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    tmp = path.with_name(f".{short_name(path.name)}.{uuid.uuid4().hex[:8]}.part")
     old = tmp.with_suffix(".old")
     try:
         tmp.mkdir(parents=True)
@@ -619,13 +629,13 @@ class DicomCT(Scan):
         files = []
         for file in there:
             with reading(file):
-                if _is_dicom(file):
+                if is_dicom(file):
                     files.append(file)
         self.others = len(there) - len(files)
         if not files:
             raise CTSRError(f"{self.path}: {self._without_dicom(there)}")
         series = []
-        for one in _dicom_series(files):
+        for one in dicom_series(files):
             reasons = [reason for file in one if (reason := _reason_against(file, window))]
             if len(reasons) < len(one):
                 series.append(one)
@@ -642,7 +652,7 @@ class DicomCT(Scan):
 
     def _without_dicom(self, there: list) -> str:
         "What to name instead of a folder that holds no DICOM files."
-        below = sorted({f.parent for f in _walk(self.path)[0] if f.is_file() and _is_dicom(f)})
+        below = sorted({f.parent for f in walk(self.path)[0] if f.is_file() and is_dicom(f)})
         if below:
             named = " ".join(map(str, below[:4])) + (" ..." if len(below) > 4 else "")
             return f"holds no DICOM files itself; name the folders of its series: {named}"
@@ -660,7 +670,7 @@ class DicomCT(Scan):
 
     def aside(self, out: Path) -> Path:
         "Where the deviations go."
-        name = _stem(out.name) if self.path.is_file() else out.name
+        name = stem_of(out.name) if self.path.is_file() else out.name
         return out.with_name(f"{name}.uncertainty.nrrd")
 
     def series_uid(self, model: str) -> str:
@@ -709,7 +719,7 @@ def open_scan(
         if path.is_file() and not path.stat().st_size:
             raise CTSRError("is empty (0 bytes)")
         reader = READERS.get(ending(path))
-        if path.is_dir() or (not reader and _is_dicom(path)):
+        if path.is_dir() or (not reader and is_dicom(path)):
             reader = DicomCT
         if path.name.upper() == "DICOMDIR":
             raise CTSRError("is the index of a DICOM folder, no image: name the folders of slices")
