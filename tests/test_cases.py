@@ -26,7 +26,7 @@ from ctsr.apps.upscale import upscale
 from ctsr.core.errors import CTSRError
 from ctsr.core.files import save_json, save_tensors
 from ctsr.data.readers import read_images
-from ctsr.data.volumes import load_file, read_slice, series_affine, subject_of
+from ctsr.data.volumes import hounsfield, load_file, read_slice, series_affine, subject_of
 from ctsr.training.settings import build_model
 
 CASES = Path(__file__).resolve().parent.parent.parent / "shared" / "cases"
@@ -488,13 +488,30 @@ def test_an_anonymised_series_there_and_back(tmp_path, still):
 def test_placeholder_ids_name_nobody():
     d = pydicom.Dataset()
     subjects = {}
-    for who in ("ANONYMOUS", "Anonymized", "", "0000", "XXX", "removed", "ANON-17", "P1", "7"):
+    nobody = "ANONYMOUS Anonymized 0000 XXX removed Anonymous^Patient no_name De-identified ? ***"
+    for who in ("", *nobody.split(), "NOT AVAILABLE", "ANON-17", "P1", "7", "Noname 4"):
         d.PatientID = who
         for series in ("1.2.3", "1.2.4"):
             d.SeriesInstanceUID = series
             subjects.setdefault(who, set()).add(subject_of(d))
     one = [who for who, found in subjects.items() if len(found) == 1]
-    assert one == ["ANON-17", "P1", "7"]
+    assert one == ["ANON-17", "P1", "7", "Noname 4"]
+
+
+@pytest.mark.parametrize("people", [["P1", "P2"], ["P1", ""], ["P1", "P1"]])
+def test_two_patients_with_one_series_identifier(tmp_path, still, people):
+    "They are no series; a slice that does not say whose it is belongs to the only patient."
+    for z in range(4):
+        place = [0, 0, 5 * z]
+        ct(tmp_path / "in", f"{z}.dcm", ImagePositionPatient=place, PatientID=people[z % 2])
+    made = Made(still, [tmp_path / "in", tmp_path / "none"], tmp_path / "out")
+    found, _ = data(tmp_path / "in")
+    subjects = {p.subject for pictures in found.values() for p in pictures}
+    assert sum(map(len, found.values())) == 4
+    if people[1] == "P2":
+        assert made.said("holds 2 DICOM series") and len(subjects) == 2
+    else:
+        assert len(files(made.out["in"])) == 4 and len(subjects) == 1
 
 
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha", ".nii.gz", ".mhd"])
@@ -817,3 +834,193 @@ def test_a_changed_input_is_restored_again_and_another_one_is_not(tmp_path, stil
     assert again["out"] == first["out"] and "before" in run(first["path"])
     new = {f: f.read_bytes() for f in files(tmp_path / "out", "**/*")}
     assert new.keys() == old.keys() and all(new[f] != old[f] for f in old)
+
+
+# 4. Headers that contradict themselves, and names at the limits.
+
+
+def restored(still, file, out):
+    "The result for one file; None where it is refused, with the reason."
+    (row,) = upscale([file], out, still)
+    return row.get("out"), row.get("error", "")
+
+
+@pytest.mark.parametrize(
+    "tags, said",
+    [
+        (dict(PixelSpacing=[-0.7, -0.7]), "PixelSpacing"),
+        (dict(PixelSpacing=[0, 0]), "PixelSpacing"),
+        (dict(PixelSpacing=[0.7, 0.7]), ""),
+        (dict(ImageOrientationPatient=[2, 0, 0, 0, 2, 0]), "length 1"),
+        (dict(ImageOrientationPatient=[0.999, 0, 0, 0, 0.999, 0]), ""),
+        (dict(RescaleSlope=-1, RescaleIntercept=1000, PixelRepresentation=0), ""),
+        (dict(RescaleSlope=1, RescaleIntercept=1000, PixelRepresentation=0), "intercept of 1000"),
+        (dict(RescaleSlope=1, RescaleIntercept=0, PixelRepresentation=0), "names no intercept"),
+    ],
+)
+def test_geometry_and_scale_that_cannot_be(tmp_path, still, tags, said):
+    "Both commands refuse them; where a file is good, the grid keeps its outer edges."
+    file = ct(tmp_path / "in", **tags)
+    out, error = restored(still, file, tmp_path / "out.dcm")
+    found, skipped = data(tmp_path / "in")
+    if said:
+        assert said in error and said in skipped[""] and not out
+        return
+    assert found and not error
+    old, new = pydicom.dcmread(file), pydicom.dcmread(out)
+    assert np.allclose(np.multiply(new.PixelSpacing, 2), old.PixelSpacing, atol=1e-6)
+    shift = np.subtract(new.ImagePositionPatient, old.ImagePositionPatient)
+    assert np.allclose(shift[:2], np.multiply(old.PixelSpacing, -0.25), atol=1e-4)
+
+
+def test_a_slice_without_pixel_size_keeps_its_position(tmp_path, still):
+    file = ct(tmp_path / "in")
+    d = pydicom.dcmread(file)
+    del d.PixelSpacing
+    d.save_as(file)
+    new = pydicom.dcmread(restored(still, file, tmp_path / "out.dcm")[0])
+    assert new.ImagePositionPatient == d.ImagePositionPatient and "PixelSpacing" not in new
+
+
+@pytest.mark.parametrize(
+    "tags, name, expected",
+    [
+        (dict(ImageType="ORIGINAL"), "ImageType", ["DERIVED", "SECONDARY"]),
+        (dict(ImageType=["ORIGINAL", "PRIMARY", "AXIAL"]), "ImageType", [*"DS", "AXIAL"]),
+        (dict(SeriesNumber=2**31 - 1), "SeriesNumber", 2**31 - 1),
+        (dict(SeriesNumber=7), "SeriesNumber", 1007),
+        (dict(SeriesDescription=["a", "b"]), "SeriesDescription", "a b ctsr "),
+        (dict(SeriesDescription="chest"), "SeriesDescription", "chest ctsr "),
+    ],
+)
+def test_tags_with_one_value_or_several(tmp_path, still, tags, name, expected):
+    new = pydicom.dcmread(restored(still, ct(tmp_path / "in", **tags), tmp_path / "out.dcm")[0])
+    if name == "ImageType":
+        assert list(new.ImageType) == ["DERIVED", "SECONDARY", *expected[2:]]
+    elif name == "SeriesNumber":
+        assert new.SeriesNumber == expected
+    else:
+        assert new.SeriesDescription.startswith(expected)
+
+
+def headless(path, big_endian):
+    "A slice with explicit types, without a preamble and without the header of the file."
+    d = pydicom.dcmread(ct(path.parent, path.name))
+    hu = d.pixel_array + d.RescaleIntercept
+    d.PixelData = d.pixel_array.astype(">i2" if big_endian else "<i2").tobytes()
+    body = pydicom.Dataset({e.tag: e for e in d if not e.tag.is_private})
+    options = dict(implicit_vr=False, little_endian=not big_endian)
+    pydicom.dcmwrite(path, body, **options, force_encoding=True, preamble=None)
+    assert path.read_bytes()[:2] == (b"\0\x08" if big_endian else b"\x08\0")
+    return hu
+
+
+@pytest.mark.parametrize("big_endian", [False, True])
+def test_slices_without_a_header_say_the_order_of_their_bytes(tmp_path, still, big_endian):
+    path = tmp_path / "in" / "a.dcm"
+    hu = headless(path, big_endian)
+    assert np.array_equal(hounsfield(read_slice(path)), hu)
+    new = pydicom.dcmread(restored(still, path, tmp_path / "out.dcm")[0])
+    assert new.file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
+    assert abs((new.pixel_array + float(new.RescaleIntercept)).mean() - hu.mean()) < 2
+
+
+def test_pixels_that_are_no_single_image(tmp_path, still):
+    "Compressed pixels of a file that says they are not, and twice the pixels of one image."
+    file = ct(tmp_path / "in", "good.dcm")
+    d = pydicom.dcmread(file)
+    d.PixelData = np.random.default_rng(0).integers(0, 2000, (128, 128), np.int16).tobytes()
+    d.compress(pydicom.uid.RLELossless)
+    d.save_as(tmp_path / "in" / "packed.dcm")
+    data_of = (tmp_path / "in" / "packed.dcm").read_bytes()
+    assert data_of.count(b"1.2.840.10008.1.2.5\0") == 1
+    denied = data_of.replace(b"1.2.840.10008.1.2.5\0", b"1.2.840.10008.1.2.1\0")
+    (tmp_path / "in" / "denied.dcm").write_bytes(denied)
+    for name, extra in (("twice", 2**15), ("filled", 2)):
+        d = pydicom.dcmread(file)
+        d.PixelData += bytes(extra)
+        d.save_as(tmp_path / "in" / f"{name}.dcm")
+    made = Made(still, files(tmp_path / "in"), tmp_path / "out")
+    assert set(made.out) == {"good.dcm", "packed.dcm", "filled.dcm"}
+    assert made.said("denied.dcm", "compressed") and made.said("twice.dcm", "65536 bytes")
+
+
+@pytest.mark.parametrize(
+    "name", ["a" * 246 + ".png", "ü" * 124 + ".png", "b" * 245 + ".nrrd", "1.2." + "3" * 251]
+)
+def test_names_as_long_as_a_file_system_allows(tmp_path, still, name):
+    "Results have the names of the inputs, and the temporary names on the way must fit as well."
+    file = tmp_path / "in" / name
+    file.parent.mkdir()
+    if name.endswith(".png"):
+        Image.fromarray(np.arange(1024).reshape(32, 32).astype(np.uint8)).save(file)
+    elif name.endswith(".nrrd"):
+        hu = sitk.GetImageFromArray(noise(2, 24, 20).astype(np.int16))
+        sitk.WriteImage(hu, file)
+    else:
+        os.rename(ct(tmp_path / "in"), file)
+    for out in (tmp_path / "out", tmp_path / "again"):
+        made = Made(still, [file, tmp_path / "none"], out)
+        assert set(made.out) == {name} and files(out) == [out / name]
+    made = Made(still, [file.parent, tmp_path / "none"], tmp_path / "folder")
+    if name[0] == "1":
+        assert files(made.out["in"]) == [tmp_path / "folder" / "in" / name]
+
+
+def test_pictures_of_another_kind_than_their_name(tmp_path, still):
+    "Sixteen bits do not fit into a JPEG file; a PNG picture of eight does."
+    for name, kind, step in (("deep.jpg", np.uint16, 60), ("flat.jpg", np.uint8, 1)):
+        levels = (np.arange(1024).reshape(32, 32) % 256 * step).astype(kind)
+        Image.fromarray(levels).save(tmp_path / name, format="PNG")
+    made = Made(still, files(tmp_path), tmp_path / "out")
+    assert set(made.out) == {"flat.jpg"} and made.said("deep.jpg", "16 bits", ".png")
+    with Image.open(made.out["flat.jpg"]) as image:
+        assert image.format == "JPEG"
+
+
+def test_a_tiny_image_is_no_label_map(tmp_path, still):
+    "Of nine pixels no value is repeated often; of 256 pixels with two values both are."
+    few = noise(3, 3, 2)
+    two = np.where(noise(16, 16, 2) > -500, 1, 0)
+    made = Made(
+        still,
+        [volume(tmp_path / "few.nii", few), volume(tmp_path / "two.nii", two)],
+        tmp_path / "out",
+    )
+    assert set(made.out) == {"few.nii"} and made.said("two.nii", "label map")
+
+
+WRONG = {  # name, first bytes, reason
+    "text.nii": (b"see you tomorrow\n" * 40, "is no NIfTI file"),
+    "nrrd.nii": (b"NRRD0004\ntype: short\n" * 40, "is no NIfTI file"),
+    "nifti.nrrd": (None, "is no NRRD file"),
+    "nifti.mha": (None, "is no MetaImage file"),
+    "zeros.mha": (bytes(2**21), "is no MetaImage file"),
+    "empty.nii.gz": (gzip.compress(b""), "ends in its header"),
+    "packed.dcm": (gzip.compress(bytes(999)), "is no DICOM image"),
+    "login.dcm": (b"<html>Session expired</html>\n" * 40, "is no DICOM image"),
+}
+
+
+def test_files_of_another_kind_than_their_name(tmp_path, still, capfd):
+    "Each has a reason and a remedy, and no library prints anything."
+    good = volume(tmp_path / "good.nii", noise(24, 20, 3)).read_bytes()
+    for name, (start, _) in WRONG.items():
+        (tmp_path / name).write_bytes(good if start is None else start)
+    image = sitk.GetImageFromArray(noise(3, 24, 20).astype(np.int16))
+    sitk.WriteImage(image, tmp_path / "whole.mha")
+    os.rename(tmp_path / "whole.mha", tmp_path / "WHOLE.MHA")
+    whole = (tmp_path / "WHOLE.MHA").read_bytes()
+    absent = {"DimSize": b"DimSize = 20 24 3\n", "ElementType": b"ElementType = MET_SHORT\n"}
+    for name, line in absent.items():
+        assert whole.count(line) == 1
+        (tmp_path / f"no{name}.mha").write_bytes(whole.replace(line, b""))
+    capfd.readouterr()
+    made = Made(still, files(tmp_path), tmp_path / "out")
+    _, skipped = data(tmp_path)
+    reasons = {name: reason for name, (_, reason) in WRONG.items()}
+    reasons |= {f"no{name}.mha": f"has no {name}" for name in absent}
+    for name, reason in reasons.items():
+        assert made.said(name, reason) and reason in skipped[name], made.errors
+    assert set(made.out) == {"good.nii", "WHOLE.MHA"}
+    assert capfd.readouterr().err == ""

@@ -646,7 +646,8 @@ class DicomCT(Scan):
             raise CTSRError(self.left_out[0])
         if len(series) > 1:
             raise CTSRError(
-                f"{self.path}: holds {len(series)} DICOM series: put each into a folder of its own"
+                f"{self.path}: holds {len(series)} DICOM series: put each into a folder of its own, "
+                "or name their files one by one"
             )
         return series[0]
 

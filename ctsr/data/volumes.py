@@ -769,7 +769,7 @@ def slice_affine(ds: pydicom.Dataset) -> np.ndarray:
 
 # %% ../../nbs/data/volumes.ipynb #25e1eb6b
 PLACE = ["SOPClassUID", "SeriesInstanceUID", "InstanceNumber", "Rows", "ImageType", "Modality"]
-PLACE += ["SamplesPerPixel", "ImagePositionPatient", "ImageOrientationPatient"]
+PLACE += ["SamplesPerPixel", "ImagePositionPatient", "ImageOrientationPatient", "PatientID"]
 
 
 def plane_of(ds: pydicom.Dataset) -> int:
@@ -796,6 +796,7 @@ def dicom_series(
 ) -> list:  # of lists of files, each a series in the order of its slices
     "Sort DICOM files into series; a file that cannot be read stands alone."
     series = defaultdict(list)
+    patients = {}
     alone = []
     for file in sorted(files):
         try:
@@ -808,6 +809,7 @@ def dicom_series(
                 sop_class = _sop_class(ds) or CTImageStorage
                 kind = (plane, is_localizer(ds), modality, sop_class, ds.get("SamplesPerPixel"))
                 uid = str(ds.get("SeriesInstanceUID") or "")
+                patients[file] = str(ds.get("PatientID") or "").strip()
                 series[kind, uid].append((height, number, file))
         except CTSRError:
             alone.append([file])
@@ -815,10 +817,21 @@ def dicom_series(
         same = [key for key in series if key[0] == kind and key[1]]
         if not uid and len(same) == 1:
             series[same[0]] += series.pop((kind, uid))
+    groups = []
     for slices in series.values():
         by_height = all(height is not None for height, *_ in slices)
         slices.sort(key=lambda s: s if by_height else s[1:])
-    return [[file for *_, file in slices] for slices in series.values()] + alone
+        groups += _by_patient([file for *_, file in slices], patients)
+    return groups + alone
+
+
+def _by_patient(files: list, patients: dict) -> list:  # of lists of files
+    "Split files with one identifier that are of several patients, by file in `patients`."
+    known = sorted({patients[file] for file in files} - {""})
+    if len(known) < 2:
+        return [files]
+    groups = [[file for file in files if patients[file] == who] for who in (*known, "")]
+    return [group for group in groups if group]
 
 
 def _name_of(ds: pydicom.Dataset) -> str:
@@ -929,15 +942,16 @@ def check_slice_hounsfield(ds: pydicom.Dataset):
 
 # %% ../../nbs/data/volumes.ipynb #9ab3dd33
 NOBODY = re.compile(
-    r"anon[a-z]*|de-?identified|removed|redacted|deleted|hidden|masked|unknown|unnamed|undefined|none|"
-    r"null|n/?a|nan|(no )?(name|id)|patient( ?id)?|blank|empty|test|(?P<one>.)(?P=one){2,}|\W*"
-)  # IDs that are no one's: in full, in lower case, with blanks for _, - and ^
+    r"anon[a-z]*|de|(de)?identified|removed|redacted|deleted|hidden|masked|unknown|unnamed|undefined|"
+    r"none|null|n/?a|nan|no|not|available|name|id|patient(id)?|subject|dummy|blank|empty|test|"
+    r"(?P<one>.)(?P=one){2,}|\W+"
+)  # words of IDs that are no one's, in lower case
 
 
 def subject_of(ds: pydicom.Dataset) -> str:  # '' where nothing is known
     "Name a subject by the hash of the patient's ID, or else of study and series."
     who = str(ds.get("PatientID") or "").strip()
-    if NOBODY.fullmatch(re.sub("[_^-]", " ", who.lower()).strip()):
+    if all(map(NOBODY.fullmatch, re.split(r"[\s_^-]+", who.lower().strip(" _^-")))):
         uids = [str(ds.get(name) or "") for name in ("StudyInstanceUID", "SeriesInstanceUID")]
         who = " ".join(uids).strip()
     return f"patient-{hashlib.sha256(os.fsencode(who)).hexdigest()[:8]}" if who else ""
