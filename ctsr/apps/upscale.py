@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NO_TISSUE', 'USE', 'JUDGED', 'chosen_sampling', 'card_of', 'load_model', 'settings_of', 'made_with', 'padding',
            'put_back', 'filled', 'restore_slice', 'target', 'files_in', 'exists', 'differences', 'is_current',
-           'check_free', 'Job', 'plan', 'check_samples', 'check_memory', 'cautions', 'open_all', 'upscale']
+           'check_free', 'Job', 'plan', 'check_samples', 'check_memory', 'cautions', 'once', 'open_all', 'upscale']
 
 # %% ../../nbs/apps/upscale.ipynb #f9d7faca
 import json
@@ -469,6 +469,16 @@ def cautions(
     return found
 
 # %% ../../nbs/apps/upscale.ipynb #0eccfde9
+def once(
+    paths: list,
+) -> list:
+    "Paths without those that name a file again; a link has a name of its own."
+    found = {}
+    for path in map(Path, paths):
+        found.setdefault((path.parent.resolve(), path.name), path)
+    return list(found.values())
+
+
 def open_all(
     inputs: list,  # of paths
     window,  # see open_scan
@@ -497,6 +507,8 @@ def _reason(error: Exception, scan, place: Path) -> str:
         return str(error)
     if isinstance(error, OSError):
         why = error.strerror or short_message(error)
+        if isinstance(error, (FileExistsError, NotADirectoryError)):
+            why = f"{error.filename or place.parent} is no folder"
         remedy = "choose another OUT"
         if error.errno == ENAMETOOLONG:
             remedy = "give IN a shorter name, or name a file as OUT"
@@ -596,6 +608,7 @@ def upscale(
             scan.check(window)
         check_memory(scan, task, uncertainty)
 
+    inputs = once(inputs)
     scans, rows = open_all(inputs, window, usual_window(restorer.config), fits)
     todo, rest = plan(scans, Path(out), len(inputs) > 1, uncertainty, force)
     rows += rest

@@ -56,6 +56,9 @@ def _disk_error(
     "Describe a failed write in one line that names the folder."
     known = WRITE_ERRORS + ACCESS_ERRORS
     code = getattr(e, "errno", None) or next((c for c in known if os.strerror(c) in str(e)), None)
+    if code in (ENOTDIR, EEXIST) and _is_about(e, path):
+        named = getattr(e, "filename", None) or path.parent
+        return CTSRError(f"cannot write {path}: {named} is no folder; choose another one")
     if code in WRITE_ERRORS or (code in ACCESS_ERRORS and _is_about(e, path)):
         remedy = f"free space in, or get write access to, {path.parent}, or choose another folder"
         return CTSRError(f"cannot write {path}: {os.strerror(code)}; {remedy}")

@@ -357,20 +357,36 @@ class Layout:
 
     def unpacked(self, promised: int) -> bytes:
         "The packed bytes; refuse others than the header promises, or than their checksum does."
-        values = b""
-        with open(self.file, "rb") as file:
-            file.seek(self.start)
-            packed = file.read(self.length)
         try:
-            while packed and len(values) < promised:
-                unpacker = zlib.decompressobj(wbits=47)  # of zlib or gzip
-                values += unpacker.decompress(packed, promised + 1 - len(values))
-                packed = unpacker.unused_data
+            with open(self.file, "rb") as file:
+                file.seek(self.start)
+                values = _unpack(file, self.length, promised)
         except zlib.error:
-            raise CTSRError(DAMAGED) from None
-        if len(values) != promised or not unpacker.eof:
+            values = b""
+        if len(values) != promised:
             raise CTSRError(DAMAGED)
         return values
+
+
+def _unpack(
+    file,  # open, at its packed bytes
+    length: int,  # of the packed bytes; -1 to the end
+    promised: int,  # bytes
+) -> bytes:  # more or fewer than promised where the file is damaged
+    "Unpack what zlib or gzip has packed, also in several parts, in bounded memory."
+    values = bytearray()
+    unpacker = zlib.decompressobj(wbits=47)  # of both kinds
+    left = length if length >= 0 else math.inf
+    while len(values) <= promised and (data := file.read(int(min(left, 2**20)))):
+        left -= len(data)
+        while data and len(values) <= promised:
+            if unpacker.eof and len(values) == promised:
+                return values
+            if unpacker.eof:
+                unpacker = zlib.decompressobj(wbits=47)
+            values += unpacker.decompress(data, promised + 1 - len(values))
+            data = unpacker.unconsumed_tail or unpacker.unused_data
+    return values if unpacker.eof else b""
 
 
 APART = "has its values in a second file, which is missing: put it into the same folder"
@@ -555,6 +571,8 @@ def is_dicom(path: Path) -> bool:
         return False
     if path.name.lower().endswith(DICOM):
         return True
+    if path.stat().st_size <= 132:  # as of the system's own files in /proc, of which some never end
+        return False
     with open(path, "rb") as f:
         return f.read(132)[128:] == b"DICM"
 
@@ -944,7 +962,7 @@ def check_slice_hounsfield(ds: pydicom.Dataset):
 NOBODY = re.compile(
     r"anon[a-z]*|de|(de)?identified|removed|redacted|deleted|hidden|masked|unknown|unnamed|undefined|"
     r"none|null|n/?a|nan|no|not|available|name|id|patient(id)?|subject|dummy|blank|empty|test|"
-    r"(?P<one>.)(?P=one){2,}|\W+"
+    r"(?P<one>.)(?P=one){2,}|\W*"
 )  # words of IDs that are no one's, in lower case
 
 
