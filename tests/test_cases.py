@@ -24,11 +24,12 @@ from PIL import Image
 from program import SMALL
 from pydicom.data import get_testdata_file
 
+from ctsr.apps.formats import open_scan
 from ctsr.apps.upscale import upscale
 from ctsr.core.errors import CTSRError
 from ctsr.core.files import save_json, save_tensors
 from ctsr.data.readers import read_images
-from ctsr.data.volumes import hounsfield, load_file, read_slice, series_affine, subject_of
+from ctsr.data.volumes import hounsfield, is_dicom, load_file, read_slice, series_affine, subject_of
 from ctsr.training.settings import build_model
 
 CASES = Path(__file__).resolve().parent.parent.parent / "shared" / "cases"
@@ -566,17 +567,16 @@ def test_placeholder_ids_name_nobody():
 @pytest.mark.parametrize("people", [["P1", "P2"], ["P1", ""], ["P1", "P1"]])
 def test_two_patients_with_one_series_identifier(tmp_path, still, people):
     "They are no series; a slice that does not say whose it is belongs to the only patient."
-    for z in range(4):
-        place = [0, 0, 5 * z]
-        ct(tmp_path / "in", f"{z}.dcm", ImagePositionPatient=place, PatientID=people[z % 2])
+    for z, who in enumerate(people):
+        ct(tmp_path / "in", f"{z}.dcm", ImagePositionPatient=[0, 0, 5 * z], PatientID=who)
     made = Made(still, [tmp_path / "in", tmp_path / "none"], tmp_path / "out")
     found, _ = data(tmp_path / "in")
     subjects = {p.subject for pictures in found.values() for p in pictures}
-    assert sum(map(len, found.values())) == 4
+    assert sum(map(len, found.values())) == 2
     if people[1] == "P2":
         assert made.said("holds 2 DICOM series") and len(subjects) == 2
     else:
-        assert len(files(made.out["in"])) == 4 and len(subjects) == 1
+        assert len(files(made.out["in"])) == 2 and len(subjects) == 1
 
 
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha", ".nii.gz", ".mhd"])
@@ -638,6 +638,7 @@ def test_pipes_and_places_that_may_not_be_read(tmp_path, still, monkeypatch):
 UNPRIVILEGED = """
 import sys
 from pathlib import Path
+from ctsr.apps.formats import open_scan
 from ctsr.apps.upscale import upscale
 from ctsr.data.readers import read_images
 folder, still, out = map(Path, sys.argv[1:])
@@ -975,7 +976,7 @@ def headless(path, big_endian):
     d.PixelData = d.pixel_array.astype(">i2" if big_endian else "<i2").tobytes()
     body = pydicom.Dataset({e.tag: e for e in d if not e.tag.is_private})
     options = dict(implicit_vr=False, little_endian=not big_endian)
-    pydicom.dcmwrite(path, body, **options, force_encoding=True, preamble=None)
+    pydicom.dcmwrite(path, body, **options, force_encoding=True)
     assert path.read_bytes()[:2] == (b"\0\x08" if big_endian else b"\x08\0")
     return hu
 
@@ -1089,3 +1090,46 @@ def test_files_of_another_kind_than_their_name(tmp_path, still, capfd):
         assert made.said(name, reason) and reason in skipped[name], made.errors
     assert set(made.out) == {"good.nii", "WHOLE.MHA"}
     assert capfd.readouterr().err == ""
+
+
+def test_one_file_named_twice_is_restored_once(tmp_path, still):
+    "A link to it has a name of its own, and a result of its own."
+    grey = np.arange(1024).reshape(32, 32).astype(np.uint8)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to("a.png")
+    (tmp_path / "c").mkdir()
+    inputs = [tmp_path / "a.png", tmp_path / "b.png", tmp_path / "c" / ".." / "a.png"]
+    made = Made(still, inputs, tmp_path / "out")
+    assert not made.errors and set(made.out) == {"a.png", "b.png"}
+
+
+def test_an_output_below_a_file(tmp_path, still):
+    Image.fromarray(np.arange(1024).reshape(32, 32).astype(np.uint8)).save(tmp_path / "a.png")
+    for out in (tmp_path / "a.png" / "b.png", tmp_path / "a.png" / "c" / "b.png"):
+        assert f"{tmp_path / 'a.png'}" in restored(still, tmp_path / "a.png", out)[1]
+        assert "is no folder" in restored(still, tmp_path / "a.png", out)[1]
+    assert restored(still, tmp_path / "a.png", tmp_path / "new" / "b.png")[0]
+
+
+@pytest.mark.parametrize("limit, found", [(4, False), (6, True)])
+def test_a_search_for_series_below_a_folder_ends(tmp_path, still, monkeypatch, limit, found):
+    import ctsr.apps.formats as module
+
+    monkeypatch.setattr(module, "LOOKED_AT", limit)
+    (tmp_path / "a").mkdir()
+    for n in range(5):
+        (tmp_path / "a" / f"{n}.txt").write_text("notes")
+    ct(tmp_path / "b")
+    _, error = restored(still, tmp_path, tmp_path.parent / "out")
+    assert "holds no DICOM files" in error and (str(tmp_path / "b") in error) == found
+
+
+def test_files_of_the_system_are_not_opened():
+    "Some of them never end, and the system says that each has no bytes."
+    if not Path("/proc/self/status").exists():
+        pytest.skip("there is no /proc here")
+    assert not is_dicom(Path("/proc/self/status")) and is_dicom(
+        Path(get_testdata_file("CT_small.dcm"))
+    )
+    with pytest.raises(CTSRError, match="is empty"):
+        open_scan("/proc/self/status")

@@ -1,6 +1,7 @@
 "The command line: help, version, completion, stops, several sources, results in short."
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import ctsr
-from ctsr.apps.cli import app, prepare_process, results_in_short
+from ctsr.apps.cli import Stdout, app, named, prepare_process, results_in_short
 from ctsr.apps.held_out import main as held_out
 from ctsr.data.prepared import load_prepared
 from ctsr.pipeline.presets import load_preset
@@ -54,6 +55,7 @@ def test_the_tab_key_completes_commands():
 
 def test_stops_are_interrupts_and_nohup_is_respected(monkeypatch):
     before = {stop: signal.getsignal(stop) for stop in (signal.SIGTERM, signal.SIGHUP)}
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # which is replaced
     try:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -63,6 +65,32 @@ def test_stops_are_interrupts_and_nohup_is_respected(monkeypatch):
     finally:
         for stop, handler in before.items():
             signal.signal(stop, handler)
+
+
+@pytest.mark.parametrize("option", ["study --data", "study --out", "data --out", "report --out"])
+def test_an_empty_path_is_not_the_current_folder(option):
+    "An unset variable of the shell; a blank is a name like any other."
+    command, name = option.split()
+    done = invoke(command, *(["phantom"] if command == "data" else []), name, "")
+    assert done.exit_code == 2 and name in done.output and "unset variable" in done.output
+    assert named(" ") == " "
+
+
+def test_lost_lines_do_not_stop_the_work(tmp_path, capsys):
+    "A full disk is said once; a pipe that nobody reads any more is as usual."
+    with open(tmp_path / "good", "w") as file:
+        print("first", file=Stdout(file), flush=True)
+    assert (tmp_path / "good").read_text() == "first\n" and not capsys.readouterr().err
+    read, write = os.pipe()
+    os.close(read)
+    streams = {"": os.fdopen(write, "w")}
+    if os.path.exists("/dev/full"):
+        streams["ctsr: cannot print to stdout: No space left on device\n"] = open("/dev/full", "w")
+    for said, stream in streams.items():
+        with stream:
+            for _ in range(3):
+                print("lost", file=Stdout(stream), flush=True)
+        assert capsys.readouterr().err == said
 
 
 def test_several_sources_and_the_list_of_what_was_skipped(tmp_path):

@@ -415,7 +415,8 @@ class Stdout:
         try:
             yield
         except OSError as error:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), self.stream.fileno())
             if not isinstance(error, BrokenPipeError):
                 print(f"ctsr: cannot print to stdout: {error.strerror}", file=sys.stderr)
 

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['IMAGE', 'VOLUME', 'DICOM', 'REMEDIES', 'PAIR', 'WRONG_NAME', 'LPS', 'MILLIMETRES', 'GZIP', 'PLAIN', 'FIELD', 'MANY',
-           'APART', 'DAMAGED', 'LINES', 'NEEDED', 'NO_IMAGE', 'NUMBERS', 'MULTI_FRAME', 'PLACE', 'LABELS', 'NO_HU',
-           'NOBODY', 'LUNG_SHARE', 'stem_of', 'short_message', 'readable', 'check_file', 'check_promise', 'plain_path',
-           'spacing_of', 'check_affine', 'axial', 'as_stored', 'Volume', 'read_nifti', 'Layout', 'read_itk',
-           'load_file', 'axial_spacing', 'check_square', 'is_dicom', 'NoSlice', 'read_dicom', 'check_numbers',
-           'rescale', 'is_localizer', 'read_slice', 'hounsfield', 'slice_affine', 'plane_of', 'dicom_series',
-           'series_affine', 'label_count', 'check_labels', 'check_hounsfield', 'check_slice_hounsfield', 'subject_of',
-           'check_one_size', 'load_volume', 'read_volume', 'lung_share']
+           'APART', 'DAMAGED', 'FAULTS', 'LINES', 'NEEDED', 'NO_IMAGE', 'NUMBERS', 'MULTI_FRAME', 'PLACE', 'LABELS',
+           'NO_HU', 'NOBODY', 'LUNG_SHARE', 'stem_of', 'short_message', 'readable', 'check_file', 'check_promise',
+           'plain_path', 'spacing_of', 'check_affine', 'axial', 'as_stored', 'Volume', 'read_nifti', 'Layout',
+           'read_itk', 'load_file', 'axial_spacing', 'check_square', 'is_dicom', 'NoSlice', 'read_dicom',
+           'check_numbers', 'rescale', 'is_localizer', 'read_slice', 'hounsfield', 'slice_affine', 'plane_of',
+           'dicom_series', 'series_affine', 'label_count', 'check_labels', 'check_hounsfield', 'check_slice_hounsfield',
+           'subject_of', 'check_one_size', 'load_volume', 'read_volume', 'lung_share']
 
 # %% ../../nbs/data/volumes.ipynb #0752c9a9
 import gzip
@@ -321,12 +321,10 @@ def _header_lines(path: Path) -> tuple[list, int]:  # lines of bytes; where they
     "The header of an NRRD or MetaImage file; its values follow."
     lines = []
     with open(path, "rb") as file:
-        while line := file.readline(2**20).strip():
+        while 0 < len(line := file.readline(2**20).strip()) < 2**19:
             lines.append(line)
             if line.startswith(b"ElementDataFile"):
                 break
-            if len(line) > 2**19:
-                raise CTSRError("cannot be read: its header has no lines; export it again")
         return lines, file.tell()
 
 
@@ -422,15 +420,15 @@ def _layout(path: Path) -> Layout | None:  # None where it is left to ITK
     return Layout(path.parent / name, 0, packed, order) if known and not MANY.match(name) else None
 
 # %% ../../nbs/data/volumes.ipynb #5657e0fa
-def _itk_fault(error: str) -> str:
-    "Why a file could not be read, by ITK's message; '' where it is not known."
-    if "got only" in error or "but received" in error or "data read error" in error:
-        return DAMAGED
-    if "couldn't open" in error:
-        return APART
-    if "encoding not available" in error:
-        return "has its values in an encoding that is not read: save it with encoding gzip or raw"
-    return ""
+FAULTS = {
+    "got only": DAMAGED,
+    "but received": DAMAGED,
+    "data read error": DAMAGED,
+    "couldn't open": APART,
+    "encoding not available": (
+        "has its values in an encoding that is not read: save it with encoding gzip or raw"
+    ),
+}  # by a part of ITK's message
 
 
 @contextmanager
@@ -439,8 +437,9 @@ def _itk():
     try:
         yield
     except RuntimeError as error:
-        if fault := _itk_fault(str(error)):
-            raise CTSRError(fault) from None
+        for part, reason in FAULTS.items():
+            if part in str(error):
+                raise CTSRError(reason) from None
         raise
 
 
