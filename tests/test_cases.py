@@ -1133,3 +1133,14 @@ def test_files_of_the_system_are_not_opened():
     )
     with pytest.raises(CTSRError, match="is empty"):
         open_scan("/proc/self/status")
+
+
+def test_a_picture_of_numbers_that_lost_their_sign(tmp_path, still):
+    "-1000 HU in 16 bits without a sign is 64536; with 1024 added there is nothing to mend."
+    hu = noise(32, 32).clip(-1024, 500).astype(np.int16)
+    for name, levels in (("lost", hu.view(np.uint16)), ("added", (hu + 1024) * 40)):
+        Image.fromarray(levels.astype(np.uint16)).save(tmp_path / f"{name}.png")
+    made = Made(still, files(tmp_path), tmp_path / "out")
+    found, skipped = data(tmp_path)
+    assert set(made.out) == {"added.png"} and made.said("lost.png", "lost their sign")
+    assert set(found) == {"added.png"} and "lost their sign" in skipped["lost.png"]

@@ -360,3 +360,12 @@ def test_values_in_a_second_file(tmp_path, capfd, packed):
     apart.unlink()
     assert "second file, which is missing" in reason(load_file, file)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["my values.raw", "Gerät.raw"])
+def test_a_second_file_with_a_name_of_any_kind(tmp_path, name):
+    sitk.WriteImage(sitk.GetImageFromArray(ramp()), tmp_path / "a.mhd")
+    (tmp_path / "a.raw").rename(tmp_path / name)
+    text = (tmp_path / "a.mhd").read_text()
+    (tmp_path / "a.mhd").write_text(text.replace("a.raw", name))
+    assert np.array_equal(load_file(tmp_path / "a.mhd").stored, ramp().T)

@@ -47,6 +47,7 @@ from ctsr.data.volumes import (
     check_hounsfield,
     check_labels,
     check_one_size,
+    check_sign,
     check_slice_hounsfield,
     check_square,
     dicom_series,
@@ -231,6 +232,9 @@ class GreyPicture(Scan):
             )
         self.range = (int(pixels.min()), int(pixels.max()))
         self.levels = label_count(pixels, few=8)
+        if window is None:
+            with reading(path):
+                check_sign(pixels)
         self.limits = (0.0, float(self.white))
         self.by_depth = 0.0, next(2.0**bits - 1 for bits in (8, 12, 16) if self.range[1] < 2**bits)
         if isinstance(window, str):

@@ -36,6 +36,7 @@ from ctsr.data.volumes import (
     VOLUME,
     check_file,
     check_labels,
+    check_sign,
     dicom_series,
     is_dicom,
     load_volume,
@@ -249,6 +250,8 @@ def _decode(
         if isinstance(window, str):
             limits = (0, white_level(image, path, most))
             check_range(least, most, limits[1])
+            for frame in levels:
+                check_sign(frame)
         else:
             limits = window_limits(window)
             check_shown(least, most, limits)

@@ -9,8 +9,8 @@ __all__ = ['IMAGE', 'VOLUME', 'DICOM', 'REMEDIES', 'PAIR', 'WRONG_NAME', 'LPS', 
            'plain_path', 'spacing_of', 'check_affine', 'axial', 'as_stored', 'Volume', 'read_nifti', 'Layout',
            'read_itk', 'load_file', 'axial_spacing', 'check_square', 'is_dicom', 'NoSlice', 'read_dicom',
            'check_numbers', 'rescale', 'is_localizer', 'read_slice', 'hounsfield', 'slice_affine', 'plane_of',
-           'dicom_series', 'series_affine', 'label_count', 'check_labels', 'check_hounsfield', 'check_slice_hounsfield',
-           'subject_of', 'check_one_size', 'load_volume', 'read_volume', 'lung_share']
+           'dicom_series', 'series_affine', 'label_count', 'check_labels', 'check_sign', 'check_hounsfield',
+           'check_slice_hounsfield', 'subject_of', 'check_one_size', 'load_volume', 'read_volume', 'lung_share']
 
 # %% ../../nbs/data/volumes.ipynb #0752c9a9
 import gzip
@@ -329,7 +329,7 @@ def _header_lines(path: Path) -> tuple[list, int]:  # lines of bytes; where they
 
 
 FIELD = re.compile(r"([\w ]+?)(?:: +|\s*=\s*)(.*)")  # `name: value` of NRRD, `Name = value`
-MANY = re.compile("LIST|.*(%|\\s)")  # names of more than one file
+MANY = re.compile("LIST|.*%")  # what stands for more than one file
 
 
 @dataclass
@@ -399,21 +399,22 @@ def _is_true(fields: dict, name: str) -> bool:
 def _layout(path: Path) -> Layout | None:  # None where it is left to ITK
     "How the header of an NRRD or MetaImage file says that its values are stored."
     lines, end = _header_lines(path)
-    found = (FIELD.fullmatch(line.decode("latin-1")) for line in lines)
+    found = (FIELD.fullmatch(os.fsdecode(line)) for line in lines)
     fields = dict(match.groups() for match in found if match)
     if "ElementDataFile" in fields:
         name = fields["ElementDataFile"]
         known = _is_true(fields, "BinaryData") and "HeaderSize" not in fields
         packed = _is_true(fields, "CompressedData")
         flags = ("BinaryDataByteOrderMSB", "ElementByteOrderMSB")
-        order = "<>"[any(_is_true(fields, flag) for flag in flags)]
+        big = any(_is_true(fields, flag) for flag in flags)
     else:
         name = fields.get("data file", fields.get("datafile", "LOCAL"))
         skips = {"line skip", "lineskip", "byte skip", "byteskip"}
         encoding = fields.get("encoding", "").lower()
         known = encoding in ("raw", "gzip", "gz") and not skips & set(fields)
         packed = encoding != "raw"
-        order = ">" if fields.get("endian", "").lower() == "big" else "<"
+        big = fields.get("endian", "").lower() == "big"
+    order = ">" if big else "<"
     if name.upper() == "LOCAL":
         length = int(fields.get("CompressedDataSize", "-1")) if packed else -1
         return Layout(path, end, packed, order, length) if known else None
@@ -937,6 +938,17 @@ def check_labels(values: np.ndarray, few: int = 32):
     if labels := label_count(values, few):
         limits = f"from {values.min():g} to {values.max():g}"
         raise CTSRError(LABELS.format(f"its only values are {labels} whole numbers {limits}"))
+
+
+def check_sign(values: np.ndarray):
+    "Refuse a picture of 16 bits in which numbers below 0 have become large ones (65536 more)."
+    low = values < 2**14
+    high = values >= 3 * 2**14
+    if values.dtype == np.uint16 and low.any() and high.any() and (low | high).all():
+        raise CTSRError(
+            "has levels near 0 and near 65535 and none between, as if numbers had lost their sign: "
+            "save Hounsfield units as NIfTI, NRRD or DICOM"
+        )
 
 
 def check_hounsfield(values: np.ndarray):
