@@ -347,9 +347,10 @@ class Layout:
         if not self.file.is_file():
             raise CTSRError(APART)
         there = self.file.stat().st_size - self.start
-        if there < promised and not self.packed:
+        stored = self.length if self.packed else promised
+        if there < stored:
             raise CTSRError(
-                f"is truncated and cannot be read: its header promises {promised} bytes of values, "
+                f"is truncated and cannot be read: its header promises {stored} bytes of values, "
                 f"there are {max(0, there)}"
             )
 
@@ -403,22 +404,27 @@ def _layout(path: Path) -> Layout | None:  # None where it is left to ITK
     fields = dict(match.groups() for match in found if match)
     if "ElementDataFile" in fields:
         name = fields["ElementDataFile"]
-        known = _is_true(fields, "BinaryData") and "HeaderSize" not in fields
+        flags = {"BinaryDataByteOrderMSB", "ElementByteOrderMSB"} & set(fields)
+        known = _is_true(fields, "BinaryData") and flags and "HeaderSize" not in fields
         packed = _is_true(fields, "CompressedData")
-        flags = ("BinaryDataByteOrderMSB", "ElementByteOrderMSB")
+        length = int(fields.get("CompressedDataSize", 0))  # without it ITK reads nothing true
         big = any(_is_true(fields, flag) for flag in flags)
+        if packed and (MANY.match(name) or not known):
+            raise CTSRError("has packed values that cannot be checked: save it as one file again")
     else:
         name = fields.get("data file", fields.get("datafile", "LOCAL"))
         skips = {"line skip", "lineskip", "byte skip", "byteskip"}
         encoding = fields.get("encoding", "").lower()
         known = encoding in ("raw", "gzip", "gz") and not skips & set(fields)
         packed = encoding != "raw"
+        length = -1
         big = fields.get("endian", "").lower() == "big"
     order = ">" if big else "<"
+    if not known or MANY.match(name):
+        return None
     if name.upper() == "LOCAL":
-        length = int(fields.get("CompressedDataSize", "-1")) if packed else -1
-        return Layout(path, end, packed, order, length) if known else None
-    return Layout(path.parent / name, 0, packed, order) if known and not MANY.match(name) else None
+        return Layout(path, end, packed, order, length)
+    return Layout(path.parent / name, 0, packed, order)
 
 # %% ../../nbs/data/volumes.ipynb #5657e0fa
 FAULTS = {
