@@ -1140,7 +1140,7 @@ def test_a_picture_of_numbers_that_lost_their_sign(tmp_path, still):
     hu = noise(32, 32).clip(-1024, 500).astype(np.int16)
     for name, levels in (("lost", hu.view(np.uint16)), ("added", (hu + 1024) * 40)):
         Image.fromarray(levels.astype(np.uint16)).save(tmp_path / f"{name}.png")
-    made = Made(still, files(tmp_path), tmp_path / "out")
     found, skipped = data(tmp_path)
+    made = Made(still, files(tmp_path), tmp_path / "out")
     assert set(made.out) == {"added.png"} and made.said("lost.png", "lost their sign")
     assert set(found) == {"added.png"} and "lost their sign" in skipped["lost.png"]

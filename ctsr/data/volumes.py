@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['IMAGE', 'VOLUME', 'DICOM', 'REMEDIES', 'PAIR', 'WRONG_NAME', 'LPS', 'MILLIMETRES', 'GZIP', 'PLAIN', 'FIELD', 'MANY',
-           'APART', 'DAMAGED', 'FAULTS', 'LINES', 'NEEDED', 'NO_IMAGE', 'NUMBERS', 'MULTI_FRAME', 'PLACE', 'LABELS',
-           'NO_HU', 'NOBODY', 'LUNG_SHARE', 'stem_of', 'short_message', 'readable', 'check_file', 'check_promise',
-           'plain_path', 'spacing_of', 'check_affine', 'axial', 'as_stored', 'Volume', 'read_nifti', 'Layout',
-           'read_itk', 'load_file', 'axial_spacing', 'check_square', 'is_dicom', 'NoSlice', 'read_dicom',
+           'APART', 'DAMAGED', 'FAULTS', 'LINES', 'NEEDED', 'NO_IMAGE', 'NUMBERS', 'MULTI_FRAME', 'ENCODINGS', 'PLACE',
+           'LABELS', 'NO_HU', 'NOBODY', 'LUNG_SHARE', 'stem_of', 'short_message', 'readable', 'check_file',
+           'check_promise', 'plain_path', 'spacing_of', 'check_affine', 'axial', 'as_stored', 'Volume', 'read_nifti',
+           'Layout', 'read_itk', 'load_file', 'axial_spacing', 'check_square', 'is_dicom', 'NoSlice', 'read_dicom',
            'check_numbers', 'rescale', 'is_localizer', 'read_slice', 'hounsfield', 'slice_affine', 'plane_of',
            'dicom_series', 'series_affine', 'label_count', 'check_labels', 'check_sign', 'check_hounsfield',
            'check_slice_hounsfield', 'subject_of', 'check_one_size', 'load_volume', 'read_volume', 'lung_share']
@@ -39,6 +39,7 @@ from pydicom.uid import (
     CTImageStorage,
     EnhancedCTImageStorage,
     ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     LegacyConvertedEnhancedCTImageStorage,
     SecondaryCaptureImageStorage,
@@ -739,14 +740,19 @@ def _check_grid(ds: pydicom.Dataset):
     check_affine(slice_affine(ds))
 
 
+ENCODINGS = {
+    (True, True): ImplicitVRLittleEndian,
+    (False, True): ExplicitVRLittleEndian,
+    (False, False): ExplicitVRBigEndian,
+}  # by whether types are implicit, and the low byte comes first
+
+
 def read_slice(path: str | Path) -> pydicom.Dataset:
     "Read a CT slice from a DICOM file; refuse what is none, by a `NoSlice` or a `CTSRError`."
     with readable():
         ds = read_dicom(path)
         if "TransferSyntaxUID" not in ds.file_meta:  # old archives leave it out
-            little = ds.original_encoding[1]
-            syntax = ImplicitVRLittleEndian if little else ExplicitVRBigEndian
-            ds.file_meta.TransferSyntaxUID = syntax
+            ds.file_meta.TransferSyntaxUID = ENCODINGS[ds.original_encoding]
         _check_slice(ds)
     return ds
 
