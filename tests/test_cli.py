@@ -53,18 +53,22 @@ def test_the_tab_key_completes_commands():
     assert invoke(prog_name="ctsr", env=half).output.split() == ["upscale"]
 
 
-def test_stops_are_interrupts_and_nohup_is_respected(monkeypatch):
+@pytest.fixture
+def with_usual_stops():
+    "What `prepare_process` changes is as it was after the test."
     before = {stop: signal.getsignal(stop) for stop in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for stop, handler in before.items():
+        signal.signal(stop, handler)
+
+
+def test_stops_are_interrupts_and_nohup_is_respected(monkeypatch, with_usual_stops):
     monkeypatch.setattr(sys, "stdout", sys.stdout)  # which is replaced
-    try:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        prepare_process()
-        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
-    finally:
-        for stop, handler in before.items():
-            signal.signal(stop, handler)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    prepare_process()
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
 
 
 @pytest.mark.parametrize("option", ["study --data", "study --out", "data --out", "report --out"])
@@ -74,6 +78,14 @@ def test_an_empty_path_is_not_the_current_folder(option):
     done = invoke(command, *(["phantom"] if command == "data" else []), name, "")
     assert done.exit_code == 2 and name in done.output and "unset variable" in done.output
     assert named(" ") == " "
+
+
+def test_streams_that_the_shell_has_closed(monkeypatch, with_usual_stops):
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    prepare_process()
+    print("lost", file=sys.stdout)
+    print("lost", file=sys.stderr)
 
 
 def test_lost_lines_do_not_stop_the_work(tmp_path, capsys):
