@@ -1,6 +1,7 @@
 "The command line: help, version, completion, stops, several sources, results in short."
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import ctsr
-from ctsr.apps.cli import app, prepare_process, results_in_short
+from ctsr.apps.cli import Stdout, app, named, prepare_process, results_in_short
 from ctsr.apps.held_out import main as held_out
 from ctsr.data.prepared import load_prepared
 from ctsr.pipeline.presets import load_preset
@@ -52,17 +53,56 @@ def test_the_tab_key_completes_commands():
     assert invoke(prog_name="ctsr", env=half).output.split() == ["upscale"]
 
 
-def test_stops_are_interrupts_and_nohup_is_respected(monkeypatch):
+@pytest.fixture
+def with_usual_stops():
+    "What `prepare_process` changes is as it was after the test."
     before = {stop: signal.getsignal(stop) for stop in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        prepare_process()
-        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
-    finally:
-        for stop, handler in before.items():
-            signal.signal(stop, handler)
+    yield
+    for stop, handler in before.items():
+        signal.signal(stop, handler)
+
+
+def test_stops_are_interrupts_and_nohup_is_respected(monkeypatch, with_usual_stops):
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # which is replaced
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    prepare_process()
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("option", ["study --data", "study --out", "data --out", "report --out"])
+def test_an_empty_path_is_not_the_current_folder(option):
+    "An unset variable of the shell; a blank is a name like any other."
+    command, name = option.split()
+    done = invoke(command, *(["phantom"] if command == "data" else []), name, "")
+    assert done.exit_code == 2 and name in done.output and "unset variable" in done.output
+    assert named(" ") == " "
+
+
+def test_streams_that_the_shell_has_closed(monkeypatch, with_usual_stops):
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    prepare_process()
+    print("lost", file=sys.stdout)
+    print("lost", file=sys.stderr)
+
+
+def test_lost_lines_do_not_stop_the_work(tmp_path, capsys):
+    "A full disk is said once; a pipe that nobody reads any more is as usual."
+    with open(tmp_path / "good", "w") as file:
+        print("first", file=Stdout(file), flush=True)
+    assert (tmp_path / "good").read_text() == "first\n" and not capsys.readouterr().err
+    read, write = os.pipe()
+    os.close(read)
+    streams = {"": os.fdopen(write, "w")}
+    if os.path.exists("/dev/full"):
+        streams["ctsr: cannot print to stdout: No space left on device\n"] = open("/dev/full", "w")
+    for said, stream in streams.items():
+        with stream:
+            for _ in range(3):
+                print("lost", file=Stdout(stream), flush=True)
+        assert capsys.readouterr().err == said
 
 
 def test_several_sources_and_the_list_of_what_was_skipped(tmp_path):

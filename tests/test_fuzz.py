@@ -76,7 +76,8 @@ def their_nifti(path):
 
 
 def their_itk(path):
-    image = sitk.ReadImage(path)
+    kind = "NrrdImageIO" if path.suffix == ".nrrd" else "MetaImageIO"
+    image = sitk.ReadImage(path, imageIO=kind)
     values = sitk.GetArrayFromImage(image).T
     return values if image.GetDimension() == 3 else values[..., None]
 

@@ -1,5 +1,8 @@
 "One reader for `ctsr data` and `ctsr upscale`: what it reads, and what both refuse for one reason."
 
+import gzip
+import zlib
+
 import nibabel
 import numpy as np
 import pydicom
@@ -18,7 +21,7 @@ from ctsr.apps.formats import open_scan, write_slice
 from ctsr.apps.upscale import restore_slice
 from ctsr.core.errors import CTSRError
 from ctsr.data.degrade import Task
-from ctsr.data.volumes import _dicom_series, hounsfield, load_file, read_slice, read_volume
+from ctsr.data.volumes import dicom_series, hounsfield, load_file, read_slice, read_volume
 
 
 def ramp(slices=3, height=12, width=10):
@@ -156,7 +159,7 @@ def test_series_without_positions_go_by_number_and_what_is_none_stands_alone(tmp
         del d.ImagePositionPatient
         d.save_as(tmp_path / name)
     (tmp_path / "letter.dcm").write_text("Dear reader")
-    found = _dicom_series(list(tmp_path.iterdir()))
+    found = dicom_series(list(tmp_path.iterdir()))
     assert [[f.name for f in files] for files in found] == [["b.dcm", "a.dcm"], ["letter.dcm"]]
 
 
@@ -296,3 +299,73 @@ def test_outer_edges_stay_to_a_ten_thousandth_of_a_millimetre(tmp_path, suffix):
             b.TransformContinuousIndexToPhysicalPoint([*after, 2]),
             atol=1e-4,
         )
+
+
+# 4. Packed values, which zlib unpacks and checks.
+
+
+def packed_nrrd(path, body, encoding=b"gzip", endian=b"little", line=b"\n"):
+    head = [b"NRRD0004", b"type: short", b"dimension: 3", b"sizes: 12 10 3", b"endian: " + endian]
+    head += [b"encoding: " + encoding, b"space: left-posterior-superior"]
+    head += [b"space directions: (0.5,0,0) (0,0.5,0) (0,0,5)", b"space origin: (1,2,3)"]
+    path.write_bytes(line.join(head) + 2 * line + body)
+    return path
+
+
+VALUES = ramp(3, 10, 12).tobytes()
+SWAPPED = ramp(3, 10, 12).astype(">i2").tobytes()
+PACKED = gzip.compress(VALUES)
+
+
+@pytest.mark.parametrize(
+    "body, options, word",
+    [
+        (PACKED, {}, ""),
+        (PACKED, dict(line=b"\r\n"), ""),
+        (zlib.compress(VALUES), {}, ""),
+        (gzip.compress(SWAPPED), dict(endian=b"big"), ""),
+        (gzip.compress(VALUES[:300]) + gzip.compress(VALUES[300:]), {}, ""),
+        (PACKED + b"more", {}, ""),
+        (VALUES, dict(encoding=b"raw"), ""),
+        (gzip.compress(VALUES + VALUES), {}, "truncated or damaged"),
+        (gzip.compress(VALUES[:-2]), {}, "truncated or damaged"),
+        (PACKED[:-9], {}, "truncated or damaged"),
+        (PACKED[:-8] + bytes(4) + PACKED[-4:], {}, "truncated or damaged"),  # its checksum
+        (VALUES, {}, "truncated or damaged"),
+        (VALUES[:-2], dict(encoding=b"raw"), "promises 720 bytes of values, there are 718"),
+        (VALUES, dict(encoding=b"bzip2"), "gzip or raw"),
+    ],
+)
+def test_packed_values_are_those_of_the_header(tmp_path, capfd, body, options, word):
+    file = packed_nrrd(tmp_path / "a.nrrd", body, **options)
+    if word:
+        assert word in reason(load_file, file)
+    else:
+        volume = load_file(file)
+        assert np.array_equal(volume.stored, ramp(3, 10, 12).T)
+        assert np.allclose(volume.affine[:3, 3], (1, 2, 3))
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_values_in_a_second_file(tmp_path, capfd, packed):
+    "They may be missing or cut; ITK would print that, and libraries write to stderr unasked."
+    file = tmp_path / "a.mhd"
+    sitk.WriteImage(sitk.GetImageFromArray(ramp()), file, useCompression=packed)
+    (apart,) = (f for f in tmp_path.iterdir() if f != file)
+    assert np.array_equal(load_file(file).stored, ramp().T)
+    whole = apart.read_bytes()
+    apart.write_bytes(whole[:-9])
+    assert "truncated" in reason(load_file, file)
+    apart.unlink()
+    assert "second file, which is missing" in reason(load_file, file)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["my values.raw", "Gerät.raw"])
+def test_a_second_file_with_a_name_of_any_kind(tmp_path, name):
+    sitk.WriteImage(sitk.GetImageFromArray(ramp()), tmp_path / "a.mhd")
+    (tmp_path / "a.raw").rename(tmp_path / name)
+    text = (tmp_path / "a.mhd").read_text()
+    (tmp_path / "a.mhd").write_text(text.replace("a.raw", name))
+    assert np.array_equal(load_file(tmp_path / "a.mhd").stored, ramp().T)

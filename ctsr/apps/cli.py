@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'Quiet', 'NOTHING_PUBLISHED', 'NOTHING_STORED', 'SKIPPED', 'STORED', 'INTERRUPTED', 'print_version', 'options',
-           'silence', 'shown', 'absolute', 'study', 'results_in_short', 'data', 'print_prepared', 'figures', 'report',
-           'pack', 'upscale', 'print_row', 'prepare_process', 'main']
+           'silence', 'named', 'path_option', 'shown', 'absolute', 'study', 'results_in_short', 'data',
+           'print_prepared', 'figures', 'report', 'pack', 'upscale', 'print_row', 'Stdout', 'prepare_process', 'main']
 
 # %% ../../nbs/apps/cli.ipynb #f711e7a5
 import contextlib
@@ -17,7 +17,8 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Context, Exit, Option, Typer
+from typer import Argument, BadParameter, Context, Exit, Option, Typer
+from typer.models import OptionInfo
 
 import ctsr
 from ..core.errors import CTSRError
@@ -60,6 +61,18 @@ def silence(context: Context, quiet: bool) -> bool:  # unchanged
 Quiet = Annotated[bool, Option("--quiet", "-q", callback=silence, help="Print errors only.")]
 
 
+def named(text: str) -> str:
+    "The path that an option names; an empty one is refused."
+    if not text:
+        raise BadParameter("is empty (''), perhaps an unset variable of the shell: name a path.")
+    return text
+
+
+def path_option(sentence: str) -> OptionInfo:
+    "An option that names a path."
+    return Option(parser=lambda text: Path(named(text)), help=sentence)
+
+
 def shown(path: Path) -> str:
     "A path as seen from the current folder, if it lies below it."
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
@@ -77,13 +90,16 @@ def study(
     ] = "quick",
     data: Annotated[
         str | None,
-        Option(help="Folder, file or zip with your own images (default: the preset's source)."),
+        Option(
+            parser=named,
+            help="Folder, file or zip with your own images (default: the preset's source).",
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None, Option("--set", help="Change a setting, e.g. training.steps=100.")
     ] = None,
     out: Annotated[
-        Path | None, Option(help="Folder of the study (default: runs/<preset>).")
+        Path | None, path_option("Folder of the study (default: runs/<preset>).")
     ] = None,
     stored: Annotated[
         bool, Option("--stored", help="Use the bundled weights instead of training.")
@@ -154,7 +170,11 @@ def data(
         ),
     ],
     data: Annotated[
-        str | None, Option(help="Folder or zip with the source's files (default: fetch them).")
+        str | None,
+        Option(
+            parser=named,
+            help="Folder or zip with the source's files (default: fetch them).",
+        ),
     ] = None,
     hr: Annotated[int, Option(help="Side of the prepared images, px.")] = 256,
     fit: Annotated[
@@ -167,14 +187,16 @@ def data(
     on_error: Annotated[
         str, Option(help="What to do with damaged files: skip (and list) or raise.")
     ] = "skip",
-    out: Annotated[Path, Option(help="Folder for the prepared set.")] = Path("runs/data"),
+    out: Annotated[Path, path_option("Folder for the prepared set.")] = Path("runs/data"),
     quiet: Quiet = False,
 ):
     "Fetch, prepare and describe images: counts, sizes, duplicates, a contact sheet."
     from ctsr.data.grey import window_from
     from ctsr.data.prepare import prepare
 
-    settings = dict(hr=hr, fit=fit, window=window_from(window), on_error=on_error, data=data)
+    settings = dict(
+        hr=hr, fit=fit, window=window_from(window) or "lung", on_error=on_error, data=data
+    )
     failed = False
     for source in sources:
         try:
@@ -214,7 +236,7 @@ def print_prepared(
 def figures(
     preset: Annotated[str, Argument(help="A finished study.")] = "quick",
     out: Annotated[
-        Path | None, Option(help="Folder of the study (default: runs/<preset>).")
+        Path | None, path_option("Folder of the study (default: runs/<preset>).")
     ] = None,
 ):
     "Publish a finished study's figures and tables to figures/<preset>, all or none."
@@ -227,7 +249,8 @@ def figures(
 def report(
     preset: Annotated[str, Argument(help="A published study.")] = "full",
     out: Annotated[
-        Path | None, Option(help="Folder to draw into (default: runs/<preset>-report).")
+        Path | None,
+        path_option("Folder to draw into (default: runs/<preset>-report)."),
     ] = None,
 ):
     "Draw a published study's figures and report again, from its tables alone."
@@ -245,7 +268,8 @@ def pack(
     ],
     name: Annotated[str, Argument(help="Name for the weights, e.g. runet-x5.")],
     folder: Annotated[
-        Path | None, Option(help="Where to store them (default: the package's own folder).")
+        Path | None,
+        path_option("Where to store them (default: the package's own folder)."),
     ] = None,
     prepared: Annotated[
         Path | None,
@@ -373,14 +397,48 @@ def print_row(
 INTERRUPTED = "interrupted; finished files stay, and the same command goes on with the rest"
 
 
+class Stdout:
+    "stdout as long as it can be written: a full disk or a closed pipe costs lines, not results."
+
+    def __init__(self, stream: io.TextIOBase):
+        self.stream = stream
+
+    def __getattr__(self, name: str):
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        with self._lines_may_be_lost():
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self):
+        with self._lines_may_be_lost():
+            self.stream.flush()
+
+    @contextlib.contextmanager
+    def _lines_may_be_lost(self):
+        try:
+            yield
+        except OSError as error:
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), self.stream.fileno())
+            if not isinstance(error, BrokenPipeError):
+                print(f"ctsr: cannot print to stdout: {error.strerror}", file=sys.stderr)
+
+
 def prepare_process():
-    "Make every stop an interrupt, and every name printable."
+    "Make every stop an interrupt, every name printable, and printing harmless."
     for stop in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(stop) is not signal.SIG_IGN:
             signal.signal(stop, signal.default_int_handler)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the shell
+            setattr(sys, name, open(os.devnull, "w"))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout = Stdout(sys.stdout)
 
 
 def main():

@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['NO_TISSUE', 'USE', 'JUDGED', 'chosen_sampling', 'card_of', 'load_model', 'settings_of', 'made_with', 'padding',
-           'put_back', 'filled', 'restore_slice', 'target', 'files_in', 'exists', 'differences', 'is_done',
-           'check_free', 'plan', 'check_samples', 'check_memory', 'cautions', 'open_all', 'upscale']
+           'put_back', 'filled', 'restore_slice', 'target', 'files_in', 'exists', 'differences', 'is_current',
+           'check_free', 'Job', 'plan', 'check_samples', 'check_memory', 'cautions', 'once', 'open_all', 'upscale']
 
 # %% ../../nbs/apps/upscale.ipynb #f9d7faca
 import json
 import time
 from collections import deque
+from dataclasses import dataclass
+from errno import ENAMETOOLONG
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -28,6 +30,7 @@ from ctsr.apps.formats import (
     SAME,
     SPREAD,
     GreyPicture,
+    Scan,
     checksum,
     ending,
     open_scan,
@@ -38,7 +41,7 @@ from ..core.errors import CTSRError
 from ..core.files import claimed, file_sha256, machine_memory
 from ..data.degrade import Kernel, Task, downsample, parse_kernel, task_from
 from ..data.grey import window_limits
-from ..data.volumes import DICOM, IMAGE, VOLUME, _is_dicom, _why
+from ..data.volumes import DICOM, IMAGE, VOLUME, is_dicom, short_message
 from ..evaluation.likeness import measures, unlike
 from ctsr.evaluation.pretrained import (
     FOLDER,
@@ -296,7 +299,7 @@ def exists(path: Path) -> bool:
 
 def _made_here(path: Path) -> bool:
     "Whether a file is a DICOM slice that says that ctsr made it."
-    return path.is_file() and _is_dicom(path) and said_by(path).startswith(MADE)
+    return path.is_file() and is_dicom(path) and said_by(path).startswith(MADE)
 
 
 def differences(
@@ -322,16 +325,17 @@ def differences(
     return found
 
 
-def is_done(scan, results: list) -> bool:
-    "Whether results are what would come out again; others are refused, old ones are marked."
+def is_current(scan, results: list) -> bool:
+    "Whether results would come out again, or (False) of an older input; others are refused."
     kinds = zip(results, (MADE, SPREAD))
     found = set.union(*(differences(result, scan, what) for result, what in kinds))
     newest = max(file.stat().st_mtime for file in scan.files)
-    scan.changed = found == {"input"} and newest > results[0].stat().st_mtime
-    if found and not scan.changed:
-        how = "with other settings" if "settings" in found else "of another input"
-        raise CTSRError(f"{results[0]}: exists, but was made {how}: choose another OUT, or --force")
-    return not found
+    if not found:
+        return True
+    if found == {"input"} and newest > results[0].stat().st_mtime:
+        return False
+    how = "with other settings" if "settings" in found else "of another input"
+    raise CTSRError(f"{results[0]}: exists, but was made {how}: choose another OUT, or --force")
 
 
 def check_free(
@@ -350,13 +354,23 @@ def check_free(
         raise CTSRError(f"{path}: exists already: choose another OUT, or --force")
 
 
+@dataclass
+class Job:
+    "A scan that is to be restored, and where to."
+
+    scan: Scan
+    place: Path  # of the result
+    aside: Path | None  # of the deviations
+    overwrite: bool  # whether the place may be taken
+
+
 def plan(
     scans: list,  # see open_scan; each with `made`, see made_with
     out: Path,  # OUT
     many: bool,  # whether OUT is a folder for several
     uncertainty: bool = False,  # whether deviations are written
     force: bool = False,  # overwrite what is there
-) -> tuple:  # (scan, result's place, deviations' place or None) to do; rows of the rest
+) -> tuple:  # list of Job; rows of the rest
     "Decide where everything goes; a row has `path`, and `before` (done earlier) or `error`."
     inputs = [s.path for s in scans]
     places = [target(s.path, out, many) for s in scans]
@@ -368,21 +382,22 @@ def plan(
         wanted = [p for p in pair if p]
         try:
             before = not force and pair[0] != out and all(map(exists, wanted))
-            done = before and is_done(scan, wanted)
+            done = before and is_current(scan, wanted)
+            overwrite = force or before
             for p in wanted:
                 if files.count(p) > 1:
                     raise CTSRError(
                         f"{scan.path}: {p} would be the name of two results; "
                         "give one of them another OUT"
                     )
-                check_free(p, inputs, force or done or scan.changed)
+                check_free(p, inputs, overwrite)
         except (CTSRError, OSError) as error:
             rest.append(dict(path=scan.path, error=_reason(error, scan, pair[0])))
             continue
         if done:
             rest.append(dict(path=scan.path, before=pair[0]))
         else:
-            todo.append((scan, *pair))
+            todo.append(Job(scan, *pair, overwrite))
     return todo, rest
 
 # %% ../../nbs/apps/upscale.ipynb #b6c49e12
@@ -454,6 +469,16 @@ def cautions(
     return found
 
 # %% ../../nbs/apps/upscale.ipynb #0eccfde9
+def once(
+    paths: list,
+) -> list:
+    "Paths without those that name a file again; a link has a name of its own."
+    found = {}
+    for path in map(Path, paths):
+        found.setdefault((path.parent.resolve(), path.name), path)
+    return list(found.values())
+
+
 def open_all(
     inputs: list,  # of paths
     window,  # see open_scan
@@ -481,21 +506,27 @@ def _reason(error: Exception, scan, place: Path) -> str:
     if isinstance(error, CTSRError):
         return str(error)
     if isinstance(error, OSError):
-        why = error.strerror or _why(error)
-        return f"{place}: cannot be written ({why}); choose another OUT"
+        why = error.strerror or short_message(error)
+        if isinstance(error, (FileExistsError, NotADirectoryError)):
+            why = f"{error.filename or place.parent} is no folder"
+        remedy = "choose another OUT"
+        if error.errno == ENAMETOOLONG:
+            remedy = "give IN a shorter name, or name a file as OUT"
+        return f"{place}: cannot be written ({why}); {remedy}"
     short = isinstance(error, (MemoryError, torch.OutOfMemoryError))
     remedy = "leave it out"
     if short or "allocate memory" in str(error):
         remedy = "try a smaller --tile"
-    return f"{scan.path}: cannot be restored ({_why(error)}); {remedy}"
+    return f"{scan.path}: cannot be restored ({short_message(error)}); {remedy}"
 
 
-def _row(scan, place: Path, aside, network: tuple, seconds, judged=()) -> dict:
+def _row(job: Job, network: tuple, seconds, judged=()) -> dict:
     "What is said about an input that was restored; `seconds` is None where it was not written."
+    scan = job.scan
     return dict(
         path=scan.path,
-        out=place,
-        aside=aside,
+        out=job.place,
+        aside=job.aside,
         made=scan.made,
         cautions=cautions(*network, judged),
         size=network[1].hr_size(*scan.size),
@@ -505,8 +536,10 @@ def _row(scan, place: Path, aside, network: tuple, seconds, judged=()) -> dict:
     )
 
 
-def _restore(scan, place: Path, aside, restore, network: tuple, force: bool) -> dict:
+def _restore(job: Job, restore, network: tuple) -> dict:
     "Restore one input; a row of upscale."
+    scan = job.scan
+    place = job.place
     judged = []
     chosen = set(np.linspace(0, scan.slices - 1, JUDGED).round().astype(int).tolist())
     lo, hi = scan.limits
@@ -526,12 +559,12 @@ def _restore(scan, place: Path, aside, restore, network: tuple, force: bool) -> 
     begun = time.time()
     try:
         with claimed(place):
-            if exists(place) and not (force or scan.changed):
+            if exists(place) and not job.overwrite:
                 raise CTSRError(f"{place}: exists already: choose another OUT, or --force")
-            scan.save(results(), place, aside, scan.made)
+            scan.save(results(), place, job.aside, scan.made)
     except Exception as error:
         return dict(path=scan.path, error=_reason(error, scan, place))
-    return _row(scan, place, aside, network, round(time.time() - begun, 2), judged)
+    return _row(job, network, round(time.time() - begun, 2), judged)
 
 # %% ../../nbs/apps/upscale.ipynb #58a7fd57
 def upscale(
@@ -575,23 +608,25 @@ def upscale(
             scan.check(window)
         check_memory(scan, task, uncertainty)
 
+    inputs = once(inputs)
     scans, rows = open_all(inputs, window, usual_window(restorer.config), fits)
     todo, rest = plan(scans, Path(out), len(inputs) > 1, uncertainty, force)
     rows += rest
     for row in rows:
         tell(row)
     if dry_run:
-        rows += [_row(*one, (restorer, task), seconds=None) for one in todo]
+        rows += [_row(job, (restorer, task), seconds=None) for job in todo]
         for row in rows[len(rows) - len(todo) :]:
             tell(row)
         return rows
     passes = samples * getattr(restorer, "steps", 1)
-    tiles = sum(scan.slices * passes * parts.tiles(task.hr_size(*scan.size)) for scan, *_ in todo)
+    scans = [job.scan for job in todo]
+    tiles = sum(s.slices * passes * parts.tiles(task.hr_size(*s.size)) for s in scans)
     restore = partial(restore_slice, restorer=restorer, task=task, samples=samples, kernel=known)
     hidden = None if progress else True  # None: where there is no terminal
     with tqdm(total=tiles, desc="upscaling", unit="tile", disable=hidden) as bar:
         parts.seen = bar.update
-        for scan, *places in todo:
-            rows.append(_restore(scan, *places, restore, (restorer, task), force))
+        for job in todo:
+            rows.append(_restore(job, restore, (restorer, task)))
             tell(rows[-1])
     return rows

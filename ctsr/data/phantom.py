@@ -592,6 +592,19 @@ class Phantom:
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0  # of the population and the noise
 
 
+def _scanned(
+    p: Phantom,
+    subject: int,  # number of the subject
+    z: float,  # see `phantom_slice`
+) -> np.ndarray:  # (size, size) float32 HU
+    "One axial slice of a subject, by options that are parsed."
+    hu, px = draw_slice(subject, z, p.size, p.seed)
+    if not p.scan:
+        return hu.astype(np.float32)
+    rng = np.random.default_rng([p.seed, subject, round(z * 1e6) % 2**32])
+    return scan_slice(hu, px, p.views, p.dose, rng)
+
+
 def phantom_slice(
     subject: int,  # number of the subject
     z: float = 0.5,  # 0 at the apex of the lungs, 1 at the diaphragm
@@ -599,12 +612,7 @@ def phantom_slice(
     **options,  # scan, views, dose and seed of `Phantom`
 ) -> np.ndarray:  # (size, size) float32 HU
     "One axial slice of a subject."
-    p = parse_settings(Phantom, options | dict(size=size), "phantom")
-    hu, px = draw_slice(subject, z, size, p.seed)
-    if not p.scan:
-        return hu.astype(np.float32)
-    rng = np.random.default_rng([p.seed, subject, round(z * 1e6) % 2**32])
-    return scan_slice(hu, px, p.views, p.dose, rng)
+    return _scanned(parse_settings(Phantom, options | dict(size=size), "phantom"), subject, z)
 
 
 def phantom_volume(
@@ -614,6 +622,5 @@ def phantom_volume(
 ) -> np.ndarray:  # (slices, size, size) float32 HU
     "A stack of axial slices, apex first."
     p = parse_settings(Phantom, options | dict(slices=slices), "phantom")
-    how = dict(size=p.size, scan=p.scan, views=p.views, dose=p.dose, seed=p.seed)
     heights = np.linspace(p.lo, p.hi, slices)
-    return np.stack([phantom_slice(subject, z, **how) for z in heights])
+    return np.stack([_scanned(p, subject, z) for z in heights])

@@ -19,7 +19,7 @@ from ..core.settings import parse_settings
 from .grey import apply_window, to_grey, window_limits
 from .phantom import Phantom, phantom_volume
 from .readers import Picture, read_images
-from .volumes import _stem, _why, check_file
+from .volumes import check_file, short_message, stem_of
 
 # %% ../../nbs/data/sources.ipynb #088d9593
 SAMPLE = dict(
@@ -45,7 +45,7 @@ def source_name(
     "The name of a named source, or the last part of a path."
     if source in NAMED:
         return source
-    name = _stem(Path(source).expanduser().resolve().name).removesuffix(".zip")
+    name = stem_of(Path(source).expanduser().resolve().name).removesuffix(".zip")
     return re.sub(r"[^\w.]+", "-", name).strip("-.") or "images"
 
 
@@ -111,7 +111,7 @@ def _fetch_kaggle() -> Path:  # folder
     try:
         return Path(kagglehub.dataset_download(KAGGLE))
     except Exception as e:
-        raise CTSRError(f"kagglehub could not fetch {KAGGLE} ({_why(e)}): {how}") from None
+        raise CTSRError(f"kagglehub could not fetch {KAGGLE} ({short_message(e)}): {how}") from None
 
 
 def locate(

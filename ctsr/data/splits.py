@@ -13,14 +13,14 @@ import pandas as pd
 from ..core.errors import CTSRError, check_choice
 from .duplicates import mark
 from .readers import SPLITS, Picture
-from .volumes import _stem
+from .volumes import stem_of
 
 # %% ../../nbs/data/splits.ipynb #713aa841
 def _image_id(p: Picture) -> str:
     "A short name such as `test/normal/6 (2)` or `lung1_image/012`."
     parts = p.origin.split("/")
     start = next((i for i, part in enumerate(parts[:-1]) if part.lower() in SPLITS), 0)
-    return _stem("/".join(parts[start:])) + ("" if p.position is None else f"/{p.position:03d}")
+    return stem_of("/".join(parts[start:])) + ("" if p.position is None else f"/{p.position:03d}")
 
 
 def picture_table(
