@@ -9,15 +9,15 @@ import pickle
 import resource
 import subprocess
 import sys
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from errno import EACCES, ENOSPC
-from io import BytesIO, StringIO
+from io import BytesIO
 from pathlib import Path
-from unittest import mock
 
 import nibabel
 import numpy as np
 import pandas as pd
+import program
 import pydicom
 import pytest
 import SimpleITK as sitk
@@ -30,7 +30,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import ctsr.data.prepared
-from ctsr.apps.cli import main
 from ctsr.core.errors import CTSRError
 from ctsr.core.files import atomic_path
 from ctsr.data.degrade import TASKS, center, rotate, rotation_margin
@@ -50,18 +49,9 @@ GOOD = 6  # pictures in a folder that is otherwise in order
 
 
 def ctsr_data(*arguments):
-    "Run `ctsr data` in this process; its exit code, what it printed, and its errors."
-    code = 0
-    with (
-        mock.patch.object(sys, "argv", ["ctsr", "data", *map(str, arguments)]),
-        redirect_stdout(StringIO()) as printed,
-        redirect_stderr(StringIO()) as errors,
-    ):
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-    return code, printed.getvalue(), errors.getvalue()
+    "Run `ctsr data`; its exit code, what it printed, and its errors."
+    done = program.ctsr("data", *arguments)
+    return done.returncode, done.stdout, done.stderr
 
 
 def contents(folder):

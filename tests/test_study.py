@@ -3,13 +3,14 @@
 import json
 import re
 import shutil
+import subprocess
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from PIL import Image
-from program import ctsr, git, study_of, todo
+from program import ctsr, git, start_ctsr, study_of, todo
 
 from ctsr.core.errors import CTSRError
 from ctsr.pipeline.notebooks import run_notebook
@@ -33,7 +34,9 @@ def finished_study(root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("study") / "a 'smoke' (1) {x}"
     before = git(root, "status", "--porcelain")
     started = time.time()
-    done = ctsr(*STUDY, "--out", folder, cwd=root)
+    process = start_ctsr(*STUDY, "--out", folder, cwd=root)
+    stdout, stderr = process.communicate()
+    done = subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert git(root, "status", "--porcelain") == before, "a study must write no tracked file"
     return folder, done, time.time() - started

@@ -14,7 +14,6 @@ import time
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -25,11 +24,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from program import ctsr, start_ctsr
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 from safetensors.torch import load_file
 
-from ctsr.apps.cli import main
 from ctsr.apps.formats import write_slice
 from ctsr.apps.upscale import load_model, restore_slice, upscale
 from ctsr.core.errors import CTSRError
@@ -110,24 +109,12 @@ def runs(phantom, tmp_path_factory):
     return home
 
 
-@pytest.fixture
-def ctsr_upscale(capsys, monkeypatch):
-    "A function that runs the command in this process and returns its status and what it printed."
-    stops = {stop: signal.getsignal(stop) for stop in (signal.SIGTERM, signal.SIGHUP)}
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ctsr", "upscale", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        disclaimer, _, errors = said.err.partition("\n")
-        assert "not a medical device" in disclaimer
-        return SimpleNamespace(returncode=ended.value.code, stdout=said.out, stderr=errors)
-
-    yield run
-    for stop, before in stops.items():
-        signal.signal(stop, before)
+def ctsr_upscale(*arguments):
+    "Run `ctsr upscale`; what it says of its purpose is not among the errors."
+    done = ctsr("upscale", *arguments)
+    purpose, _, done.stderr = done.stderr.partition("\n")
+    assert "not a medical device" in purpose
+    return done
 
 
 def contents(folder):
@@ -1002,9 +989,7 @@ def test_files_passed_over_are_counted(runs, tmp_path):
     assert row["slices"] == 2 and row["others"] == 1
 
 
-def test_the_remedy_for_a_folder_of_pictures_and_for_nothing(
-    runs, tmp_path, monkeypatch, ctsr_upscale
-):
+def test_the_remedy_for_a_folder_of_pictures_and_for_nothing(runs, tmp_path, monkeypatch):
     "A folder of other files is told how to name them; an empty name is no current folder."
     (tmp_path / "in").mkdir()
     for name in ("a.png", "b.PNG"):
@@ -1316,7 +1301,7 @@ def test_the_remedy_fits(runs, tmp_path):
         assert "--model" not in str(caught.value)
 
 
-def test_stored_weights_that_draw_samples(runs, tmp_path, ctsr_upscale):
+def test_stored_weights_that_draw_samples(runs, tmp_path):
     "Drawn as the card says, averaged, with their deviation; the line says it all."
     pack(
         runs / "sr3",
@@ -1397,7 +1382,7 @@ def test_samples_are_drawn_as_a_study_chose(runs, tmp_path):
         load_model(run)
 
 
-def test_a_factor_chooses_the_network(runs, tmp_path, ctsr_upscale):
+def test_a_factor_chooses_the_network(runs, tmp_path):
     "5 is 256/51; a factor that no stored network is for is refused with the names of all."
     for factor, name in ((5, "runet-x5"), (5.02, "runet-x5"), (2, "runet-x2"), (None, "runet-x2")):
         assert load_model(None, factor)[0].name == name
@@ -1480,7 +1465,7 @@ def test_every_slice_has_noise_of_its_own(runs, tmp_path):
     assert np.abs(whole[0] + 1 - whole[1]).max() > 5
 
 
-def test_inputs_unlike_the_training_are_named(runs, tmp_path, ctsr_upscale):
+def test_inputs_unlike_the_training_are_named(runs, tmp_path):
     "By the bounds of the card; the authors' own variant is not offered."
     card = json.loads((runs / "runet" / "config.json").read_text())
     folder = tmp_path / "other"
@@ -1725,7 +1710,7 @@ def test_a_link_to_a_folder_leads_there(runs, tmp_path):
     )
 
 
-def test_the_command(runs, tmp_path, ctsr_upscale):
+def test_the_command(runs, tmp_path):
     "Weights as a file, a batch in which one fails: a line each, exit status 2."
     noisy_png(tmp_path / "a.png")
     Image.new("RGB", (30, 30), (9, 9, 60)).save(tmp_path / "b.png")
@@ -1775,15 +1760,10 @@ def test_an_interrupt_is_one_line(runs, tmp_path, with_stops, stop):
     "What was finished stays, and nothing else."
     for name in ("a.png", "b.png"):
         noisy_png(tmp_path / name, (1200, 1200) if name == "b.png" else (40, 40))
-    command = [sys.executable, "-m", "ctsr", "upscale", tmp_path / "a.png"]
-    command += [tmp_path / "b.png", "-o", tmp_path / "out", "--model", runs / "runet"]
-    with subprocess.Popen(
-        [*command, "--tile", "64"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=with_stops,
-    ) as process:  # a shell in the background ignores it
+    given = [tmp_path / "a.png", tmp_path / "b.png", "-o", tmp_path / "out"]
+    given += ["--model", runs / "runet", "--tile", "64"]
+    # a shell in the background ignores the signal
+    with start_ctsr("upscale", *given, preexec_fn=with_stops) as process:
         while not (tmp_path / "out" / "a.png").exists() and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(stop)
