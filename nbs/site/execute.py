@@ -23,14 +23,14 @@ def dotted(path, folder) -> str:
 
 
 def execute(path) -> str:
-    "Execute a notebook in place, in its folder, and say how long it took."
-    os.chdir(path.parent)
+    "Execute a lesson in its folder, or a report in the project's; say how long it took."
+    os.chdir(TREE if path.parent == TREE / "reports" else path.parent)
     shell = CaptureShell(mpl_format="png")
     try:
         shell.execute(path, path, exc_stop=True)
     except Exception:
         raise RuntimeError(shell.prettytb(path)) from None
-    return f"  {dotted(path, TREE / 'nbs')}: {time.process_time():.0f} s"
+    return f"  {dotted(path, TREE)}: {time.process_time():.0f} s"
 
 
 def main(jobs, *paths):
