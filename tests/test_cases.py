@@ -232,6 +232,7 @@ def test_character_sets(case, still, tmp_path):
         assert str(new.PatientName) == str(old.PatientName)
 
 
+@pytest.mark.slow
 def test_folders_with_more_than_a_series(case, still, tmp_path):
     "Localizers, a dose report and MR are listed; the series are restored and read."
     for name, good, bad, word in (
@@ -570,6 +571,7 @@ for row in upscale([*inputs, folder / "pictures/0.png"], out, still):
 """
 
 
+@pytest.mark.slow
 def test_no_permission(case, still, tmp_path):
     "Without the rights of root, who may read anything."
     folder = case("e02")

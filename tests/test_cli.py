@@ -65,6 +65,7 @@ def test_stops_are_interrupts_and_nohup_is_respected(monkeypatch):
             signal.signal(stop, handler)
 
 
+@pytest.mark.slow
 def test_several_sources_and_the_list_of_what_was_skipped(tmp_path):
     "Two folders become two sets; a third that is not there costs only itself."
     rng = np.random.default_rng(0)

@@ -1222,6 +1222,7 @@ def test_a_split_is_drawn_by_its_seed():
     )
 
 
+@pytest.mark.slow
 def test_prepare_splits_by_fraction(tmp_path):
     options = dict(hr=32, phantom=dict(subjects=5, slices=2, size=32, views=9), split=(0.8, 0, 0.2))
     first, again, other = (
@@ -1262,6 +1263,7 @@ def test_copies_stay_together_where_no_subject_is_known(tmp_path):
     assert (torn[torn.split.eq("test")].leaked == "exact").any()
 
 
+@pytest.mark.slow
 def test_small_drawn_subjects_are_not_taken_for_copies_of_each_other(tmp_path):
     t = load_prepared(
         prepare("phantom", tmp_path / "out", hr=16, phantom=dict(subjects=12, slices=3, views=9))
@@ -1279,6 +1281,7 @@ def test_what_lies_outside_the_split_folders_is_said_so(tmp_path):
 # 8. The phantom.
 
 
+@pytest.mark.slow
 def test_the_phantom_is_the_same_in_every_process_and_differs_by_subject():
     code = """
 import hashlib

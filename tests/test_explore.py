@@ -145,6 +145,7 @@ def test_what_is_available_is_offered(here, tmp_path):
     assert explorer.methods.ticked == ["bicubic", "toy/runet-x5", "toy/sr3-x5"]
 
 
+@pytest.mark.slow
 def test_a_check_box_shows_and_hides_a_method(here, tmp_path):
     explorer = Explorer(here, tmp_path)
     explorer.methods.boxes["nearest"].value = True
@@ -159,6 +160,7 @@ def test_a_check_box_shows_and_hides_a_method(here, tmp_path):
     assert "6 methods are shown" in explorer.methods.said.value
 
 
+@pytest.mark.slow
 @without_loop
 def test_stored_weights_are_sampled_as_was_chosen_for_them(here, stored):
     explorer = Explorer(here, stored)
@@ -225,6 +227,7 @@ def test_samples_are_drawn_on_demand_and_can_be_stopped(here, tmp_path):
     assert explorer.controls.look.left == shown[0]  # the reader's choice is back
 
 
+@pytest.mark.slow
 @without_loop
 def test_another_image_ends_the_drawing_and_going_back_shows_what_was_drawn(here, tmp_path):
     explorer = Explorer(here, tmp_path)
@@ -248,6 +251,7 @@ def test_another_image_ends_the_drawing_and_going_back_shows_what_was_drawn(here
     assert methods.case.waiting == [(name, (30, 5))]
 
 
+@pytest.mark.slow
 def test_going_back_computes_nothing_again_and_old_cases_are_dropped(here, tmp_path, monkeypatch):
     monkeypatch.setattr("ctsr.apps.explore.KEPT", 3)
     explorer = Explorer(here, tmp_path)
@@ -299,6 +303,7 @@ def test_samples_are_those_of_upscale(here, stored, tmp_path):
     assert (np.asarray(Image.open(row["out"])) == (image * 255).round()).all()
 
 
+@pytest.mark.slow
 def test_every_control_changes_the_picture(here, tmp_path):
     explorer = Explorer(here, tmp_path)
     explorer.methods.choose("bicubic", "toy/runet-x5")
@@ -322,6 +327,7 @@ def test_every_control_changes_the_picture(here, tmp_path):
     assert (pixels(lower) != before).any()
 
 
+@pytest.mark.slow
 def test_panels_stay_large_and_figures_are_as_wide_as_asked(here, tmp_path):
     explorer = Explorer(here, tmp_path, width=700)
     upper, lower = (c.figure for c in explorer.canvases)
@@ -343,6 +349,7 @@ def test_panels_stay_large_and_figures_are_as_wide_as_asked(here, tmp_path):
     assert [f.get_figwidth() * 80 for f in (upper, lower)] == [1200, 1200] and side() > 270
 
 
+@pytest.mark.slow
 @without_loop
 def test_every_line_of_panels_begins_with_the_original(here, tmp_path):
     explorer = Explorer(here, tmp_path)
@@ -381,6 +388,7 @@ def test_every_line_of_panels_begins_with_the_original(here, tmp_path):
     assert {ax.get_xlim() for ax in images} == {(29.5, 69.5)}  # one zoom for all
 
 
+@pytest.mark.slow
 @without_loop
 def test_what_samples_differ_by_has_a_scale_of_its_own(here, tmp_path):
     explorer = Explorer(here, tmp_path)
@@ -397,6 +405,7 @@ def test_what_samples_differ_by_has_a_scale_of_its_own(here, tmp_path):
     assert any(f"0 to {limits['spread'] * 255:.1f} grey levels" in title for title in titles)
 
 
+@pytest.mark.slow
 def test_names_of_curves_lie_above_them(here, tmp_path):
     explorer = Explorer(here, tmp_path)
     for name in ("one", "two", "three"):
@@ -496,6 +505,7 @@ def test_the_wipe_shows_a_network_and_stays_when_a_method_is_added(here, tmp_pat
     assert explorer.controls.look.right == "mine"  # the reader's choice
 
 
+@pytest.mark.slow
 def test_of_a_large_image_the_part_follows_the_region(here, tmp_path):
     explorer = Explorer(here, tmp_path)
     picture = np.random.default_rng(0).random((700, 530), np.float32)
@@ -557,6 +567,7 @@ def test_as_it_is_the_part_follows_the_region(here, tmp_path):
     assert (moved.lr[0, 0].numpy() == moved.picture[-102:, -102:]).all()
 
 
+@pytest.mark.slow
 @without_loop
 def test_a_method_that_fails_is_named_and_the_others_stay(here, tmp_path):
     explorer = Explorer(here, tmp_path)
@@ -621,6 +632,7 @@ def test_runet_answers_within_two_seconds(here, tmp_path, side):
     assert explorer.methods.case.hr.shape == (side, side) and np.median(seconds) < limit
 
 
+@pytest.mark.slow
 def test_files_of_ones_own(here, tmp_path, monkeypatch):
     import SimpleITK as sitk
 
@@ -662,6 +674,7 @@ def test_files_of_ones_own(here, tmp_path, monkeypatch):
     assert explorer.methods.case.picture.shape == (120, 90) and "up.png" in chooser.said.value
 
 
+@pytest.mark.slow
 def test_of_a_file_that_cannot_be_shown_nothing_is_shown_but_why(here, tmp_path):
     explorer = Explorer(here, tmp_path)
     chooser = explorer.chooser

@@ -196,6 +196,7 @@ REFINED = BASE | dict(
 )
 
 
+@pytest.mark.slow
 def test_sr3_over_a_trained_network_refines_its_output(phantom, tmp_path):
     "Trained, resumed and drawn over the base; a base that changed or has another input is refused."
     base = tmp_path / "train" / "runet"
