@@ -38,11 +38,14 @@ def here(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("here")
     data = prepare(
-        "phantom", folder / "runs" / "toy" / "prepare", hr=96, phantom=dict(subjects=10, slices=2)
+        "phantom",
+        folder / "runs" / "toy" / "prepare",
+        hr=96,
+        phantom=dict(subjects=10, slices=2, views=60),
     )
-    short = dict(
-        task=dict(name="x5", hr=96, lr=19), crop=32, batch_size=2, steps=2, validate_every=2
-    )
+    task = dict(name="x5", hr=96, lr=19)
+    few = dict(steps=2, validate_every=2, validate_images=1, validate_steps=1)
+    short = dict(task=task, crop=32, batch_size=2, **few)
     small = dict(name="sr3", channels=8, multipliers=[1, 2])
     runs = folder / "runs" / "toy" / "train"
     train(

@@ -33,9 +33,18 @@ def execute(path) -> str:
     return f"  {dotted(path, TREE)}: {time.process_time():.0f} s"
 
 
+def warm_up():
+    "Draw the people of the phantom that most lessons show; their anatomy is kept in memory."
+    from ctsr.data.phantom import phantom_slice
+
+    for subject in range(12):
+        phantom_slice(subject, size=16, views=4)
+
+
 def main(jobs, *paths):
     for module in sorted((TREE / "ctsr").glob("*/[!_]*.py")):
         importlib.import_module(f"ctsr.{dotted(module, TREE / 'ctsr')}")
+    warm_up()
     fork = multiprocessing.get_context("fork")
     with fork.Pool(int(jobs), maxtasksperchild=1) as pool:
         for line in pool.imap(execute, map(Path, paths), chunksize=1):
