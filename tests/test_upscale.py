@@ -1146,6 +1146,7 @@ def test_a_result_says_what_made_it(runs, tmp_path):
 # 4. Samples.
 
 
+@pytest.mark.slow
 def test_uncertainty_lies_beside_the_result(runs, tmp_path):
     "The standard deviation of the very samples that are averaged, in each format's own way."
     pixels = (blobs(24, 20) * 255).astype(np.uint8)
@@ -1218,6 +1219,7 @@ def test_uncertainty_lies_beside_the_result(runs, tmp_path):
     assert all(text.startswith("Standard deviation of samples") for text in said)
 
 
+@pytest.mark.slow
 def test_a_result_says_how_its_samples_were_drawn(runs, tmp_path):
     "Sampler, steps, how many, seed, whatever the format; another seed is another picture."
     Image.fromarray((blobs(24, 20) * 255).astype(np.uint8)).save(tmp_path / "a.png")
@@ -1301,6 +1303,7 @@ def test_the_remedy_fits(runs, tmp_path):
         assert "--model" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_stored_weights_that_draw_samples(runs, tmp_path):
     "Drawn as the card says, averaged, with their deviation; the line says it all."
     pack(
@@ -1602,6 +1605,7 @@ OTHER = dict(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["a.png", "a.nii.gz", "a.mha", "series"])
 def test_other_settings_are_not_done_before(runs, tmp_path, kind):
     "Whatever the format, and however much else its header holds; the same settings are done."
@@ -1778,6 +1782,7 @@ def test_an_interrupt_is_one_line(runs, tmp_path, with_stops, stop):
 # 6. Any size in bounded memory.
 
 
+@pytest.mark.slow
 def test_tiled_is_whole_away_from_borders_and_at_them(runs):
     "A picture of four tiles, none of its sides a multiple of 16."
     x = torch.from_numpy(blobs(431, 395))[None, None]
@@ -1804,6 +1809,7 @@ def test_long_and_thin(runs, size):
     assert parts.isfinite().all() and (whole - parts).abs().max() < 5e-3
 
 
+@pytest.mark.slow
 def test_tiles_of_a_sampler_see_the_same_noise(runs):
     "Nine tiles and one piece draw the same sample: they differ far less than samples do."
     x = torch.from_numpy(blobs(96, 96))[None, None]
@@ -1817,6 +1823,7 @@ def test_tiles_of_a_sampler_see_the_same_noise(runs):
     assert not torch.equal(a, b) and (a - b).abs().mean() < (a - other).abs().mean() / 5
 
 
+@pytest.mark.slow
 def test_tiles_of_a_sampler_agree_approximately(runs):
     "Exactly in one tile, else to a part of what samples differ by; no seam is added."
     task = Task(**X2)
