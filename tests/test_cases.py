@@ -681,7 +681,7 @@ def test_a_captured_screen_next_to_a_series(tmp_path, still):
         assert sum(map(len, found.values())) == 3 and len(skipped) == 1
 
 
-@pytest.mark.parametrize("name", ["zeros.dcm", "tail.dcm"])
+@pytest.mark.parametrize("name", ["zeros.dcm", pytest.param("tail.dcm", marks=pytest.mark.slow)])
 def test_zeros_without_end_are_no_elements(tmp_path, still, name):
     "A sparse file of zeros alone, and one whose slice they follow, cost seconds and not hours."
     file = ct(tmp_path / "in", name) if name == "tail.dcm" else tmp_path / name

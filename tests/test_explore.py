@@ -424,7 +424,6 @@ def test_names_of_curves_lie_above_them(here, tmp_path):
         assert axes.height > 60
 
 
-@pytest.mark.slow
 def test_a_figure_is_not_drawn_while_it_is_being_changed(here, tmp_path, monkeypatch):
     "JupyterLab answers widgets in another thread than cells."
     explorer = Explorer(here, tmp_path)
@@ -457,7 +456,6 @@ def mouse(explorer, *places):
         canvas.callbacks.process(kind, MouseEvent(kind, canvas, *pixel, button=1))
 
 
-@pytest.mark.slow
 def test_dragging_and_sliders_say_the_same(here, tmp_path):
     explorer = Explorer(here, tmp_path)
     controls = explorer.controls
@@ -499,7 +497,6 @@ def test_numbers_are_those_of_the_study(here, tmp_path):
     assert f"{wanted:.2f}" in explorer.numbers.value
 
 
-@pytest.mark.slow
 def test_the_wipe_shows_a_network_and_stays_when_a_method_is_added(here, tmp_path):
     explorer = Explorer(here, tmp_path)
     assert explorer.controls.look.right == "toy/runet-x5"
