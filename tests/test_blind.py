@@ -1,19 +1,23 @@
 "Blind training: shares, noise in HU, subjects kept apart, the same batches after a resume."
 
 import dataclasses
+import json
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from ctsr.apps import held_out
 from ctsr.core.errors import CTSRError
 from ctsr.core.settings import parse_settings
 from ctsr.data.blind import Blind, blind_lr, blind_slices, draw_kernels
-from ctsr.data.degrade import Task
+from ctsr.data.degrade import Task, enlarge
+from ctsr.data.phantom import phantom_volume
 from ctsr.data.prepare import prepare
 from ctsr.data.prepared import load_prepared
-from ctsr.evaluation.restore import Interpolate
-from ctsr.evaluation.scans import restore_hu, scan_measures, scan_scores, scan_table
+from ctsr.evaluation.pretrained import model_for
+from ctsr.evaluation.scans import DEGRADATIONS, scan_measures, scan_scores, scan_table
 from ctsr.pipeline.presets import load_preset, plan
 from ctsr.training.batches import train_batch, training_volumes
 from ctsr.training.loop import train, validate
@@ -191,7 +195,7 @@ def test_validation_is_blind_and_the_same_every_time(phantom):
         (dict(blind=dict(noise=-1.0)), "'noise' must be greater than or equal to 0"),
         (dict(blind=dict(share=1.5)), "'share' must be less than or equal to 1"),
         (dict(blind=dict(windows={"brain": 1.0})), "'brain' must be one of full, lung"),
-        (dict(blind=dict(nois=1.0)), "unknown key 'nois'.*did you mean 'noise'"),
+        (dict(blind=dict(sigmas=1.0)), "unknown key 'sigmas'.*did you mean 'sigma'"),
         (dict(blind={}, augment=[0.6, 0.0]), "leave out 'augment'"),
     ],
 )
@@ -244,21 +248,64 @@ def test_a_shift_shows_as_bias_and_as_error_of_what_is_bright():
     assert not [name for name in scan_measures(noisy, noisy) if name.startswith("bias")]
 
 
-def test_scans_are_restored_over_the_full_range(volumes):
-    "Bone survives, and every method sees the same noise; the table means subjects, not slices."
+def test_every_method_sees_the_same_noise_and_subjects_count_alike(volumes):
     held = load_prepared(volumes, hounsfield=True)
-    twice = {"Lanczos": Interpolate("lanczos"), "again": Interpolate("lanczos")}
-    noise = {"noise": ("gaussian:0.5", 20.0)}
-    scores = scan_scores(twice, held, X2, noise)
-    one, two = (scores[scores.method == name].value.to_numpy() for name in twice)
+    about = held.table[["subject", "position"]].to_dict("records")
+    slices = list(zip(about, held.images[:, None, None].float()))
+
+    def twice(lr, kernel):
+        return {name: enlarge(lr, (64, 64), "lanczos") for name in ("Lanczos", "again")}
+
+    slices = [(key, hr[..., :64, :64]) for key, hr in slices]
+    scores = scan_scores(slices, twice, X2)
+    one, two = (scores[scores.method == name].value.to_numpy() for name in ("Lanczos", "again"))
     assert (one == two).all() and set(scores.subject) == {"s000", "s001", "s002"}
-    table = scan_table(scores[~((scores.subject == "s000") & (scores.position == 1))], "")
-    slices = scores[(scores.metric == "psnr lung") & (scores.method == "again")]
-    kept = slices[~((slices.subject == "s000") & (slices.position == 1))]
-    expected = kept.groupby("subject").value.mean().mean()
-    assert abs(table.loc[("noise", "again"), "psnr lung"] - expected) < 1e-9
-    bright = restore_hu(torch.full((1, 1, 8, 8), 2500.0), twice["again"], X2)
-    assert torch.allclose(bright, torch.tensor(2500.0), atol=0.1)
+    fewer = scores[~((scores.subject == "s000") & (scores.position == 1))]
+    table = scan_table(fewer, "")
+    kept = fewer[(fewer.metric == "psnr lung") & (fewer.method == "again")]
+    means = kept[kept.degradation == "Box"].groupby("subject").value.mean()
+    assert abs(table.loc[("Box", "again"), "psnr lung"] - means.mean()) < 1e-9
+
+
+def test_noise_of_pictures_is_that_of_their_window():
+    "A flat picture whose range stands for 1000 HU gets noise of 20 HU, which is 0.02."
+    found = []
+
+    def keep(lr, kernel):
+        found.append((kernel, lr.std().item()))
+        return {"as it is": lr}
+
+    flat = torch.full((1, 1, 64, 64), 0.5)
+    scan_scores([(dict(position=0), flat)], keep, X2, lambda sr, hr: {}, 1000.0)
+    noise = dict(found[:-1])
+    assert max(noise.values()) < 1e-5 and set(noise) == {
+        "box",
+        "aliased",
+        "lanczos",
+        "gaussian:0.5",
+    }
+    assert abs(found[-1][1] - 0.02) < 0.001
+
+
+@pytest.mark.slow
+def test_held_out_leaves_tables_with_their_origin_and_a_picture(phantom, tmp_path, monkeypatch):
+    "Volumes and pictures go through every degradation; a square with bone holds bone."
+    drawn = {"phantom": phantom_volume(1, slices=2, size=128, views=90)}
+    monkeypatch.setattr(held_out, "sample_volumes", lambda: drawn)
+    monkeypatch.setattr(held_out, "LPIPS", lambda: lambda sr, hr: (sr - hr).abs().mean())
+    assert held_out.main([str(tmp_path), "--every", "2"]) == 0
+    assert held_out.main([str(tmp_path), "--pictures", str(phantom)]) == 0
+    for name, network in (("held_out", "phantom"), ("pictures", "pictures")):
+        table = pd.read_csv(tmp_path / f"table_{name}.csv")
+        assert len(table) == 5 * len(DEGRADATIONS) and table.notna().any(axis=None)
+        about = json.loads((tmp_path / f"table_{name}.json").read_text())
+        assert about["networks"] == {network: model_for()} and "commit" in about
+    gains = pd.read_csv(tmp_path / "table_kernels.csv", index_col="degradation")
+    assert list(gains) == list(held_out.STATED) and gains.loc["Box", "box"] > 0
+    assert (tmp_path / "held_out.png").stat().st_size > 10_000
+    hu = torch.from_numpy(drawn["phantom"][:1, None]).float()
+    rows, columns = held_out.square(hu, "vertebra")
+    assert (hu[..., rows, columns] > 200).float().mean() > (hu > 200).float().mean()
 
 
 # --- presets

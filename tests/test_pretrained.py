@@ -1,11 +1,13 @@
 "The weights that come with the package: small, described, and of use without training."
 
+import dataclasses
 from dataclasses import replace
 
 import pytest
 import torch
 
 from ctsr.core.errors import CTSRError
+from ctsr.core.files import save_json
 from ctsr.data.degrade import TASKS, degrade, gaussian_blur
 from ctsr.data.prepare import prepare
 from ctsr.data.prepared import load_prepared
@@ -15,7 +17,9 @@ from ctsr.evaluation.pretrained import (
     FOLDER,
     LIMIT,
     STATED,
+    input_bounds,
     made_by,
+    model_for,
     pack,
     pretrained,
     read_card,
@@ -192,6 +196,46 @@ def test_the_time_of_weights_that_others_begin_with_is_counted_once(tmp_path):
         assert 0 < hours(name) == pytest.approx(whole[name] - shared, abs=1e-3)
 
 
+def test_a_network_that_was_trained_blind_comes_first(tmp_path):
+    "Of one factor the blind network is taken; of another the study's; a missing one is named."
+    for name, task in (
+        ("runet-x2", "x2"),
+        ("blind-x2", "x2"),
+        ("runet-x5", "x5"),
+        ("sr3-x8", "x8"),
+    ):
+        save_json(tmp_path / f"{name}.json", dict(task=dataclasses.asdict(TASKS[task])))
+    assert model_for(None, tmp_path) == model_for(2, tmp_path) == "blind-x2"
+    assert model_for(5, tmp_path) == "runet-x5"
+    with pytest.raises(CTSRError, match=r"factor of 8.*sr3-x8 \(8\)"):
+        model_for(8, tmp_path)
+
+
+def test_the_card_of_a_blind_training(phantom, tmp_path):
+    "It names kernels, noise and subjects. Other subjects make another training, another file not."
+    volumes = prepare(
+        "phantom", tmp_path, hr=96, window="hounsfield", phantom=dict(subjects=2, slices=1)
+    )
+    blind = dict(volumes=str(volumes), subjects=["s001"], kernels=dict(box=1.0, gaussian=2.0))
+    config = TrainConfig(
+        task=dict(name="x2", hr=64, lr=32),
+        model=dict(name="runet", width=1 / 16, residual=True),
+        blind=blind,
+        batch_size=4,
+        steps=2,
+        validate_every=2,
+    )
+    train(config, phantom, tmp_path / "run", progress=False)
+    inputs = input_bounds(tmp_path / "run", phantom)
+    pack(tmp_path / "run", "blind", {}, "none needed", tmp_path, about=dict(inputs=inputs))
+    card = pretrained(tmp_path)["blind"]
+    assert card["kernel"] == "random: box, gaussian:0.3 to gaussian:0.8; noise of 0 to 30 HU"
+    assert "slices of CT volumes in HU (s001)" in card["trained_on"] and card["window"] == "full"
+    assert set(card["inputs"]) == set(MEASURES) and card["inputs"]["noise"][1] > 0.003
+    assert made_by(card, [replace(config, blind=replace(config.blind, volumes="elsewhere"))])
+    assert not made_by(card, [replace(config, blind=replace(config.blind, subjects=["s000"]))])
+
+
 def test_an_input_unlike_the_training_is_named():
     "Each measure on both sides of its bounds; what was trained on is like itself."
     generator = torch.Generator().manual_seed(0)
@@ -199,7 +243,7 @@ def test_an_input_unlike_the_training_is_named():
     smooth = torch.nn.functional.interpolate(coarse, (128, 128), mode="bicubic").clamp(0, 1)
     grain = torch.randn(smooth.shape, generator=generator)
     images = (smooth + 0.02 * grain).clamp(0, 1)
-    bounds = likeness_bounds((images[:, 0] * 255).round().byte(), replace(TASKS["x2"], lr=256))
+    bounds = likeness_bounds([images])
     assert unlike(measures(images[:5]), bounds) == []
     (noisy,) = unlike(measures(images[:5] + 0.06 * grain[:5])[:, 5:6].expand(-1, 7), bounds)[1:2]
     assert noisy.startswith("noise") and "much noise" in noisy

@@ -247,11 +247,16 @@ def pack(
     folder: Annotated[
         Path | None, Option(help="Where to store them (default: the package's own folder).")
     ] = None,
+    prepared: Annotated[
+        Path | None,
+        Option(help="Images of the training; `upscale` then warns of files unlike them."),
+    ] = None,
 ):
     "Store the weights of a tested run, with a card, for use without training."
     from ctsr.pipeline.study import pack_run
 
-    print(f"stored: {shown(pack_run(training, evaluated, name, folder=folder).resolve())}")
+    file = pack_run(training, evaluated, name, folder=folder, prepared=prepared)
+    print(f"stored: {shown(file.resolve())}")
 
 # %% ../../nbs/apps/cli.ipynb #f5784c28
 STORED = ", ".join(p.stem for p in sorted((Path(ctsr.__file__).parent / "weights").glob("*.json")))

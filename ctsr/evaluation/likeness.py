@@ -12,8 +12,6 @@ import math
 import torch
 from torch import Tensor
 
-from ..data.degrade import Task, degrade
-
 # %% ../../nbs/evaluation/likeness.ipynb #8825c1f0
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 MEASURES = (*(f"{q:.0%} quantile" for q in QUANTILES), "noise", "spectral slope")
@@ -72,13 +70,10 @@ def measures(
 
 
 def likeness_bounds(
-    images: Tensor,  # (N, H, W) uint8, those of the training
-    task: Task,  # how they are made small
+    batches,  # (B, 1, h, w) in [0, 1] each, LR images of the training
 ) -> dict:  # measure -> [lowest, highest]
     "Bounds of the measures over the LR images of a training."
-    found = torch.cat(
-        [measures(degrade(part[:, None].float() / 255, task)) for part in images.split(64)]
-    )
+    found = torch.cat([measures(lr) for lr in batches])
     limits = found.nanquantile(torch.tensor(TAILS), dim=0).T.tolist()
     return {name: [round(x, 4) for x in pair] for name, pair in zip(MEASURES, limits)}
 

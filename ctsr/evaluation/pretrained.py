@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['FOLDER', 'LIMIT', 'STATED', 'NETWORK', 'DATA', 'ABOUT', 'BODY', 'NOT_FOR', 'RESULTS', 'read_card', 'stages',
-           'made_by', 'kernel_of', 'usual_window', 'pack', 'pretrained', 'offered', 'stored_files', 'meets',
-           'model_for', 'unpack']
+           'made_by', 'kernel_of', 'usual_window', 'input_bounds', 'pack', 'pretrained', 'offered', 'stored_files',
+           'meets', 'model_for', 'unpack']
 
 # %% ../../nbs/evaluation/pretrained.ipynb #7df42d5b
 import dataclasses
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -18,7 +19,11 @@ import pandas as pd
 import ctsr
 from ..core.errors import CTSRError
 from ..core.files import file_sha256, read_safetensors, save_csv, save_json, save_tensors
-from ..data.degrade import MODES, Task, task_from
+from ..data.degrade import MODES, TASKS, Task, task_from
+from ..data.prepared import load_prepared
+from .likeness import likeness_bounds
+from ..training.batches import degraded_batch, training_images, training_volumes
+from ..training.settings import TrainConfig
 
 # %% ../../nbs/evaluation/pretrained.ipynb #b422cbbb
 FOLDER = Path(ctsr.__file__).parent / "weights"
@@ -72,13 +77,19 @@ def stages(
     return [*before, stage]
 
 
+def _without_images(settings):
+    "The settings of a training, without the file of the slices that it used."
+    blind = settings.get("blind")
+    return settings | dict(blind={**blind, "volumes": ""}) if blind else settings
+
+
 def made_by(
     card: dict,  # of stored weights
     configs: list,  # TrainConfig of every stage of a training, first stage first
 ) -> bool:  # same network and the same settings in every stage; images are not compared
     "Whether a training with these settings would give these weights."
-    asked = [dataclasses.asdict(config) for config in configs]
-    recipe = _stages_with_task(card)
+    asked = [_without_images(dataclasses.asdict(config)) for config in configs]
+    recipe = [_without_images(stage) for stage in _stages_with_task(card)]
     if len(asked) != len(recipe) or any(asked[-1][k] not in (card[k], None) for k in NETWORK):
         return False
     compared = [key for key in asked[-1] if key not in NETWORK or key == "task"]
@@ -102,8 +113,27 @@ def usual_window(
     card: dict,  # of a network
 ):  # a name or (centre, width) in HU
     "The window that a network sees if the user names none."
-    drawn = card["model"]["name"] == "sr3"
-    return card.get("window") or ("lung" if drawn else BODY)
+    if "window" in card:
+        return card["window"]
+    if card["model"]["name"] == "sr3":
+        return "lung"
+    blind = card.get("blind") or {}
+    return "full" if blind.get("volumes") else BODY
+
+
+def _blind_about(card: dict, blind: dict) -> dict:
+    "What a card says of a training with random degradations."
+    shapes = ", ".join(name for name in blind["kernels"] if name != "gaussian")
+    low, high = blind["sigma"]
+    kernel = f"random: {shapes}, gaussian:{low:g} to gaussian:{high:g}"
+    if blind["noise"]:
+        kernel += f"; noise of 0 to {blind['noise']:g} HU"
+    said = dict(kernel=kernel)
+    if blind["volumes"]:
+        subjects = ", ".join(blind["subjects"]) or "all subjects"
+        pictures = f"{card['train_images']} images of the source {card['source']}"
+        said["trained_on"] = f"{pictures}, and slices of CT volumes in HU ({subjects})"
+    return said
 
 
 def _about(card: dict, said: dict) -> dict:
@@ -120,7 +150,24 @@ def _about(card: dict, said: dict) -> dict:
         kernel=kernel_of(task_from(card["task"])),
         inputs={},
     )
+    if card.get("blind"):
+        usual |= _blind_about(card, card["blind"])
     return usual | said
+
+
+def input_bounds(
+    run: str | Path,  # folder of a finished training
+    prepared: str | Path,  # images that it was trained on
+) -> dict:  # see `ctsr.evaluation.likeness.likeness_bounds`
+    "Bounds of the LR images that a training sees, drawn again as it drew them."
+    card = read_card(Path(run) / "config.json")
+    names = [field.name for field in dataclasses.fields(TrainConfig)]
+    config = TrainConfig(**{name: card[name] for name in names if name in card})
+    images = training_images(load_prepared(prepared), config)
+    volumes = training_volumes(config)
+    epochs = 4 if config.blind else 1
+    steps = range(epochs * math.ceil(len(images) / config.batch_size))
+    return likeness_bounds(degraded_batch(images, config, n, volumes=volumes)[0] for n in steps)
 
 # %% ../../nbs/evaluation/pretrained.ipynb #5e3fd12a
 def pack(
@@ -217,11 +264,10 @@ def model_for(
     folder: str | Path | None = None,  # default: the package's own
 ) -> str:  # name of stored weights
     "Choose the network for those who name none."
-    if factor is None:
-        return "runet-x2"
-    for name, card in pretrained(folder).items():
-        task = task_from(card["task"]) if "task" in card else None
-        if task and name == f"runet-{task.name}" and meets(task.scale, factor):
+    cards = pretrained(folder)
+    for name in [f"{kind}-{task}" for task in TASKS for kind in ("blind", "runet")]:
+        scale = task_from(cards[name]["task"]).scale if name in cards else None
+        if scale and meets(scale, 2 if factor is None else factor):
             return name
     raise CTSRError(
         f"no stored RUNet is for a factor of {factor:g}; stored are, with their factors,"

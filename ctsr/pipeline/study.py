@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from ..core.errors import CTSRError
 from ..core.files import file_sha256, locked, save_json
-from ..evaluation.pretrained import pack
+from ..evaluation.pretrained import input_bounds, pack
 from ..evaluation.table import load_tables
 from .job import STUDY, damaged_output, job_key, read_record, stamp_path
 from ctsr.pipeline.notebooks import (
@@ -517,9 +517,12 @@ def pack_run(
     name: str,  # what the weights will be called, for example 'runet-x5'
     licence: str = LICENCE,  # what is known of the rights in the data
     folder: str | Path | None = None,  # where to; default the package's own
+    prepared: str | Path | None = None,  # its images; the card then says what inputs look like
+    about: dict | None = None,  # see `ctsr.evaluation.pretrained.pack`
 ) -> Path:  # the .safetensors file
     "Store the weights of a tested run with the package."
     choice = Path(evaluated) / "choice.json"
     sampling = json.loads(choice.read_text()) if choice.exists() else None
     metrics = mean_scores(load_tables(Path(evaluated) / "per_image.csv"))
-    return pack(training, name, metrics, licence, folder, sampling)
+    inputs = dict(inputs=input_bounds(training, prepared)) if prepared else {}
+    return pack(training, name, metrics, licence, folder, sampling, inputs | (about or {}))

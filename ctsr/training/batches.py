@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOSSES', 'clear_images', 'training_pair', 'charbonnier', 'log_mse', 'WeightedLoss', 'step_generator', 'batch_indices',
-           'low_resolution', 'train_batch', 'training_images', 'training_volumes', 'measured']
+           'low_resolution', 'degraded_batch', 'train_batch', 'training_images', 'training_volumes', 'measured']
 
 # %% ../../nbs/training/batches.ipynb #2fb77e7a
 import dataclasses
@@ -166,15 +166,15 @@ def low_resolution(
     return blind_lr(hr, width, config.task.lr_size(*hr.shape[-2:]), config.blind, generator)
 
 
-def train_batch(
+def degraded_batch(
     images: torch.Tensor,  # (N,H,W) uint8, perhaps with a margin around the task's square
     config: TrainConfig,
     step: int,  # counted from 0
     rank: int = 0,  # of this process
     world: int = 1,  # processes
     volumes: torch.Tensor | None = None,  # (n,h,w) int16 in HU, for a blind training
-) -> tuple[torch.Tensor, torch.Tensor]:  # up, hr: (B,1,h,w) in [0,1]
-    """Make the pairs of one step on the images' device.
+) -> tuple[torch.Tensor, torch.Tensor, torch.Generator]:  # lr (B,1,h,w), hr (B,1,H,W), generator
+    """Make the LR and HR images of one step on the images' device; what is drawn next goes on.
 
     Processes take equal shares of the batch. A short batch is filled up from its beginning.
     """
@@ -203,8 +203,20 @@ def train_batch(
     lr = low_resolution(hr, config, blind, width)
     if any(config.augment):
         lr = augment_lr(lr, *config.augment, generator)
-    up = upsample(lr, tuple(hr.shape[-2:]), config.up)
-    pair = (up, hr.clamp(0, 1))
+    return lr, hr.clamp(0, 1), generator
+
+
+def train_batch(
+    images: torch.Tensor,  # see `degraded_batch`
+    config: TrainConfig,
+    step: int,  # counted from 0
+    rank: int = 0,  # of this process
+    world: int = 1,  # processes
+    volumes: torch.Tensor | None = None,  # see `degraded_batch`
+) -> tuple[torch.Tensor, torch.Tensor]:  # up, hr: (B,1,h,w) in [0,1]
+    "Make the pairs of one step: the up-sampled LR images and the HR images, cropped alike."
+    lr, hr, generator = degraded_batch(images, config, step, rank, world, volumes)
+    pair = (upsample(lr, tuple(hr.shape[-2:]), config.up), hr)
     return tuple(random_crop_pair(pair, config.crop, generator)) if config.crop else pair
 
 # %% ../../nbs/training/batches.ipynb #fbef03e7

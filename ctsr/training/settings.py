@@ -127,9 +127,7 @@ class TrainConfig:
                     raise CTSRError(f"'{key}' is for sr3, and this is a {self.model['name']}")
             return self
         if "psnr" in self.loss:
-            raise CTSRError(
-                "loss: 'psnr' is for runet; sr3 needs l1, l2 or charbonnier"
-            )
+            raise CTSRError("loss: 'psnr' is for runet; sr3 needs l1, l2 or charbonnier")
         if set(self.loss) == {"vgg"}:
             raise CTSRError(
                 "loss: 'vgg' alone teaches sr3 nothing where there is much noise; add l1, l2 or"
