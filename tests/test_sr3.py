@@ -81,6 +81,7 @@ def test_upstream_has_the_size_of_the_original():
         assert sum(p.numel() for p in SR3("upstream").parameters()) == 155_334_339
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", ["ours", "upstream"])
 def test_gradient_reaches_every_parameter(build):
     torch.manual_seed(0)
