@@ -281,7 +281,7 @@ def upscale(
         str | None,
         Option(
             help=f"Stored weights ({STORED}), a run's folder, or a .safetensors file with its card"
-            " (default: the RUNet for --factor, or else runet-x2)."
+            " (default: the blind RUNet for --factor)."
         ),
     ] = None,
     factor: Annotated[

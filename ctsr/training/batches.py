@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..core.errors import CTSRError, check_choice
-from ..data.blind import PICTURE_WIDTH, blind_lr, blind_slices
+from ..data.blind import PICTURE_WIDTH, blind_lr, blind_slices, soften
 from ctsr.data.degrade import (
     adjusted_baseline,
     augment_lr,
@@ -200,6 +200,8 @@ def degraded_batch(
         hr = torch.cat([slices, hr[count:]])
     if config.flips:
         hr = flip_quarter(hr, generator)
+    if config.blind:
+        hr = soften(hr, config.blind, blind)
     lr = low_resolution(hr, config, blind, width)
     if any(config.augment):
         lr = augment_lr(lr, *config.augment, generator)
