@@ -1,6 +1,8 @@
 # Targets for people. `make` alone explains them.
 PYTHON ?= python3.11
 PRESET ?= quick
+# Processes of `make test`: one more than two cores, because studies wait for their kernels.
+WORKERS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -50,12 +52,12 @@ readme: $(READY)  ## write README.md from nbs/index.ipynb
 check: $(READY)  ## style (ruff), library in step with the notebooks, fast tests
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
-	@$(BIN)/python -m pytest tests --numprocesses 2 --dist loadfile -m "not slow and not browser and not network"
+	@$(BIN)/python -m pytest tests --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow and not browser and not network"
 
 test: $(READY)  ## everything: style, notebooks clean and executed, tests/, a whole smoke study
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
-	@$(BIN)/python -m pytest tests --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest tests --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 bench: $(READY)  ## time our denoising network against diffusers' and MONAI's (fetches both)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[bench]"

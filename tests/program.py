@@ -1,10 +1,16 @@
-"Start studies as a user does, and look at them."
+"Run the program as a user does, and look at studies."
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 import time
+from io import StringIO
 from pathlib import Path
+from unittest import mock
 
+from ctsr.apps.cli import main
 from ctsr.pipeline.plan import plan
 from ctsr.pipeline.presets import load_preset
 from ctsr.pipeline.provenance import as_shown
@@ -13,14 +19,45 @@ from ctsr.pipeline.study import describe_study, unfinished
 SMALL = str(Path(__file__).with_name("small.yaml"))
 
 
-def ctsr(*arguments, **kwargs):
-    "Run the program in a process of its own."
-    return subprocess.run(
-        [sys.executable, "-m", "ctsr", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        **kwargs,
-    )
+@contextlib.contextmanager
+def as_a_program(arguments, cwd, env):
+    "Arguments, folder, environment and signals of a program; afterwards all is as it was."
+    stops = {stop: signal.getsignal(stop) for stop in (signal.SIGTERM, signal.SIGHUP)}
+    with (
+        mock.patch.object(sys, "argv", ["ctsr", *map(str, arguments)]),
+        mock.patch.dict(os.environ, env),
+        contextlib.chdir(cwd or Path.cwd()),
+    ):
+        try:
+            yield
+        finally:
+            for stop, handler in stops.items():
+                signal.signal(stop, handler)
+
+
+def ctsr(*arguments, cwd=None, env=()) -> subprocess.CompletedProcess:
+    """Run the program in this process, which has loaded the library already.
+
+    `start_ctsr` is for what only a process of its own can show.
+    """
+    code = 0
+    with (
+        as_a_program(arguments, cwd, env),
+        contextlib.redirect_stdout(StringIO()) as printed,
+        contextlib.redirect_stderr(StringIO()) as errors,
+    ):
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+    return subprocess.CompletedProcess(arguments, code, printed.getvalue(), errors.getvalue())
+
+
+def start_ctsr(*arguments, **kwargs) -> subprocess.Popen:
+    "Start the program in a process of its own."
+    command = [sys.executable, "-m", "ctsr", *map(str, arguments)]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, **pipes | kwargs)
 
 
 def study_of(preset) -> tuple:

@@ -155,6 +155,7 @@ def test_noise_is_in_hounsfield_units(width):
 # --- training
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_ends_in_the_same_bits(phantom, volumes, tmp_path):
     config = blind_config(volumes)
     for name, stops in (("whole", [None]), ("parts", [2, 4, None])):

@@ -105,6 +105,7 @@ def test_lost_lines_do_not_stop_the_work(tmp_path, capsys):
         assert capsys.readouterr().err == said
 
 
+@pytest.mark.slow
 def test_several_sources_and_the_list_of_what_was_skipped(tmp_path):
     "Two folders become two sets; a third that is not there costs only itself."
     rng = np.random.default_rng(0)

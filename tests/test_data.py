@@ -9,15 +9,15 @@ import pickle
 import resource
 import subprocess
 import sys
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from errno import EACCES, ENOSPC
-from io import BytesIO, StringIO
+from io import BytesIO
 from pathlib import Path
-from unittest import mock
 
 import nibabel
 import numpy as np
 import pandas as pd
+import program
 import pydicom
 import pytest
 import SimpleITK as sitk
@@ -30,7 +30,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import ctsr.data.prepared
-from ctsr.apps.cli import main
 from ctsr.core.errors import CTSRError
 from ctsr.core.files import atomic_path
 from ctsr.data.degrade import TASKS, center, rotate, rotation_margin
@@ -50,18 +49,9 @@ GOOD = 6  # pictures in a folder that is otherwise in order
 
 
 def ctsr_data(*arguments):
-    "Run `ctsr data` in this process; its exit code, what it printed, and its errors."
-    code = 0
-    with (
-        mock.patch.object(sys, "argv", ["ctsr", "data", *map(str, arguments)]),
-        redirect_stdout(StringIO()) as printed,
-        redirect_stderr(StringIO()) as errors,
-    ):
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-    return code, printed.getvalue(), errors.getvalue()
+    "Run `ctsr data`; its exit code, what it printed, and its errors."
+    done = program.ctsr("data", *arguments)
+    return done.returncode, done.stdout, done.stderr
 
 
 def contents(folder):
@@ -1232,6 +1222,7 @@ def test_a_split_is_drawn_by_its_seed():
     )
 
 
+@pytest.mark.slow
 def test_prepare_splits_by_fraction(tmp_path):
     options = dict(hr=32, phantom=dict(subjects=5, slices=2, size=32, views=9), split=(0.8, 0, 0.2))
     first, again, other = (
@@ -1272,6 +1263,7 @@ def test_copies_stay_together_where_no_subject_is_known(tmp_path):
     assert (torn[torn.split.eq("test")].leaked == "exact").any()
 
 
+@pytest.mark.slow
 def test_small_drawn_subjects_are_not_taken_for_copies_of_each_other(tmp_path):
     t = load_prepared(
         prepare("phantom", tmp_path / "out", hr=16, phantom=dict(subjects=12, slices=3, views=9))
@@ -1289,6 +1281,7 @@ def test_what_lies_outside_the_split_folders_is_said_so(tmp_path):
 # 8. The phantom.
 
 
+@pytest.mark.slow
 def test_the_phantom_is_the_same_in_every_process_and_differs_by_subject():
     code = """
 import hashlib

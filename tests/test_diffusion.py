@@ -282,6 +282,7 @@ def test_a_sample_does_not_depend_on_its_batch(name, kw):
     )  # different seeds, different images
 
 
+@pytest.mark.slow
 def test_seeds_are_the_same_in_every_process():
     code = "from ctsr.models.diffusion import image_seed; print(image_seed(7, 'a/b c é.png', 2))"
     elsewhere = subprocess.run(

@@ -225,6 +225,7 @@ def test_copies_of_an_image_do_not_change_p():
     assert copied == sign_flip(d) and sign_flip(np.repeat(d, 5)) < copied
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gain, clear", [(0.3, False), (-0.1, True)])
 def test_p_and_interval_weigh_images_alike(gain, clear):
     """One large group and twelve single images that lose 0.1 each.
@@ -506,6 +507,7 @@ def test_colours_are_apart_and_settled_by_name():
     )
 
 
+@pytest.mark.slow
 def test_command_line(tmp_path, capsys):
     path = prepare("phantom", tmp_path / "data", hr=64, phantom=dict(subjects=6, slices=2))
     task = '{"name": "x4", "hr": 64, "lr": 16}'
@@ -525,6 +527,7 @@ def test_command_line(tmp_path, capsys):
     assert not (tmp_path / "no").exists()
 
 
+@pytest.mark.slow
 def test_a_colour_network_is_scored_by_its_mean_and_where_asked_by_its_channels(phantom):
     "Noise that differs between channels averages out; only protocols that score channels see it."
     test = load_prepared(phantom).split("test")

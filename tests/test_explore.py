@@ -38,11 +38,14 @@ def here(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("here")
     data = prepare(
-        "phantom", folder / "runs" / "toy" / "prepare", hr=96, phantom=dict(subjects=10, slices=2)
+        "phantom",
+        folder / "runs" / "toy" / "prepare",
+        hr=96,
+        phantom=dict(subjects=10, slices=2, views=60),
     )
-    short = dict(
-        task=dict(name="x5", hr=96, lr=19), crop=32, batch_size=2, steps=2, validate_every=2
-    )
+    task = dict(name="x5", hr=96, lr=19)
+    few = dict(steps=2, validate_every=2, validate_images=1, validate_steps=1)
+    short = dict(task=task, crop=32, batch_size=2, **few)
     small = dict(name="sr3", channels=8, multipliers=[1, 2])
     runs = folder / "runs" / "toy" / "train"
     train(
@@ -145,6 +148,7 @@ def test_what_is_available_is_offered(here, tmp_path):
     assert explorer.methods.ticked == ["bicubic", "toy/runet-x5", "toy/sr3-x5"]
 
 
+@pytest.mark.slow
 def test_a_check_box_shows_and_hides_a_method(here, tmp_path):
     explorer = Explorer(here, tmp_path)
     explorer.methods.boxes["nearest"].value = True
@@ -159,6 +163,7 @@ def test_a_check_box_shows_and_hides_a_method(here, tmp_path):
     assert "6 methods are shown" in explorer.methods.said.value
 
 
+@pytest.mark.slow
 @without_loop
 def test_stored_weights_are_sampled_as_was_chosen_for_them(here, stored):
     explorer = Explorer(here, stored)
@@ -225,6 +230,7 @@ def test_samples_are_drawn_on_demand_and_can_be_stopped(here, tmp_path):
     assert explorer.controls.look.left == shown[0]  # the reader's choice is back
 
 
+@pytest.mark.slow
 @without_loop
 def test_another_image_ends_the_drawing_and_going_back_shows_what_was_drawn(here, tmp_path):
     explorer = Explorer(here, tmp_path)
@@ -248,6 +254,7 @@ def test_another_image_ends_the_drawing_and_going_back_shows_what_was_drawn(here
     assert methods.case.waiting == [(name, (30, 5))]
 
 
+@pytest.mark.slow
 def test_going_back_computes_nothing_again_and_old_cases_are_dropped(here, tmp_path, monkeypatch):
     monkeypatch.setattr("ctsr.apps.explore.KEPT", 3)
     explorer = Explorer(here, tmp_path)
@@ -299,6 +306,7 @@ def test_samples_are_those_of_upscale(here, stored, tmp_path):
     assert (np.asarray(Image.open(row["out"])) == (image * 255).round()).all()
 
 
+@pytest.mark.slow
 def test_every_control_changes_the_picture(here, tmp_path):
     explorer = Explorer(here, tmp_path)
     explorer.methods.choose("bicubic", "toy/runet-x5")
@@ -322,6 +330,7 @@ def test_every_control_changes_the_picture(here, tmp_path):
     assert (pixels(lower) != before).any()
 
 
+@pytest.mark.slow
 def test_panels_stay_large_and_figures_are_as_wide_as_asked(here, tmp_path):
     explorer = Explorer(here, tmp_path, width=700)
     upper, lower = (c.figure for c in explorer.canvases)
@@ -343,6 +352,7 @@ def test_panels_stay_large_and_figures_are_as_wide_as_asked(here, tmp_path):
     assert [f.get_figwidth() * 80 for f in (upper, lower)] == [1200, 1200] and side() > 270
 
 
+@pytest.mark.slow
 @without_loop
 def test_every_line_of_panels_begins_with_the_original(here, tmp_path):
     explorer = Explorer(here, tmp_path)
@@ -381,6 +391,7 @@ def test_every_line_of_panels_begins_with_the_original(here, tmp_path):
     assert {ax.get_xlim() for ax in images} == {(29.5, 69.5)}  # one zoom for all
 
 
+@pytest.mark.slow
 @without_loop
 def test_what_samples_differ_by_has_a_scale_of_its_own(here, tmp_path):
     explorer = Explorer(here, tmp_path)
@@ -397,6 +408,7 @@ def test_what_samples_differ_by_has_a_scale_of_its_own(here, tmp_path):
     assert any(f"0 to {limits['spread'] * 255:.1f} grey levels" in title for title in titles)
 
 
+@pytest.mark.slow
 def test_names_of_curves_lie_above_them(here, tmp_path):
     explorer = Explorer(here, tmp_path)
     for name in ("one", "two", "three"):
@@ -496,6 +508,7 @@ def test_the_wipe_shows_a_network_and_stays_when_a_method_is_added(here, tmp_pat
     assert explorer.controls.look.right == "mine"  # the reader's choice
 
 
+@pytest.mark.slow
 def test_of_a_large_image_the_part_follows_the_region(here, tmp_path):
     explorer = Explorer(here, tmp_path)
     picture = np.random.default_rng(0).random((700, 530), np.float32)
@@ -543,6 +556,7 @@ def test_an_image_is_enlarged_as_it_is(here, tmp_path):
     assert list(panel_axes(explorer))[-1] == "toy/sr3-x5, spread of 2 samples"
 
 
+@pytest.mark.slow
 def test_as_it_is_the_part_follows_the_region(here, tmp_path):
     explorer = Explorer(here, tmp_path)
     explorer.methods.choose("bicubic")
@@ -557,6 +571,7 @@ def test_as_it_is_the_part_follows_the_region(here, tmp_path):
     assert (moved.lr[0, 0].numpy() == moved.picture[-102:, -102:]).all()
 
 
+@pytest.mark.slow
 @without_loop
 def test_a_method_that_fails_is_named_and_the_others_stay(here, tmp_path):
     explorer = Explorer(here, tmp_path)
@@ -621,6 +636,7 @@ def test_runet_answers_within_two_seconds(here, tmp_path, side):
     assert explorer.methods.case.hr.shape == (side, side) and np.median(seconds) < limit
 
 
+@pytest.mark.slow
 def test_files_of_ones_own(here, tmp_path, monkeypatch):
     import SimpleITK as sitk
 
@@ -662,6 +678,7 @@ def test_files_of_ones_own(here, tmp_path, monkeypatch):
     assert explorer.methods.case.picture.shape == (120, 90) and "up.png" in chooser.said.value
 
 
+@pytest.mark.slow
 def test_of_a_file_that_cannot_be_shown_nothing_is_shown_but_why(here, tmp_path):
     explorer = Explorer(here, tmp_path)
     chooser = explorer.chooser

@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
-from program import SMALL, ctsr, study_of, todo, until
+from program import SMALL, ctsr, start_ctsr, study_of, todo, until
 
 from ctsr.pipeline.job import read_record, stamp_path
 from ctsr.pipeline.study import is_alive
@@ -39,14 +39,8 @@ def copy(small_study, tmp_path):
 
 
 def start(root, folder, *extra, **kwargs):
-    return subprocess.Popen(
-        [sys.executable, "-m", "ctsr", *STUDY, "--out", str(folder), *extra],
-        cwd=root,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        **kwargs,
-    )
+    "Start the study in a process of its own."
+    return start_ctsr(*STUDY, "--out", folder, *extra, cwd=root, stderr=subprocess.STDOUT, **kwargs)
 
 
 def test_what_only_follows_stays_where_its_inputs_come_out_as_they_were(root, copy):
@@ -197,7 +191,7 @@ def test_a_failing_cell_is_kept_and_named(root, copy, tmp_path):
     """
     folder = copy / "train" / "runet-x5"
     before = (folder / "weights.safetensors").read_bytes()
-    offline = os.environ | {"CTSR_OFFLINE": "1", "CTSR_CACHE": str(tmp_path / "empty")}
+    offline = {"CTSR_OFFLINE": "1", "CTSR_CACHE": str(tmp_path / "empty")}
     done = ctsr(
         *STUDY,
         "--out",

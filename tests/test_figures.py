@@ -115,6 +115,7 @@ def point(label, psnr, lpips):
     return row | {f"{m}_{e}": np.nan for m in ("psnr", "lpips") for e in ("lo", "hi")}
 
 
+@pytest.mark.slow
 def test_labels_of_close_points_do_not_overlap_and_are_placed_the_same_again(tmp_path):
     close = pd.DataFrame([point(f"method {i}", 26 + 0.01 * i, 0.3) for i in range(6)])
     fig = fig_tradeoff(close)

@@ -61,6 +61,7 @@ def test_card_says_what_the_weights_are(name):
     )
 
 
+@pytest.mark.slow
 def test_stored_runet_restores_images_it_was_never_made_for(tmp_path):
     "On a drawn slice, unlike any image of its training, it is far above the interpolation."
     images = (
@@ -80,6 +81,7 @@ def test_stored_runet_restores_images_it_was_never_made_for(tmp_path):
     assert gain > 3, f"{gain:.2f} dB"
 
 
+@pytest.mark.slow
 def test_weights_that_draw_samples(phantom, tmp_path):
     """Weights are packed after two stages and unpacked again.
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ctsr.core.errors import CTSRError
-from ctsr.data.degrade import Task, task_from, upsample
+from ctsr.data.degrade import Task, upsample
 from ctsr.data.prepare import prepare
 from ctsr.data.prepared import load_prepared
 from ctsr.evaluation.restore import Cascade, SelfEnsemble, load_run
@@ -154,15 +154,23 @@ def test_what_cannot_be_sampled_is_refused_before_anything_starts(change, word):
         check_preset(CASCADE | change)
 
 
-@pytest.mark.slow
-def test_scores_of_samples_do_not_depend_on_the_batch_and_the_first_is_the_headline(tmp_path):
-    file = prepare("phantom", tmp_path, hr=64, fit="resize", phantom=dict(subjects=10, slices=2))
+@pytest.fixture(scope="module")
+def direct(phantom, tmp_path_factory):
+    "A small SR3, trained for a few steps."
+    folder = tmp_path_factory.mktemp("direct")
     config = dataclasses.replace(check_preset(CASCADE).trainings["direct"], precision="fp32")
-    task = task_from(config.task)
-    train(config, file, tmp_path / "run", progress=False)
-    test = load_prepared(file).split("test")
+    train(config, phantom, folder, progress=False)
+    return folder
+
+
+@pytest.mark.slow
+def test_scores_of_samples_do_not_depend_on_the_batch_and_the_first_is_the_headline(
+    phantom, direct
+):
+    task = Task(name="x4", **CASCADE["tasks"]["x4"])
+    test = load_prepared(phantom).split("test")
     tables = [
-        draw_scores(load_run(tmp_path / "run", steps=2), test, task, run="r", k=2, batch_size=n)[0]
+        draw_scores(load_run(direct, steps=2), test, task, run="r", k=2, batch_size=n)[0]
         for n in (1, 4)
     ]
     wide = [
@@ -175,7 +183,7 @@ def test_scores_of_samples_do_not_depend_on_the_batch_and_the_first_is_the_headl
 
     close(*wide)
     headline = (
-        per_image(load_run(tmp_path / "run", steps=2), test, task, run="r", sample=0, regions=True)
+        per_image(load_run(direct, steps=2), test, task, run="r", sample=0, regions=True)
         .set_index(["image_id", "protocol", "metric"])
         .value
     )
@@ -184,7 +192,7 @@ def test_scores_of_samples_do_not_depend_on_the_batch_and_the_first_is_the_headl
     assert set(tables[0].run) == {"r", "r+mean2", "r+projected", "r+drawn"}
     undone = (
         per_image(
-            load_run(tmp_path / "run", steps=2, match=False),
+            load_run(direct, steps=2, match=False),
             test,
             task,
             run="r",
@@ -255,12 +263,10 @@ def test_a_self_ensemble_mixes_channels_as_asked(mix, channels):
     assert ensemble(torch.rand(1, 1, 16, 16), Task("x2", 32, 16)).shape[1] == channels
 
 
-def test_stages_of_a_cascade_draw_noise_of_their_own(tmp_path):
+def test_stages_of_a_cascade_draw_noise_of_their_own(direct):
     "Two identical stages must not begin with the same numbers."
-    file = prepare("phantom", tmp_path, hr=64, fit="resize", phantom=dict(subjects=10, slices=2))
-    train(check_preset(CASCADE).trainings["direct"], file, tmp_path / "run", progress=False)
     seen = []
-    stage = load_run(tmp_path / "run", steps=1)
+    stage = load_run(direct, steps=1)
 
     class Spy:
         draws = True

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from html.parser import HTMLParser
-from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
@@ -169,23 +169,57 @@ def served(site):
     server.shutdown()
 
 
-@pytest.mark.browser
-def test_pages_load_without_an_error_and_show_their_pictures(site, served, browser):
-    page = browser.new_page()
+DESK = dict(width=1280, height=720)
+PHONE = dict(width=390, height=844)
+
+
+class Visit(NamedTuple):
+    "What a browser found on a page."
+
+    errors: list  # printed or raised
+    broken: list  # pictures that do not load
+    wide: int  # px that do not fit on a phone
+    lists: list  # px by which tables that should be lists do not fit on a phone
+
+
+def visit(page, address) -> Visit:
+    "Load a page at a desk, then make it as narrow as a phone."
     errors = []
 
     def note(message):
         if message.type == "error":
             errors.append(message.text)
 
+    def note_exception(error):
+        errors.append(str(error))
+
+    page.set_viewport_size(DESK)
     page.on("console", note)
-    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("pageerror", note_exception)
+    page.goto(address, wait_until="load")
+    broken = page.evaluate(BROKEN_PICTURES)
+    page.set_viewport_size(PHONE)
+    wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    lists = page.evaluate(LISTS_TOO_WIDE)
+    page.remove_listener("console", note)
+    page.remove_listener("pageerror", note_exception)
+    return Visit(errors, broken, wide, lists)
+
+
+@pytest.fixture(scope="module")
+def visits(site, served, browser) -> dict:  # name -> Visit
+    "All pages, and some of those of the source."
+    page = browser.new_page()
     sources = [f"source/{p.name}" for p in sorted((site / "source").glob("*.html"))[::20]]
-    for name in [*pages(site), *sources]:
-        page.goto(f"{served}/{name}", wait_until="load")
-        empty = page.evaluate(BROKEN_PICTURES)
-        assert not errors and not empty, (name, errors, empty)
+    found = {name: visit(page, f"{served}/{name}") for name in [*pages(site), *sources]}
     page.close()
+    return found
+
+
+@pytest.mark.browser
+def test_pages_load_without_an_error_and_show_their_pictures(visits):
+    faulty = {name: seen for name, seen in visits.items() if seen.errors or seen.broken}
+    assert len(visits) > 60 and not faulty
 
 
 def test_a_report_shows_its_tables_and_figures(site):
@@ -339,21 +373,15 @@ def pages(site):  # to read, without those of source and of Sphinx itself
 
 
 @pytest.mark.browser
-def test_a_phone_shows_it_without_scrolling_sideways(site, served, browser, tmp_path):
-    page = browser.new_page(viewport=dict(width=390, height=844))
+def test_a_phone_shows_it_without_scrolling_sideways(site, visits):
     for name in pages(site):
-        page.goto(f"{served}/{name}", wait_until="load")
-        wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-        assert wide <= 1, f"{name}: {wide} px too wide"
-        lists = page.evaluate(LISTS_TOO_WIDE)
-        assert all(more <= 1 for more in lists), (
-            f"{name}: a table that should be a list needs {max(lists)} px more"
+        seen = visits[name]
+        assert seen.wide <= 1, f"{name}: {seen.wide} px too wide"
+        assert all(more <= 1 for more in seen.lists), (
+            f"{name}: a table that should be a list needs {max(seen.lists)} px more"
         )
         if name in ("study/full.html", "study/quick.html"):
-            assert lists, name
-        if name in ("index.html", "study/quick.html"):
-            page.screenshot(path=tmp_path / f"{Path(name).stem}.png")
-    page.close()
+            assert seen.lists, name
 
 
 @pytest.mark.browser

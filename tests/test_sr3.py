@@ -81,6 +81,7 @@ def test_upstream_has_the_size_of_the_original():
         assert sum(p.numel() for p in SR3("upstream").parameters()) == 155_334_339
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", ["ours", "upstream"])
 def test_gradient_reaches_every_parameter(build):
     torch.manual_seed(0)
@@ -196,6 +197,7 @@ REFINED = BASE | dict(
 )
 
 
+@pytest.mark.slow
 def test_sr3_over_a_trained_network_refines_its_output(phantom, tmp_path):
     "Trained, resumed and drawn over the base; a base that changed or has another input is refused."
     base = tmp_path / "train" / "runet"

@@ -3,16 +3,20 @@
 import json
 import re
 import shutil
+import subprocess
 import time
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 from PIL import Image
-from program import ctsr, git, study_of, todo
+from program import ctsr, git, start_ctsr, study_of, todo
 
 from ctsr.core.errors import CTSRError
-from ctsr.pipeline.notebooks import run_notebook
+from ctsr.pipeline.notebooks import execute, run_notebook
 from ctsr.pipeline.plan import plan
 from ctsr.pipeline.presets import load_preset
 from ctsr.pipeline.provenance import as_shown, code_behind
@@ -34,7 +38,9 @@ def finished_study(root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("study") / "a 'smoke' (1) {x}"
     before = git(root, "status", "--porcelain")
     started = time.time()
-    done = ctsr(*STUDY, "--out", folder, cwd=root)
+    process = start_ctsr(*STUDY, "--out", folder, cwd=root)
+    stdout, stderr = process.communicate()
+    done = subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert git(root, "status", "--porcelain") == before, "a study must write no tracked file"
     return folder, done, time.time() - started
@@ -169,6 +175,19 @@ def test_a_second_study_starts_nothing(root, finished_study):
     assert time.time() - started - look < 3 * look + 5
 
 
+def run_together(root, jobs, out, folder):
+    "Run the notebooks of jobs one after the other in one kernel, which loads the library once."
+    whole = nbformat.v4.new_notebook()
+    for job in jobs:
+        nb = load_notebook_node(str(root / "nbs" / "study" / f"{job.notebook}.ipynb"))
+        parameters = job.parameters | dict(out=str(out))
+        nb = parameterize_notebook(nb, parameters, kernel_name="python3", language="python")
+        whole.cells += nb.cells
+    whole.metadata = nb.metadata
+    nbformat.write(whole, folder / "together.ipynb")
+    execute(folder / "together.ipynb", folder / "executed.ipynb", {}, root)
+
+
 @slow
 def test_figures_are_the_same_bytes_from_the_same_table(
     root, finished_study, tmp_path, monkeypatch
@@ -178,14 +197,10 @@ def test_figures_are_the_same_bytes_from_the_same_table(
     The figures of the others are compared where a study is drawn again from its tables.
     """
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as the study draws them
-    for job in plan(load_preset("smoke"), finished_study[0]):
-        if job.name not in TAKES_PICTURES:
-            continue
-        run_notebook(
-            root / "nbs" / "study" / f"{job.notebook}.ipynb",
-            tmp_path / f"{job.notebook}.ipynb",
-            job.parameters | {"out": str(tmp_path / "again")},
-        )
+    jobs = [
+        job for job in plan(load_preset("smoke"), finished_study[0]) if job.name in TAKES_PICTURES
+    ]
+    run_together(root, jobs, tmp_path / "again", tmp_path)
     pictures = sorted((tmp_path / "again").glob("*.png"))
     assert {"fig2_examples", "fig_uncertainty", "fig_mechanism"} <= {p.stem for p in pictures}
     assert all(

@@ -33,7 +33,7 @@ SETTINGS = dict(
     flips=True,
     crop=48,
     batch_size=4,
-    steps=60,
+    steps=40,
     validate_every=20,
     ema=0.9,
     warmup=5,
@@ -198,6 +198,7 @@ def test_a_diffusion_model_resumes_to_the_same_bits(phantom, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_diffusion_model_that_begins_with_another_task_s_weights_measures_its_own_residual(
     phantom, tmp_path
 ):
@@ -314,6 +315,7 @@ def test_a_finished_run_costs_nothing_and_is_written_again_where_it_was_damaged(
     assert {name: (out / name).read_bytes() for name in files} == files
 
 
+@pytest.mark.slow
 def test_other_images_are_never_given_the_old_weights(phantom, tmp_path, capsys):
     "The same settings on other images: trained anew, not taken from the checkpoint."
     config = TrainConfig(**SETTINGS | dict(steps=4, validate_every=2))
@@ -355,6 +357,7 @@ def test_plateau_schedule_halves_as_torch_does(phantom, tmp_path):
         assert optimizer.param_groups[0]["lr"] == 0.5**ours.halvings
 
 
+@pytest.mark.slow
 def test_the_history_shows_the_learning_rate_that_was_used(phantom, tmp_path):
     "A plateau lowers the rate of the next step, not of the one before; without one the rate stays."
     short = SETTINGS | dict(steps=4, validate_every=1, warmup=0, ema=0.0, clip=0.0)

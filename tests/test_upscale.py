@@ -14,7 +14,6 @@ import time
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -25,11 +24,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from program import ctsr, start_ctsr
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 from safetensors.torch import load_file
 
-from ctsr.apps.cli import main
 from ctsr.apps.formats import write_slice
 from ctsr.apps.upscale import load_model, restore_slice, upscale
 from ctsr.core.errors import CTSRError
@@ -110,24 +109,12 @@ def runs(phantom, tmp_path_factory):
     return home
 
 
-@pytest.fixture
-def ctsr_upscale(capsys, monkeypatch):
-    "A function that runs the command in this process and returns its status and what it printed."
-    stops = {stop: signal.getsignal(stop) for stop in (signal.SIGTERM, signal.SIGHUP)}
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ctsr", "upscale", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        disclaimer, _, errors = said.err.partition("\n")
-        assert "not a medical device" in disclaimer
-        return SimpleNamespace(returncode=ended.value.code, stdout=said.out, stderr=errors)
-
-    yield run
-    for stop, before in stops.items():
-        signal.signal(stop, before)
+def ctsr_upscale(*arguments):
+    "Run `ctsr upscale`; what it says of its purpose is not among the errors."
+    done = ctsr("upscale", *arguments)
+    purpose, _, done.stderr = done.stderr.partition("\n")
+    assert "not a medical device" in purpose
+    return done
 
 
 def contents(folder):
@@ -1002,9 +989,7 @@ def test_files_passed_over_are_counted(runs, tmp_path):
     assert row["slices"] == 2 and row["others"] == 1
 
 
-def test_the_remedy_for_a_folder_of_pictures_and_for_nothing(
-    runs, tmp_path, monkeypatch, ctsr_upscale
-):
+def test_the_remedy_for_a_folder_of_pictures_and_for_nothing(runs, tmp_path, monkeypatch):
     "A folder of other files is told how to name them; an empty name is no current folder."
     (tmp_path / "in").mkdir()
     for name in ("a.png", "b.PNG"):
@@ -1161,6 +1146,7 @@ def test_a_result_says_what_made_it(runs, tmp_path):
 # 4. Samples.
 
 
+@pytest.mark.slow
 def test_uncertainty_lies_beside_the_result(runs, tmp_path):
     "The standard deviation of the very samples that are averaged, in each format's own way."
     pixels = (blobs(24, 20) * 255).astype(np.uint8)
@@ -1233,6 +1219,7 @@ def test_uncertainty_lies_beside_the_result(runs, tmp_path):
     assert all(text.startswith("Standard deviation of samples") for text in said)
 
 
+@pytest.mark.slow
 def test_a_result_says_how_its_samples_were_drawn(runs, tmp_path):
     "Sampler, steps, how many, seed, whatever the format; another seed is another picture."
     Image.fromarray((blobs(24, 20) * 255).astype(np.uint8)).save(tmp_path / "a.png")
@@ -1316,7 +1303,8 @@ def test_the_remedy_fits(runs, tmp_path):
         assert "--model" not in str(caught.value)
 
 
-def test_stored_weights_that_draw_samples(runs, tmp_path, ctsr_upscale):
+@pytest.mark.slow
+def test_stored_weights_that_draw_samples(runs, tmp_path):
     "Drawn as the card says, averaged, with their deviation; the line says it all."
     pack(
         runs / "sr3",
@@ -1397,7 +1385,7 @@ def test_samples_are_drawn_as_a_study_chose(runs, tmp_path):
         load_model(run)
 
 
-def test_a_factor_chooses_the_network(runs, tmp_path, ctsr_upscale):
+def test_a_factor_chooses_the_network(runs, tmp_path):
     "5 is 256/51; a factor that no stored network is for is refused with the names of all."
     for factor, name in ((5, "runet-x5"), (5.02, "runet-x5"), (2, "runet-x2"), (None, "runet-x2")):
         assert load_model(None, factor)[0].name == name
@@ -1480,7 +1468,7 @@ def test_every_slice_has_noise_of_its_own(runs, tmp_path):
     assert np.abs(whole[0] + 1 - whole[1]).max() > 5
 
 
-def test_inputs_unlike_the_training_are_named(runs, tmp_path, ctsr_upscale):
+def test_inputs_unlike_the_training_are_named(runs, tmp_path):
     "By the bounds of the card; the authors' own variant is not offered."
     card = json.loads((runs / "runet" / "config.json").read_text())
     folder = tmp_path / "other"
@@ -1617,6 +1605,7 @@ OTHER = dict(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["a.png", "a.nii.gz", "a.mha", "series"])
 def test_other_settings_are_not_done_before(runs, tmp_path, kind):
     "Whatever the format, and however much else its header holds; the same settings are done."
@@ -1725,7 +1714,7 @@ def test_a_link_to_a_folder_leads_there(runs, tmp_path):
     )
 
 
-def test_the_command(runs, tmp_path, ctsr_upscale):
+def test_the_command(runs, tmp_path):
     "Weights as a file, a batch in which one fails: a line each, exit status 2."
     noisy_png(tmp_path / "a.png")
     Image.new("RGB", (30, 30), (9, 9, 60)).save(tmp_path / "b.png")
@@ -1775,15 +1764,10 @@ def test_an_interrupt_is_one_line(runs, tmp_path, with_stops, stop):
     "What was finished stays, and nothing else."
     for name in ("a.png", "b.png"):
         noisy_png(tmp_path / name, (1200, 1200) if name == "b.png" else (40, 40))
-    command = [sys.executable, "-m", "ctsr", "upscale", tmp_path / "a.png"]
-    command += [tmp_path / "b.png", "-o", tmp_path / "out", "--model", runs / "runet"]
-    with subprocess.Popen(
-        [*command, "--tile", "64"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=with_stops,
-    ) as process:  # a shell in the background ignores it
+    given = [tmp_path / "a.png", tmp_path / "b.png", "-o", tmp_path / "out"]
+    given += ["--model", runs / "runet", "--tile", "64"]
+    # a shell in the background ignores the signal
+    with start_ctsr("upscale", *given, preexec_fn=with_stops) as process:
         while not (tmp_path / "out" / "a.png").exists() and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(stop)
@@ -1798,6 +1782,7 @@ def test_an_interrupt_is_one_line(runs, tmp_path, with_stops, stop):
 # 6. Any size in bounded memory.
 
 
+@pytest.mark.slow
 def test_tiled_is_whole_away_from_borders_and_at_them(runs):
     "A picture of four tiles, none of its sides a multiple of 16."
     x = torch.from_numpy(blobs(431, 395))[None, None]
@@ -1824,6 +1809,7 @@ def test_long_and_thin(runs, size):
     assert parts.isfinite().all() and (whole - parts).abs().max() < 5e-3
 
 
+@pytest.mark.slow
 def test_tiles_of_a_sampler_see_the_same_noise(runs):
     "Nine tiles and one piece draw the same sample: they differ far less than samples do."
     x = torch.from_numpy(blobs(96, 96))[None, None]
@@ -1837,6 +1823,7 @@ def test_tiles_of_a_sampler_see_the_same_noise(runs):
     assert not torch.equal(a, b) and (a - b).abs().mean() < (a - other).abs().mean() / 5
 
 
+@pytest.mark.slow
 def test_tiles_of_a_sampler_agree_approximately(runs):
     "Exactly in one tile, else to a part of what samples differ by; no seam is added."
     task = Task(**X2)
@@ -1862,21 +1849,26 @@ UPSCALE = """
 import sys
 from ctsr.apps.upscale import upscale
 
-(row,) = upscale(sys.argv[1:2], sys.argv[2], sys.argv[3], **eval(sys.argv[4]))
-assert row["size"] == (2048, 2048), row
-status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-print(status["VmHWM"].split()[0])
+path, model, results = sys.argv[1:]
+for out, settings in eval(results).items():
+    (row,) = upscale([path], out, model, **settings)
+    assert row["size"] == (2048, 2048), row
+    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    print(status["VmHWM"].split()[0])
 """
 
 
-def peak_memory(path, out, model, **settings):
-    "Bytes that a process of its own takes at most for a picture of 2048 x 2048 px."
+def peak_memory(path, model, results) -> list:
+    """Bytes that a process has taken at most after each picture of 2048 x 2048 px.
+
+    `results` are settings by the name of the file; the one that needs most memory comes last.
+    """
     if not Path("/proc/self/status").exists():
         pytest.skip("peak memory is read from /proc, which is not here")
     Image.fromarray((blobs(1024, 1024) * 255).astype(np.uint8)).save(path)
-    command = [sys.executable, "-c", UPSCALE, path, out, model, repr(settings)]
+    command = [sys.executable, "-c", UPSCALE, path, model, repr(results)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return int(done.stdout) * 1024
+    return [int(line) * 1024 for line in done.stdout.split()]
 
 
 @pytest.mark.slow
@@ -1888,7 +1880,7 @@ def test_samples_of_a_large_picture_in_bounded_memory(tmp_path):
     card = dict(model=narrow, up="bicubic", mean=0.5, std=0.5, task=task, precision="bf16")
     save_json(tmp_path / "run" / "config.json", card)
     how = dict(steps=1, samples=2, uncertainty=True)
-    peak = peak_memory(tmp_path / "a.png", tmp_path / "b.png", tmp_path / "run", **how)
+    (peak,) = peak_memory(tmp_path / "a.png", tmp_path / "run", {f"{tmp_path}/b.png": how})
     assert peak < 1.25 * 2**30
     for name in ("b.png", "b.uncertainty.png"):
         assert Image.open(tmp_path / name).size == (2048, 2048)
@@ -1897,11 +1889,9 @@ def test_samples_of_a_large_picture_in_bounded_memory(tmp_path):
 @pytest.mark.slow
 def test_a_large_picture_in_four_gibibytes(runs, tmp_path):
     "In one piece it takes more than in tiles."
-    peak = {
-        tile: peak_memory(tmp_path / "a.png", tmp_path / f"{tile}.png", runs / "runet", tile=tile)
-        for tile in (768, 2048)
-    }
-    assert peak[768] < 4 * 2**30 and peak[768] < peak[2048]
+    results = {f"{tmp_path}/{tile}.png": dict(tile=tile) for tile in (768, 2048)}
+    in_tiles, whole = peak_memory(tmp_path / "a.png", runs / "runet", results)
+    assert in_tiles < 4 * 2**30 and in_tiles < whole
     with Image.open(tmp_path / "768.png") as a, Image.open(tmp_path / "2048.png") as b:
         assert a.size == (2048, 2048) and np.abs(np.asarray(a).astype(int) - b).max() <= 1
 

@@ -27,6 +27,8 @@ import pandas as pd
 import PIL.Image
 import yaml
 from execute import dotted
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
@@ -115,7 +117,7 @@ FOLDERS = {
     "apps": "Applications",
 }
 # Executed first, so that no processor waits at the end.
-SLOW = ("models.sr3", "evaluation.restore", "apps.upscale", "figures.samples")
+SLOW = ("nbs.models.sr3", "nbs.evaluation.restore", "nbs.apps.upscale", "nbs.figures.samples")
 SHORT = 30  # lines; the code of a longer definition is folded
 
 
@@ -454,14 +456,25 @@ def table_pages(folder, files) -> list:  # of (document, title), from the study'
     return [(f"{pages.name}/{name}", title) for name, title in first_lines.items()]
 
 
+def report_of(folder) -> Path:
+    "Where the report of a published study lies, before and after it is executed."
+    return TREE / "reports" / f"{folder.name}.ipynb"
+
+
+def write_report(folder):
+    "Give the notebook of reports the parameters of a published study."
+    nb = load_notebook_node(str(TREE / "nbs" / "study" / "report.ipynb"))
+    figures = str(folder.relative_to(ROOT))
+    parameters = dict(title=title_of(folder), preset=folder.name, figures=figures)
+    report_of(folder).parent.mkdir(exist_ok=True)
+    nb = parameterize_notebook(nb, parameters, kernel_name="python3", language="python")
+    nbformat.write(nb, report_of(folder))
+
+
 def study_page(folder):
     "The report of a published study; its further figures and its tables have pages of their own."
-    report = TREE / "nbs" / "study" / f"report-{folder.name}.ipynb"
     name = folder.name
-    parameters = dict(title=title_of(folder), preset=name, figures=str(folder.relative_to(ROOT)))
-    flags = [part for key, value in parameters.items() for part in ("-r", key, value)]
-    run("-m", "papermill", "nbs/study/report.ipynb", report, "--no-progress-bar", *flags)
-    nb = nbformat.read(report, as_version=4)
+    nb = nbformat.read(report_of(folder), as_version=4)
     files = SOURCE / "study" / f"files-{name}"
     files.mkdir()
     for file in folder.iterdir():
@@ -722,13 +735,17 @@ def main():
         "--keep", action="store_true", help="keep notebooks that were executed before"
     )
     args = parser.parse_args()
+    studies = sorted(
+        (f for f in (ROOT / "figures").iterdir() if (f / "table_jobs.csv").exists()), key=rank
+    )
     if not (args.keep and TREE.exists()):
         shutil.rmtree(WORK, ignore_errors=True)
         shutil.copytree(ROOT, TREE, ignore=LEFT_OUT)
+        for folder in studies:
+            write_report(folder)
         notebooks = [*library(TREE / "nbs"), TREE / "nbs" / "results.ipynb"]
-        notebooks = sorted(
-            notebooks, key=lambda path: (dotted(path, TREE / "nbs") not in SLOW, path)
-        )
+        notebooks += map(report_of, studies)
+        notebooks.sort(key=lambda path: (dotted(path, TREE) not in SLOW, path))
         print(f"executing {len(notebooks)} notebooks", flush=True)
         execute(notebooks, args.jobs)
         (TREE / "nbs" / "study" / ".notest").touch()
@@ -753,9 +770,6 @@ def main():
     }
     (SOURCE / "library" / "index.md").write_text(
         library_index([lessons[module] for module in in_order(list(lessons))])
-    )
-    studies = sorted(
-        (f for f in (ROOT / "figures").iterdir() if (f / "table_jobs.csv").exists()), key=rank
     )
     for folder in studies:
         study_page(folder)

@@ -23,19 +23,28 @@ def dotted(path, folder) -> str:
 
 
 def execute(path) -> str:
-    "Execute a notebook in place, in its folder, and say how long it took."
-    os.chdir(path.parent)
+    "Execute a lesson in its folder, or a report in the project's; say how long it took."
+    os.chdir(TREE if path.parent == TREE / "reports" else path.parent)
     shell = CaptureShell(mpl_format="png")
     try:
         shell.execute(path, path, exc_stop=True)
     except Exception:
         raise RuntimeError(shell.prettytb(path)) from None
-    return f"  {dotted(path, TREE / 'nbs')}: {time.process_time():.0f} s"
+    return f"  {dotted(path, TREE)}: {time.process_time():.0f} s"
+
+
+def warm_up():
+    "Draw the people of the phantom that most lessons show; their anatomy is kept in memory."
+    from ctsr.data.phantom import phantom_slice
+
+    for subject in range(12):
+        phantom_slice(subject, size=16, views=4)
 
 
 def main(jobs, *paths):
     for module in sorted((TREE / "ctsr").glob("*/[!_]*.py")):
         importlib.import_module(f"ctsr.{dotted(module, TREE / 'ctsr')}")
+    warm_up()
     fork = multiprocessing.get_context("fork")
     with fork.Pool(int(jobs), maxtasksperchild=1) as pool:
         for line in pool.imap(execute, map(Path, paths), chunksize=1):
