@@ -19,6 +19,7 @@ import pandas as pd
 import ctsr
 from ..core.errors import CTSRError
 from ..core.files import file_sha256, read_safetensors, save_csv, save_json, save_tensors
+from ..data.blind import Blind
 from ..data.degrade import MODES, TASKS, Task, task_from
 from ..data.prepared import load_prepared
 from .likeness import likeness_bounds
@@ -79,8 +80,10 @@ def stages(
 
 def _without_images(settings):
     "The settings of a training, without the file of the slices that it used."
-    blind = settings.get("blind")
-    return settings | dict(blind={**blind, "volumes": ""}) if blind else settings
+    if not settings.get("blind"):
+        return settings
+    blind = dataclasses.asdict(Blind(**settings["blind"]))  # also what older cards do not say
+    return settings | dict(blind=blind | dict(volumes=""))
 
 
 def made_by(
