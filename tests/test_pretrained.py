@@ -11,13 +11,12 @@ from ctsr.core.files import save_json
 from ctsr.data.degrade import TASKS, degrade, gaussian_blur
 from ctsr.data.prepare import prepare
 from ctsr.data.prepared import load_prepared
-from ctsr.evaluation.likeness import MEASURES, likeness_bounds, measures, unlike
+from ctsr.evaluation.likeness import MEASURES, input_bounds, likeness_bounds, measures, unlike
 from ctsr.evaluation.pretrained import (
     ABOUT,
     FOLDER,
     LIMIT,
     STATED,
-    input_bounds,
     made_by,
     model_for,
     pack,

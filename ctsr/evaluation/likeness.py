@@ -4,10 +4,13 @@
 
 # %% auto #0
 __all__ = ['QUANTILES', 'MEASURES', 'LEAST', 'MANY', 'RINGS', 'TAILS', 'MEANING', 'noise_level', 'spectral_slope', 'measures',
-           'likeness_bounds', 'unlike']
+           'likeness_bounds', 'input_bounds', 'unlike']
 
 # %% ../../nbs/evaluation/likeness.ipynb #45a13097
+import dataclasses
+import json
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -76,6 +79,25 @@ def likeness_bounds(
     found = torch.cat([measures(lr) for lr in batches])
     limits = found.nanquantile(torch.tensor(TAILS), dim=0).T.tolist()
     return {name: [round(x, 4) for x in pair] for name, pair in zip(MEASURES, limits)}
+
+
+def input_bounds(
+    run: str | Path,  # folder of a finished training
+    prepared: str | Path,  # images that it was trained on
+) -> dict:  # measure -> [lowest, highest]
+    "Bounds of the measures over a training's LR images, which are drawn again as it drew them."
+    from ctsr.data.prepared import load_prepared  # whoever restores a scan needs none of these
+    from ctsr.training.batches import degraded_batch, training_images, training_volumes
+    from ctsr.training.settings import TrainConfig
+
+    card = json.loads((Path(run) / "config.json").read_text())
+    names = [field.name for field in dataclasses.fields(TrainConfig)]
+    config = TrainConfig(**{name: card[name] for name in names if name in card})
+    images = training_images(load_prepared(prepared), config)
+    volumes = training_volumes(config)
+    epochs = 4 if config.blind else 1
+    steps = range(epochs * math.ceil(len(images) / config.batch_size))
+    return likeness_bounds(degraded_batch(images, config, n, volumes=volumes)[0] for n in steps)
 
 # %% ../../nbs/evaluation/likeness.ipynb #6be30612
 MEANING = {

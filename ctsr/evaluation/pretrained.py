@@ -4,13 +4,12 @@
 
 # %% auto #0
 __all__ = ['FOLDER', 'LIMIT', 'STATED', 'NETWORK', 'DATA', 'ABOUT', 'BODY', 'NOT_FOR', 'RESULTS', 'read_card', 'stages',
-           'made_by', 'kernel_of', 'usual_window', 'input_bounds', 'pack', 'pretrained', 'offered', 'stored_files',
-           'meets', 'model_for', 'unpack']
+           'made_by', 'kernel_of', 'usual_window', 'pack', 'pretrained', 'offered', 'stored_files', 'meets',
+           'model_for', 'unpack']
 
 # %% ../../nbs/evaluation/pretrained.ipynb #7df42d5b
 import dataclasses
 import json
-import math
 import shutil
 from pathlib import Path
 
@@ -19,12 +18,7 @@ import pandas as pd
 import ctsr
 from ..core.errors import CTSRError
 from ..core.files import file_sha256, read_safetensors, save_csv, save_json, save_tensors
-from ..data.blind import Blind
 from ..data.degrade import MODES, TASKS, Task, task_from
-from ..data.prepared import load_prepared
-from .likeness import likeness_bounds
-from ..training.batches import degraded_batch, training_images, training_volumes
-from ..training.settings import TrainConfig
 
 # %% ../../nbs/evaluation/pretrained.ipynb #b422cbbb
 FOLDER = Path(ctsr.__file__).parent / "weights"
@@ -78,12 +72,11 @@ def stages(
     return [*before, stage]
 
 
-def _without_images(settings):
-    "The settings of a training, without the file of the slices that it used."
-    if not settings.get("blind"):
-        return settings
-    blind = dataclasses.asdict(Blind(**settings["blind"]))  # also what older cards do not say
-    return settings | dict(blind=blind | dict(volumes=""))
+def _same(key, stored, asked):
+    "Whether a stored setting is the one asked for."
+    if key == "blind" and stored and asked:  # an older card leaves out what came later
+        return all(asked[name] == stored[name] for name in stored if name != "volumes")
+    return stored == asked
 
 
 def made_by(
@@ -91,13 +84,13 @@ def made_by(
     configs: list,  # TrainConfig of every stage of a training, first stage first
 ) -> bool:  # same network and the same settings in every stage; images are not compared
     "Whether a training with these settings would give these weights."
-    asked = [_without_images(dataclasses.asdict(config)) for config in configs]
-    recipe = [_without_images(stage) for stage in _stages_with_task(card)]
+    asked = [dataclasses.asdict(config) for config in configs]
+    recipe = _stages_with_task(card)
     if len(asked) != len(recipe) or any(asked[-1][k] not in (card[k], None) for k in NETWORK):
         return False
     compared = [key for key in asked[-1] if key not in NETWORK or key == "task"]
     return all(
-        stage.get(key, settings[key]) == settings[key]
+        _same(key, stage.get(key, settings[key]), settings[key])
         for stage, settings in zip(recipe, asked)
         for key in compared
     )
@@ -156,21 +149,6 @@ def _about(card: dict, said: dict) -> dict:
     if card.get("blind"):
         usual |= _blind_about(card, card["blind"])
     return usual | said
-
-
-def input_bounds(
-    run: str | Path,  # folder of a finished training
-    prepared: str | Path,  # images that it was trained on
-) -> dict:  # see `ctsr.evaluation.likeness.likeness_bounds`
-    "Bounds of the LR images that a training sees, drawn again as it drew them."
-    card = read_card(Path(run) / "config.json")
-    names = [field.name for field in dataclasses.fields(TrainConfig)]
-    config = TrainConfig(**{name: card[name] for name in names if name in card})
-    images = training_images(load_prepared(prepared), config)
-    volumes = training_volumes(config)
-    epochs = 4 if config.blind else 1
-    steps = range(epochs * math.ceil(len(images) / config.batch_size))
-    return likeness_bounds(degraded_batch(images, config, n, volumes=volumes)[0] for n in steps)
 
 # %% ../../nbs/evaluation/pretrained.ipynb #5e3fd12a
 def pack(

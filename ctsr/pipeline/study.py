@@ -29,7 +29,8 @@ from tqdm import tqdm
 
 from ..core.errors import CTSRError
 from ..core.files import file_sha256, locked, save_json
-from ..evaluation.pretrained import input_bounds, pack
+from ..evaluation.likeness import input_bounds
+from ..evaluation.pretrained import pack
 from ..evaluation.table import load_tables
 from .job import STUDY, damaged_output, job_key, read_record, stamp_path
 from ctsr.pipeline.notebooks import (
