@@ -225,7 +225,7 @@ class GreyPicture(Scan):
         pixels, self.white, self.dpi, self.said = read_grey(path)
         self.size = pixels.shape
         self.kind = pixels.dtype
-        if self.kind != np.uint8 and ending(path) != ".png":
+        if self.kind != np.uint8 and self.path.suffix.lower() != ".png":
             raise CTSRError(
                 f"{path}: has 16 bits, which JPEG cannot hold, so it is none: "
                 "give it the ending of what it is, such as .png"
