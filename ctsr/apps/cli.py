@@ -305,7 +305,7 @@ def upscale(
         str | None,
         Option(
             help=f"Stored weights ({STORED}), a run's folder, or a .safetensors file with its card"
-            " (default: the blind RUNet for --factor)."
+            " (default: a RUNet for --factor)."
         ),
     ] = None,
     factor: Annotated[
@@ -323,8 +323,8 @@ def upscale(
         str | None,
         Option(
             help="Kernel of back-projection: box, lanczos, aliased or gaussian:S with S in given"
-            " pixels; gains 1 dB (box) to 4 dB (lanczos) if it is what made the image coarse, and"
-            " loses up to 23 dB if it is not or the image is noisy (default: no back-projection)."
+            " pixels; gains about 2 dB (box, lanczos) if it is what made the image coarse, and"
+            " loses up to 24 dB if it is not or the image is noisy (default: no back-projection)."
         ),
     ] = None,
     samples: Annotated[int, Option(help="Samples to average, for a model that draws samples.")] = 1,
