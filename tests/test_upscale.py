@@ -1387,7 +1387,7 @@ def test_samples_are_drawn_as_a_study_chose(runs, tmp_path):
 
 def test_a_factor_chooses_the_network(runs, tmp_path):
     "5 is 256/51; a factor that no stored network is for is refused with the names of all."
-    for factor, name in ((5, "runet-x5"), (5.02, "runet-x5"), (2, "runet-x2"), (None, "runet-x2")):
+    for factor, name in ((5, "runet-x5"), (5.02, "runet-x5"), (2, "blind-x2"), (None, "blind-x2")):
         assert load_model(None, factor)[0].name == name
     with refused("factor of 3", "runet-x2 (2)", "runet-x5 (5.02)"):
         load_model(None, 3)
