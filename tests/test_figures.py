@@ -75,7 +75,7 @@ def test_scores_have_a_column_for_all_and_for_leak_free_images():
     assert fig.axes[0].collections[-1].get_offsets().tolist() == [[1.5, 0], [-0.5, 1]]
     diamonds = [ax for ax in fig.axes for x in ax.lines if x.get_label() == "printed in the paper"]
     assert diamonds == [fig.axes[0]]  # the paper has no leak-free images
-    assert "from 26.00" in fig.axes[0].get_xlabel() and not text_faults(fig)
+    assert "input (26.00)" in fig.axes[0].get_xlabel() and not text_faults(fig)
     with pytest.raises(CTSRError, match="nothing with metrics lpips"):
         fig_scores(gains(), ("lpips",))
 
