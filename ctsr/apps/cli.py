@@ -273,7 +273,7 @@ def pack(
     ] = None,
     prepared: Annotated[
         Path | None,
-        Option(help="Images of the training; `upscale` then warns of files unlike them."),
+        path_option("Images of the training; `upscale` then warns of files unlike them."),
     ] = None,
 ):
     "Store the weights of a tested run, with a card, for use without training."

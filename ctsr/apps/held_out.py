@@ -70,6 +70,12 @@ def _whole(length: int, task: Task) -> int:
     return max(n for n in range(1, length + 1) if task.hr_size(*task.lr_size(n)) == (n,))
 
 
+def _as_upscale(restorer: NetRestorer, task: Task):
+    "`restored` by a network over the range that the command shows it."
+    limits = window_limits(usual_window(restorer.config))
+    return partial(restored, restorer=restorer, task=task, limits=limits)
+
+
 def _in_window(hu: Tensor, window: str) -> Tensor:
     "Grey levels in [0, 1]."
     low, high = window_limits(window)
@@ -100,8 +106,7 @@ def held_out(
     tables = []
     for subject, hu in volumes.items():
         restorer, task = networks[subject]
-        limits = window_limits(usual_window(restorer.config))
-        method = partial(restored, restorer=restorer, task=task, limits=limits)
+        method = _as_upscale(restorer, task)
         height, width = (_whole(n, task) for n in hu.shape[1:])
         chosen = tqdm(range(0, len(hu), every), desc=subject, unit="slice", disable=None)
         whole = torch.from_numpy(hu[:, None, None, :height, :width])
@@ -134,24 +139,23 @@ def kernel_gains(
     side: int = 256,  # px, at most, of a square in the middle of the middle slice
 ) -> pd.DataFrame:  # dB, a row for each degradation, a column for each kernel in `STATED`
     "Gain of back-projection with each kernel over the network alone, a mean over subjects."
-    rows = []
+    tables = []
     for subject, hu in volumes.items():
         restorer, task = networks[subject]
         limits = window_limits(usual_window(restorer.config))
+        given = partial(restore_slice, limits=limits, restorer=restorer, task=task)
+
+        def stated(lr, _, given=given):
+            kernels = dict(alone=None) | {name: parse_kernel(name) for name in STATED}
+            found = {name: given(lr[0, 0].numpy(), kernel=k)[0] for name, k in kernels.items()}
+            return {name: torch.from_numpy(sr)[None, None] for name, sr in found.items()}
+
         middle = torch.from_numpy(hu[len(hu) // 2].astype(np.float32))[None, None]
         hr = center(middle, min(side, *middle.shape[-2:]))
-        for degradation, (kernel, noise) in DEGRADATIONS.items():
-            generator = torch.Generator().manual_seed(0)
-            size = task.lr_size(*hr.shape[-2:])
-            lr = downsample(hr, size, kernel, noise, generator)[0, 0].numpy()
-            levels = {}
-            for stated in ("", *STATED):
-                known = parse_kernel(stated) if stated else None
-                sr = restore_slice(lr, limits, restorer, task, kernel=known)[0]
-                levels[stated] = scan_measures(torch.from_numpy(sr)[None, None], hr)["psnr lung"]
-            gains = {stated: levels[stated] - levels[""] for stated in STATED}
-            rows.append(dict(degradation=degradation) | gains)
-    return pd.DataFrame(rows).groupby("degradation", sort=False).mean()
+        tables.append(scan_scores([(dict(subject=subject, position=0), hr)], stated, task))
+    levels = scan_table(pd.concat(tables), reference="")["psnr lung"].unstack("method")
+    gains = levels[list(STATED)].sub(levels["alone"], axis=0)
+    return gains.reindex(list(DEGRADATIONS))
 
 # %% ../../nbs/apps/held_out.ipynb #d9dbefce
 SIDE = 96  # px of a square
@@ -249,7 +253,7 @@ def _middle_slice(volumes: dict, networks: dict) -> Figure:
     height, width = (_whole(n, task) for n in hu.shape[1:])
     hr = torch.from_numpy(hu[len(hu) // 2, :height, :width].astype(np.float32))[None, None]
     lr = downsample(hr, task.lr_size(height, width), "box")
-    methods = restored(lr, "box", restorer, task, window_limits(usual_window(restorer.config)))
+    methods = _as_upscale(restorer, task)(lr, "box")
     return fig_squares(hr, {name: methods[name] for name in ("bicubic", "Lanczos", "network")})
 
 
