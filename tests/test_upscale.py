@@ -1387,7 +1387,8 @@ def test_samples_are_drawn_as_a_study_chose(runs, tmp_path):
 
 def test_a_factor_chooses_the_network(runs, tmp_path):
     "5 is 256/51; a factor that no stored network is for is refused with the names of all."
-    for factor, name in ((5, "runet-x5"), (5.02, "runet-x5"), (2, "blind-x2"), (None, "blind-x2")):
+    named = {None: "blind-x2", 2: "blind-x2", 5: "blind-x5", 5.02: "blind-x5", 8: "blind-x8"}
+    for factor, name in named.items():
         assert load_model(None, factor)[0].name == name
     with refused("factor of 3", "runet-x2 (2)", "runet-x5 (5.02)"):
         load_model(None, 3)
@@ -1396,13 +1397,14 @@ def test_a_factor_chooses_the_network(runs, tmp_path):
     with refused("no stored weights 'runet-x9'", "runet-x5 (5.02)", "--model also"):
         load_model("runet-x9")
     noisy_png(tmp_path / "a.png")
-    done = ctsr_upscale(tmp_path / "a.png", "-o", tmp_path / "b.png", "--factor", 5)
-    assert (
-        done.returncode == 0
-        and "201 x 201 px, by runet-x5 (weights" in done.stdout
-        and "factor 5.02, range 0 to 255" in done.stdout
-        and "aliased images" in done.stderr
-    ), done.stdout + done.stderr
+    for named, name in ((("--factor", 5), "blind-x5"), (("--model", "runet-x5"), "runet-x5")):
+        done = ctsr_upscale(tmp_path / "a.png", "-o", tmp_path / f"{name}.png", *named)
+        assert (
+            done.returncode == 0
+            and f"201 x 201 px, by {name} (weights" in done.stdout
+            and "factor 5.02, range 0 to 255" in done.stdout
+            and ("aliased images" in done.stderr) == (name == "runet-x5")
+        ), done.stdout + done.stderr
 
 
 def test_the_range_of_the_body_is_restored_and_sr3_keeps_its_window(runs, tmp_path):
