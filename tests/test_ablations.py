@@ -193,10 +193,10 @@ def test_gains_in_text():
     scores = table(scored("net", 1.0, 0))
     shown = {"net": condition("net")}
     sentence = gain_sentence(seed_table(scores, shown, draws=50), "net")
-    assert sentence.startswith("**+1.00 dB** [+1.00, +1.00] PSNR over its input on the 40 test")
-    assert "on the 20 without a relative" in sentence
+    assert sentence.startswith("**+1.00 dB** [1.00, 1.00] PSNR over its input on the 40 test")
+    assert sentence.endswith("on the 20 leak-free ones")
     leak = scores.assign(leaked="exact")
-    assert "relative" not in gain_sentence(seed_table(leak, shown, draws=50), "net")
+    assert "leak-free" not in gain_sentence(seed_table(leak, shown, draws=50), "net")
 
 
 def test_short_table_has_the_columns_that_there_is_something_for():

@@ -246,7 +246,7 @@ def test_an_input_unlike_the_training_is_named():
     bounds = likeness_bounds([images])
     assert unlike(measures(images[:5]), bounds) == []
     (noisy,) = unlike(measures(images[:5] + 0.06 * grain[:5])[:, 5:6].expand(-1, 7), bounds)[1:2]
-    assert noisy.startswith("noise") and "much noise" in noisy
+    assert noisy.startswith("much noise") and "(noise " in noisy
     dark = unlike(measures(images[:5] / 3), bounds)
     assert "grey levels" in dark[0] and "little noise" in dark[1]
     blurred = gaussian_blur(images[:5], 1.5)

@@ -58,7 +58,9 @@ def silence(context: Context, quiet: bool) -> bool:  # unchanged
     return quiet
 
 
-Quiet = Annotated[bool, Option("--quiet", "-q", callback=silence, help="Print errors only.")]
+Quiet = Annotated[
+    bool, Option("--quiet", "-q", callback=silence, help="Print errors and warnings only.")
+]
 
 
 def named(text: str) -> str:
@@ -105,12 +107,12 @@ def study(
         bool, Option("--stored", help="Use the bundled weights instead of training.")
     ] = False,
     published: Annotated[
-        bool, Option("--published", help="Also take scores of unchanged runs from figures/PRESET.")
+        bool, Option("--published", help="Take scores of unchanged runs from figures/PRESET.")
     ] = False,
     jobs: Annotated[int | None, Option(help="Processor cores to use (default: all).")] = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Only say what would run, and why.")] = False,
     redo: Annotated[
-        list[str] | None, Option(help="Run a job or a kind of jobs again, e.g. train.")
+        list[str] | None, Option(help="Run a job or a kind of job again, e.g. train.")
     ] = None,
     snakemake: Annotated[
         str, Option(help="Further arguments for Snakemake, e.g. '--executor slurm'.")
@@ -166,31 +168,35 @@ def data(
         list[str],
         Argument(
             metavar="SOURCE...",
-            help="phantom, sample, kaggle, photos, or the path of a folder, file or zip.",
+            help="A folder, file or zip, or one of: sample, kaggle, photos, phantom.",
         ),
     ],
     data: Annotated[
         str | None,
         Option(
             parser=named,
-            help="Folder or zip with the source's files (default: fetch them).",
+            help="Folder or zip with the files of a named source (default: fetch them).",
         ),
     ] = None,
     hr: Annotated[int, Option(help="Side of the prepared images, px.")] = 256,
     fit: Annotated[
         str,
-        Option(help="crop (centre crop with padding, as the authors did) or resize (short side)."),
+        Option(help="crop (centre, padded with black) or resize (the short side, then crop)."),
     ] = "crop",
     window: Annotated[
-        str, Option(help="Grey window: lung, mediastinum, bone, full, or CENTRE,WIDTH in HU.")
+        str, Option(help="Grey window in HU: lung, mediastinum, bone, full, or CENTRE,WIDTH.")
     ] = "lung",
     on_error: Annotated[
-        str, Option(help="What to do with damaged files: skip (and list) or raise.")
+        str, Option(help="Damaged files: skip (and list them) or raise (stop with an error).")
     ] = "skip",
     out: Annotated[Path, path_option("Folder for the prepared set.")] = Path("runs/data"),
     quiet: Quiet = False,
 ):
-    "Fetch, prepare and describe images: counts, sizes, duplicates, a contact sheet."
+    """Prepare and describe images.
+
+    Print counts, sizes, duplicates and skipped files, and draw a contact sheet. The sources
+    sample and kaggle are fetched.
+    """
     from ctsr.data.grey import window_from
     from ctsr.data.prepare import prepare
 
@@ -239,7 +245,10 @@ def figures(
         Path | None, path_option("Folder of the study (default: runs/<preset>).")
     ] = None,
 ):
-    "Publish a finished study's figures and tables to figures/<preset>, all or none."
+    """Publish a finished study.
+
+    Copy its figures and tables to figures/<preset>, all or none.
+    """
     from ctsr.pipeline.study import publish
 
     print(f"published: {shown(publish(preset, absolute(out)))}")
@@ -253,7 +262,10 @@ def report(
         path_option("Folder to draw into (default: runs/<preset>-report)."),
     ] = None,
 ):
-    "Draw a published study's figures and report again, from its tables alone."
+    """Draw a published study again.
+
+    Figures and report are drawn from the published tables alone.
+    """
     from ctsr.pipeline.presets import load_preset
     from ctsr.pipeline.study import redraw
 
@@ -273,10 +285,13 @@ def pack(
     ] = None,
     prepared: Annotated[
         Path | None,
-        path_option("Images of the training; `upscale` then warns of files unlike them."),
+        path_option("Prepared training images, so that `upscale` warns of files unlike them."),
     ] = None,
 ):
-    "Store the weights of a tested run, with a card, for use without training."
+    """Bundle the weights of a tested run.
+
+    The weights are stored with a card, for use without training.
+    """
     from ctsr.pipeline.study import pack_run
 
     file = pack_run(training, evaluated, name, folder=folder, prepared=prepared)
@@ -292,57 +307,66 @@ def upscale(
         list[str],
         Argument(
             metavar="IN...",
-            help="PNG, JPEG, DICOM, NIfTI, NRRD, MHA; a folder with a DICOM series.",
+            help="PNG, JPEG, DICOM, NIfTI, NRRD or MHA files, or folders with a DICOM series.",
         ),
     ],
     out: Annotated[
         str,
         Option(
-            "--out", "-o", metavar="OUT", help="A file like IN; a folder for several or a series."
+            "--out",
+            "-o",
+            metavar="OUT",
+            help="A file of the same format, or a folder for several inputs or a series.",
         ),
     ],
     model: Annotated[
         str | None,
         Option(
-            help=f"Stored weights ({STORED}), a run's folder, or a .safetensors file with its card"
-            " (default: a RUNet for --factor)."
+            help=f"Network: bundled weights ({STORED}), the folder of a run, or a .safetensors file"
+            " with its card (default: blind-x2, or runet-x5 for --factor 5)."
         ),
     ] = None,
     factor: Annotated[
         float | None,
-        Option(help="How much finer: 2, 5 (which is 5.02) or 8 (default: as --model, or 2)."),
+        Option(
+            help="How many times smaller the pixels become: 2, 5 (exactly 256/51), or 8 with"
+            " --model sr3-x8 (default: that of --model, or 2)."
+        ),
     ] = None,
     window: Annotated[
         str | None,
         Option(
-            help="Grey window in HU: lung, mediastinum, bone, full; any values: CENTRE,WIDTH"
-            " (default: -1024 to 1500 HU for RUNet, lung for SR3)."
+            help="Grey window in HU: lung, mediastinum, bone, full, or CENTRE,WIDTH (default:"
+            " -1024 to 3071 HU for blind-x2, to 1500 HU for other RUNets, lung for SR3)."
         ),
     ] = None,
     kernel: Annotated[
         str | None,
         Option(
-            help="Kernel of back-projection: box, lanczos, aliased or gaussian:S with S in given"
-            " pixels; gains about 2 dB (box, lanczos) if it is what made the image coarse, and"
-            " loses up to 24 dB if it is not or the image is noisy (default: no back-projection)."
+            help="Kernel that made the image coarse: box, lanczos, aliased or gaussian:S with S in"
+            " input pixels; the right one gains about 2 dB, a wrong one or noise loses up to"
+            " 24 dB (default: unknown, no correction)."
         ),
     ] = None,
-    samples: Annotated[int, Option(help="Samples to average, for a model that draws samples.")] = 1,
+    samples: Annotated[int, Option(help="Samples of SR3 to average.")] = 1,
     uncertainty: Annotated[
         bool,
-        Option("--uncertainty", help="Also write the standard deviation of 2 or more samples."),
+        Option(
+            "--uncertainty",
+            help="Also write the standard deviation of the samples (2 or more, SR3 only).",
+        ),
     ] = False,
     steps: Annotated[
         int | None,
-        Option(help="Network evaluations per sample (default: as chosen for the weights, or 5)."),
+        Option(help="Network evaluations per sample (default: from the network's card, or 5)."),
     ] = None,
     sampler: Annotated[
         str | None,
-        Option(help="ddim, ddpm or dpm++ (default: as chosen for the weights, or ddim)."),
+        Option(help="ddim, ddpm or dpm++ (default: from the network's card, or ddim)."),
     ] = None,
     seed: Annotated[int | None, Option(help="Random seed for sampling (default: 0).")] = None,
     tile: Annotated[
-        int | None, Option(help="Side of a tile, px; smaller tiles take less memory and more time.")
+        int | None, Option(help="Side of a tile in px; smaller tiles need less memory, more time.")
     ] = None,
     device: Annotated[
         str | None, Option(help="cpu, cuda or mps (default: best available).")
@@ -351,7 +375,10 @@ def upscale(
     dry_run: Annotated[bool, Option("--dry-run", help="Only say what would be written.")] = False,
     quiet: Quiet = False,
 ):
-    "Restore your own images: each comes out finer, as the same kind of file."
+    """Enlarge your own CT images.
+
+    Pixels become smaller in the plane; the format, the area and the slices stay.
+    """
     from ctsr.apps.upscale import USE, upscale
     from ctsr.data.grey import window_from
 

@@ -88,12 +88,11 @@ def gain_sentence(
     "What a network gains on all images and, where the table has them, on leak-free images."
     t = table[table.condition.eq(condition) & table.metric.eq("psnr")].set_index("subset")
     texts = "**" + t.gain.map("{:+.2f}".format) + " dB** "
-    texts += "[" + t.lo95.map("{:+.2f}".format) + ", " + t.hi95.map("{:+.2f}".format) + "]"
+    texts += "[" + t.lo95.map("{:.2f}".format) + ", " + t.hi95.map("{:.2f}".format) + "]"
     texts = texts.str.replace("-", "\N{MINUS SIGN}")
     sentence = f"{texts['all']} PSNR over its input on the {t.n['all']} test images"
     if "leak-free" in t.index:
-        sentence += f", and {texts['leak-free']} on the {t.n['leak-free']}"
-        sentence += " without a relative in the training set"
+        sentence += f", and {texts['leak-free']} on the {t.n['leak-free']} leak-free ones"
     return sentence
 
 # %% ../../nbs/evaluation/ablations.ipynb #660f4b0a
@@ -267,9 +266,8 @@ def recalled_sentence(
     "Say in words what `recalled` found."
     return (
         "has memorised copied images: averaging over eight flipped and rotated views, which it"
-        f" was not trained on, changes its PSNR by {gain_text(*views['exact'])} dB on images with"
-        f" an exact copy in the training set, and by {gain_text(*views['none'])} dB on images"
-        " without a relative there"
+        f" was not trained on, changes its PSNR by {gain_text(*views['exact'])} dB on exact copies"
+        f" of training images, and by {gain_text(*views['none'])} dB on leak-free images"
     )
 
 # %% ../../nbs/evaluation/ablations.ipynb #a9c970f9

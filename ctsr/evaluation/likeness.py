@@ -126,7 +126,5 @@ def unlike(
         low, high = bounds[name]
         below, above = MEANING[name]
         means = below if value < low else above
-        said.append(
-            f"{name} {value:.3g} is outside the training images' {low:.3g} to {high:.3g}: {means}"
-        )
+        said.append(f"{means} ({name} {value:.3g}; training images have {low:.3g} to {high:.3g})")
     return said
