@@ -323,21 +323,21 @@ def upscale(
         str | None,
         Option(
             help=f"Network: bundled weights ({STORED}), the folder of a run, or a .safetensors file"
-            " with its card (default: blind-x2, or runet-x5 for --factor 5)."
+            " with its card (default: the blind RUNet for --factor)."
         ),
     ] = None,
     factor: Annotated[
         float | None,
         Option(
-            help="How many times smaller the pixels become: 2, 5 (exactly 256/51), or 8 with"
-            " --model sr3-x8 (default: that of --model, or 2)."
+            help="How many times smaller the pixels become: 2, 5 (exactly 256/51) or 8"
+            " (default: that of --model, or 2)."
         ),
     ] = None,
     window: Annotated[
         str | None,
         Option(
             help="Grey window in HU: lung, mediastinum, bone, full, or CENTRE,WIDTH (default:"
-            " -1024 to 3071 HU for blind-x2, to 1500 HU for other RUNets, lung for SR3)."
+            " -1024 to 3071 HU for blind networks, to 1500 HU for other RUNets, lung for SR3)."
         ),
     ] = None,
     kernel: Annotated[

@@ -257,12 +257,12 @@ def _middle_slice(volumes: dict, networks: dict) -> Figure:
     return fig_squares(hr, {name: methods[name] for name in ("bicubic", "Lanczos", "network")})
 
 
-def _save(folder: Path, name: str, table: pd.DataFrame, networks: dict):
+def _save(asked, name: str, table: pd.DataFrame, networks: dict):
     "Print and save a table, and next to it where it comes from."
     print(table.round(3).to_string())
     used = {subject: restorer.name for subject, (restorer, _) in networks.items()}
-    save_csv(folder / f"{name}.csv", table.reset_index())
-    save_json(folder / f"{name}.json", dict(networks=used) | git_state() | machine())
+    save_csv(asked.folder / f"{name}.csv", table.reset_index())
+    save_json(asked.folder / f"{name}.json", dict(networks=used) | asked.origin)
 
 
 def _volumes(asked):
@@ -272,8 +272,8 @@ def _volumes(asked):
     networks = {subject: load_model(model) for subject, model in named.items()}
     scores = held_out(volumes, networks, asked.every, LPIPS())
     save_csv(asked.folder / "held_out.csv.gz", scores)
-    _save(asked.folder, "table_held_out", scan_table(scores, reference=""), networks)
-    _save(asked.folder, "table_kernels", kernel_gains(volumes, networks), networks)
+    _save(asked, "table_held_out", scan_table(scores, reference=""), networks)
+    _save(asked, "table_kernels", kernel_gains(volumes, networks), networks)
     save_figure(_middle_slice(volumes, networks), asked.folder / "held_out.png")
 
 
@@ -285,7 +285,7 @@ def _pictures(asked):
     scores = pictures_scores(unseen, network)
     save_csv(asked.folder / "pictures.csv.gz", scores)
     table = scan_table(scores, reference="")
-    _save(asked.folder, "table_pictures", table, {"pictures": network})
+    _save(asked, "table_pictures", table, {"pictures": network})
 
 
 @one_line_errors
@@ -305,8 +305,9 @@ def main(
     asked = parser.parse_args(argv)
     if wrong := [pair for pair in asked.of if "=" not in pair]:
         raise CTSRError(f"--of is {wrong[0]!r}: give SUBJECT=MODEL, such as lung1=runet-x2")
+    asked.origin = git_state() | machine()  # before the first file is written
     if asked.seconds:
-        _save(asked.folder, "table_seconds", seconds_per_slice(), {})
+        _save(asked, "table_seconds", seconds_per_slice(), {})
     elif asked.pictures:
         _pictures(asked)
     else:
