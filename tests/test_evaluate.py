@@ -455,18 +455,22 @@ def test_figures_are_the_same_file_twice(tmp_path, prepared, scores):
     }
     own = {"bicubic": inputs["bicubic"]}
     over = inputs["bilinear"][:2]
+
+    def design():
+        return fig_design(hr[0], {"RUNet": hr[1]}, Task("x5", hr=64, lr=13))
+
     makers = dict(
-        design=fig_design,
+        design=design,
         bars=lambda: fig_bars(scores, "ssim", "standard"),
         scores=lambda: fig_scores(seed_table(scores, own, ("psnr",), over=over, draws=50)),
-        examples=lambda: fig_examples({"LR": 255 - hr}, hr),
+        examples=lambda: fig_examples({"LR": 255 - hr}, hr, "ab"),
         curves=lambda: fig_curves({"run": history}),
     )
     for name, make in makers.items():
         one, two = (save_figure(make(), tmp_path / f"{name}{i}.png").read_bytes() for i in "ab")
         assert one == two, name
     with pytest.raises(CTSRError, match="suffix"):
-        save_figure(fig_design(), tmp_path / "x.bmp")
+        save_figure(design(), tmp_path / "x.bmp")
 
 
 def test_figures_ignore_a_user_s_style(tmp_path, scores):

@@ -275,6 +275,41 @@ def test_going_back_computes_nothing_again_and_old_cases_are_dropped(here, tmp_p
     assert explorer.methods.case.visible["mine"] is not answer
 
 
+@without_loop
+def test_samples_of_a_method_that_was_replaced_are_drawn_again(here, tmp_path):
+    class Flat:
+        draws = True
+
+        def __init__(self, grey):
+            self.grey = grey
+
+        def draw(self, lr, task, ids, k):
+            return torch.full((k, 1, 1, *task.hr_size(*lr.shape[-2:])), self.grey)
+
+    methods = Explorer(here, tmp_path).methods
+    for grey in (0.25, 0.75):
+        methods.add("mine", Flat(grey))
+        methods.choose("mine")
+        assert methods.case.waiting == [("mine", (4, 1))]
+        draw_samples(methods)
+        assert (methods.case.visible["mine, mean of samples"].image == grey).all()
+
+
+@pytest.mark.slow
+@without_loop
+def test_the_bar_counts_each_evaluation_once_in_every_drawing(here, tmp_path):
+    methods = Explorer(here, tmp_path).methods
+    methods.choose("toy/sr3-x5")
+    methods.samples.value = 2
+    values = []
+    methods.bar.observe(lambda change: values.append(change.new), "value")
+    for steps in (2, 3, 4):
+        methods.steps.value = steps
+        values.clear()
+        draw_samples(methods)
+        assert values[-2 * steps :] == list(range(1, 2 * steps + 1))
+
+
 @pytest.mark.slow
 @without_loop
 def test_samples_are_those_of_upscale(here, stored, tmp_path):

@@ -69,23 +69,17 @@ class LiveCanvas(Canvas):
             super().draw()
 
 # %% ../../nbs/apps/explore.ipynb #5a164c73
-def one_line(
-    error: Exception | str,
-) -> str:
+def one_line(error: Exception | str) -> str:
     "What an error says, without its remarks on the command line."
     return re.sub(r"--(\w)", r"\1", re.sub(r" [(]--[^)]*[)]", "", str(error)))
 
 
-def in_red(
-    error: Exception | str,
-) -> str:  # HTML
-    "An error as one line of a widget."
+def in_red(error: Exception | str) -> str:
+    "An error as one line of HTML."
     return f"<b style='color:#B00020'>{html.escape(one_line(error))}</b>"
 
 # %% ../../nbs/apps/explore.ipynb #9ae1917e
-def slice_reader(
-    scan,  # see `ctsr.apps.formats.open_scan`
-) -> Callable:  # number -> (H, W) values
+def slice_reader(scan) -> Callable:
     "Read slices by number: those of a DICOM series one at a time, others all at once."
     if not hasattr(scan, "files"):
         return list(scan).__getitem__
@@ -216,9 +210,7 @@ class ImageChooser(W.VBox):
             self.path.value = str(path)
 
 # %% ../../nbs/apps/explore.ipynb #18045c89
-def size_text(
-    shape: tuple,  # (H, W)
-) -> str:
+def size_text(shape: tuple) -> str:
     "A size as people say it, width first."
     return f"{shape[1]} x {shape[0]} px"
 
@@ -419,7 +411,7 @@ class Methods(W.VBox):
         "Show a method of the reader's own next to the others."
         self.own[name] = Method(lambda: restorer)
         for case in self.cases.values():
-            case.answers.pop((name, None), None)
+            case.answers = {key: made for key, made in case.answers.items() if key[0] != name}
         self.wishes = [*(other for other in self.ticked if other != name), name]
         self.begin(self.picture, self.why)
 
@@ -513,11 +505,9 @@ class Explorer(W.VBox):
         self.controls.width.value = width
         self.numbers = W.HTML()
         self.canvases = LiveCanvas(width), LiveCanvas(width)
-        first, second = (canvas.figure for canvas in self.canvases)
-        self.views = Scene(first, self.controls.place), Panels(second)
         above, below = self.canvases
-        parts = self.chooser, above, self.controls, self.methods, below, self.numbers
-        self.children = parts
+        self.views = Scene(above.figure, self.controls.place), Panels(below.figure)
+        self.children = self.chooser, above, self.controls, self.methods, below, self.numbers
         self.case = None  # the last that was shown
         self.showing = False  # the controls are set by the program
         self.chooser.observe(self._begin, "changed")
@@ -584,7 +574,7 @@ class Explorer(W.VBox):
         self._show()
 
     def _finish(self, canvases):
-        "Let the browser draw, and tell the numbers."
+        "Let the browser draw, and update the table of numbers."
         for canvas in canvases:
             canvas.draw_idle()
         case = self.methods.case

@@ -7,7 +7,6 @@ __all__ = ['BOX', 'CURVES', 'as_picture', 'error_limit', 'end_of', 'bare', 'fig_
            'forest', 'fig_scores', 'log_ticks', 'fig_curves', 'fig_epochs']
 
 # %% ../../nbs/figures/conditions.ipynb #099d1bdc
-import re
 import textwrap
 
 import matplotlib.pyplot as plt
@@ -20,11 +19,10 @@ from matplotlib.patches import ConnectionPatch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from ..core.errors import CTSRError
-from ..data.degrade import TASKS, Task, degrade, upsample
+from ..data.degrade import Task, degrade, upsample
 from ..evaluation.table import select
 from ctsr.figures.style import (
     axis_label,
-    conditions,
     number_text,
     palette,
     themed,
@@ -85,9 +83,9 @@ def _arrow(start, end, at=(1, 0.5), to=(0, 0.5), route="arc3", **kwargs):
 
 @themed
 def fig_design(
-    image=None,  # (H,W) HR picture for the thumbnails, [0,1] or uint8; None: empty frames
-    restored: dict | None = None,  # model -> (H,W) restored picture
-    task: Task = TASKS["x5"],  # names the sizes
+    image,  # (H,W) original, [0,1] or uint8
+    restored: dict,  # model -> (H,W) restored picture; a model without one has an empty frame
+    task: Task,  # how LR comes from HR
     arms=(("RUNet", "bilinear"), ("NN+RUNet", "nearest")),  # two models and their inputs
     crossed: str = "",  # text at a dashed arrow from the first input to the second model; '': none
 ) -> Figure:
@@ -96,24 +94,21 @@ def fig_design(
     place = dict(left=0.02, right=0.98, top=0.86, bottom=0.1, wspace=0.35, hspace=0.5)
     widths = dict(width_ratios=[1, 0.75, 1, 0.95, 1, 0.8])
     fig, ax = plt.subplot_mosaic(rows, figsize=(7.3, 3.95), gridspec_kw=place | widths)
-    lr = None
-    if image is not None:
-        lr = degrade(torch.tensor(as_picture(image))[None, None].float(), task)
+    lr = degrade(torch.tensor(as_picture(image))[None, None].float(), task)
     sides = f"{task.hr} × {task.hr} px"
     _thumbnail(ax["hr"], image, f"original (HR)\n{sides}")
-    small = None if lr is None else lr[0, 0]
-    _thumbnail(ax["lr"], small, f"low resolution (LR)\n{task.lr} × {task.lr} px")
+    _thumbnail(ax["lr"], lr[0, 0], f"low resolution (LR)\n{task.lr} × {task.lr} px")
     _box(ax["score"], "PSNR\nSSIM", "#333333")
     _arrow(ax["hr"], ax["lr"])
     ax["lr"].set_title(f"÷ {task.scale:.3g}", fontsize=7, pad=3)
     colours = palette([model for model, _ in arms])
     for i, (model, mode) in enumerate(arms):
         up, net, sr = (ax[f"{name}{i}"] for name in ("up", "net", "sr"))
-        given = None if lr is None else upsample(lr, task.hr, mode)[0, 0]
+        given = upsample(lr, task.hr, mode)[0, 0]
         name = "nearest neighbour" if mode == "nearest" else mode
         _thumbnail(up, given, f"up-sampled, {name}\n{sides}")
         _box(net, model, colours[model])
-        _thumbnail(sr, (restored or {}).get(model), f"restored (SR)\n{sides}")
+        _thumbnail(sr, restored.get(model), f"restored (SR)\n{sides}")
         _arrow(ax["lr"], up)
         _arrow(up, net)
         _arrow(net, sr)
@@ -179,8 +174,8 @@ def _example(ax, image, hr, zoom, limit):
 def fig_examples(
     images: dict,  # title -> (B,H,W) pictures of HR size, [0,1] or uint8: input, restorations
     hr,  # (B,H,W) originals
+    names,  # (B,) text below each original
     rows=None,  # which of the B to show; None: all
-    names=None,  # (B,) text below each original, e.g. its class; None: (a), (b), …
     limit: float | None = None,  # error shown brightest, of full range; None: `error_limit` of all
 ) -> Figure:
     """Original, input and restorations with detail, errors and scores (the paper's Figure 2).
@@ -205,8 +200,8 @@ def fig_examples(
     for k, (r, line) in enumerate(zip(rows, axes)):
         box = zoom_box(hr[r])
         _example(line[0], hr[r], None, box, limit)
-        name = "" if names is None else end_of(str(names[r]), int(16 * width) - 4)
-        line[0].set_xlabel(f"({chr(97 + k)}) {name}".strip(), fontsize=7)
+        name = end_of(names[r], int(16 * width) - 4)
+        line[0].set_xlabel(f"({chr(97 + k)}) {name}", fontsize=7)
         for ax, v in zip(line[1:], images.values()):
             _example(ax, v[r], hr[r], box, limit)
             pair = (torch.tensor(x)[None, None] for x in (v[r], hr[r]))
@@ -217,41 +212,28 @@ def fig_examples(
     return fig
 
 # %% ../../nbs/figures/conditions.ipynb #8c5594b6
-def _values(table, metric, protocol, labels):
-    "One value for each condition and image of one metric and protocol."
-    if metric not in set(table.metric):
-        known = ", ".join(sorted(set(table.metric)))
-        raise CTSRError(f"no metric {metric!r} in the table; there are {known}")
-    protocol = protocol if (table.metric.eq(metric) & table.protocol.ne("")).any() else ""
-    t = select(table, metric=metric, protocol=protocol)
-    if t.task.nunique() > 1:
-        raise CTSRError(f"several tasks ({', '.join(t.task.unique())}): select one of them")
-    t = t.assign(condition=conditions(t, labels))
-    return t.groupby(["condition", "image_id"], sort=False).value.mean().reset_index()
-
-
 @themed
 def fig_bars(
-    table: pd.DataFrame,  # tidy scores of one task
+    table: pd.DataFrame,  # tidy scores of one task, `run` as it is shown
     metric: str = "psnr",  # what to show
     protocol: str = "as_coded",  # of PSNR and SSIM
-    labels: dict | None = None,  # condition -> text to show; its order is the bars' order
-    paper: dict | None = None,  # condition, as shown -> the paper's printed mean
+    paper: dict | None = None,  # run -> the paper's printed mean
 ) -> Figure:
-    "Mean score of each condition with a 68 % bootstrap interval (the paper's Figures 3 and 4)."
-    values = _values(table, metric, protocol, labels)
-    found = list(dict.fromkeys(values.condition))
-    named = [name for name in dict.fromkeys((labels or {}).values()) if name in found]
-    order = named + [name for name in found if name not in named]
+    "Mean score of each run with a 68 % bootstrap interval (the paper's Figures 3 and 4)."
+    t = select(table, metric=metric, protocol=[protocol, ""])
+    if t.task.nunique() > 1 or t.groupby("run").up.nunique().max() > 1:
+        raise CTSRError("fig_bars: several tasks, or several inputs of a run: select one of them")
+    values = t.groupby(["run", "image_id"], sort=False).value.mean().reset_index()
+    order = list(dict.fromkeys(values.run))
     size = (max(2.6, 0.85 * len(order) + 0.5), 2.5)
     fig, ax = plt.subplots(figsize=size, layout="constrained")
-    names = dict(x="condition", y="value", hue="condition", order=order, hue_order=order)
+    names = dict(x="run", y="value", hue="run", order=order, hue_order=order)
     whisker = dict(errorbar=("ci", 68), seed=0, err_kws=dict(color="black", linewidth=1.2))
     fill = dict(palette=palette(order), saturation=1, legend=False)
     sns.barplot(values, ax=ax, **names, **whisker, **fill)
     patch = dict(fc="white", ec="none", alpha=0.85, pad=1)
-    for bar, condition in zip(ax.containers, order):
-        mean = values.value[values.condition.eq(condition)].mean()
+    for bar, run in zip(ax.containers, order):
+        mean = values.value[values.run.eq(run)].mean()
         ax.bar_label(bar, [number_text(metric, mean)], label_type="center", bbox=patch, fontsize=7)
     known = {c: v for c, v in (paper or {}).items() if c in order}
     if known:
@@ -358,8 +340,6 @@ def _curve_panel(ax, histories, column, colours, labels):
         ax.set_axis_off()
         return
     for name, history in histories.items():
-        if "images" not in history:
-            raise CTSRError(f"history of {name}: no column 'images'; train it again")
         seen = history.dropna(subset=["images", column])
         look = dict(color=colours[name], label=labels.get(name, name), ms=2.5)
         ax.plot(_along(seen), seen[column], marker="o" if len(seen) < 25 else None, **look)
@@ -378,16 +358,12 @@ def _curve_panel(ax, histories, column, colours, labels):
 def fig_curves(
     histories: dict,  # name -> DataFrame with step, images, those of CURVES; hours: the axis
     labels: dict | None = None,  # name -> text to show
-    panels: dict | None = None,  # heading -> names shown together; None: by task, read off names
+    panels: dict | None = None,  # heading -> names shown together (default: all together)
 ) -> Figure:
     "Training curves: loss, validation PSNR and SSIM, with a row of panels for each heading."
     if not histories:
         raise CTSRError("fig_curves: no history given; train a run first")
-    if panels is None:
-        panels = {}
-        for name in histories:
-            task = re.search(r"-(x\d+)", name)  # as in runet-x5
-            panels.setdefault(task[1] if task else "", []).append(name)
+    panels = panels or {"": list(histories)}
     size = (7.2, 0.6 + 1.35 * len(panels))
     grid = dict(figsize=size, squeeze=False, layout="constrained")
     fig, axes = plt.subplots(len(panels), len(CURVES), **grid)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RC', 'KNOWN', 'FREE', 'FACTOR', 'SAMPLES', 'VARIANTS', 'METRICS', 'SILENT', 'theme', 'themed', 'shade', 'palette',
-           'axis_label', 'number_text', 'conditions', 'whiskers', 'save_figure', 'text_faults']
+           'axis_label', 'number_text', 'whiskers', 'save_figure']
 
 # %% ../../nbs/figures/style.ipynb #4e0dffdc
 import functools
@@ -14,11 +14,8 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
-from matplotlib.axis import Axis
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 
 from ..core.errors import CTSRError
 from ..core.files import atomic_path
@@ -122,11 +119,9 @@ def _known(name):
 
 def palette(
     names,  # conditions, as computed or as they are shown
-    colours: dict | None = None,  # condition -> colour, where the caller settles it
-) -> dict:  # condition -> colour: `colours`, and one for each name
+) -> dict:  # condition -> colour
     "One colour for each condition, the same in every figure."
-    out = dict(colours or {})
-    out |= {n: c for n in names if n not in out and (c := _known(n))}
+    out = {n: c for n in names if (c := _known(n))}
     for name in [n for n in names if n not in out]:
         k = zlib.crc32(name.encode()) % len(FREE)
         turn = FREE[k:] + FREE[:k]
@@ -137,17 +132,7 @@ def palette(
 METRICS = dict(
     psnr=("PSNR", "dB", 2),
     ssim=("SSIM", "", 3),
-    lr_consistency=("LR consistency", "MSE", 5),
     lpips=("LPIPS", "", 3),
-    mae=("Mean absolute error", "of full range", 4),
-    rms_contrast=("RMS contrast", "of full range", 3),
-    offset=("Mean offset from bicubic", "of full range", 4),
-    psnr_fitted=("Fitted PSNR", "dB", 2),
-    texture=("Texture relative to HR", "dB", 2),
-    checkerboard=("Checkerboard artefacts relative to HR", "dB", 2),
-    lattice=("Periodic artefacts relative to HR", "of full range", 4),
-    bias=("Brightness error", "of full range", 4),
-    offset_middle=("Mean offset in the middle", "of full range", 4),
 )  # name, unit, decimals
 
 
@@ -177,16 +162,6 @@ def number_text(
     text = f"{value:{'+' if sign else ''}.{METRICS.get(metric, ('', '', 3))[2]}f}"
     return (text if float(text) else text.lstrip("+-")).replace("-", "\N{MINUS SIGN}")
 
-
-def conditions(
-    table: pd.DataFrame,  # any table with the columns run and up
-    labels: dict | None = None,  # condition as computed here -> text to show
-) -> pd.Series:  # a text for each row
-    "Name each row's condition: its run, with ' on <up>' if the run was tested on several inputs."
-    several = table.groupby("run").up.transform("nunique") > 1
-    names = table.run.where(~several, table.run + " on " + table.up)
-    return names.map(lambda name: (labels or {}).get(name, name))
-
 # %% ../../nbs/figures/style.ipynb #aed04761
 def whiskers(value, low, high) -> np.ndarray:  # (2, N) distances, zero where there is no interval
     "Lengths of error bars from the ends of intervals."
@@ -215,35 +190,3 @@ def save_figure(
         fig.savefig(tmp, metadata=metadata, **how)
     plt.close(fig)
     return path
-
-# %% ../../nbs/figures/style.ipynb #a9b82aaa
-def _drawn_texts(fig):
-    "Texts that a reader can see."
-    hidden = set()
-    for axis in fig.findobj(Axis):
-        low, high = sorted(axis.get_view_interval())
-        slack = 1e-9 * (high - low)
-        shown = axis.axes.axison and axis.axes.get_visible()
-        for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]:
-            if not (shown and low - slack <= tick.get_loc() <= high + slack):
-                hidden |= {tick.label1, tick.label2}
-    texts = [t for t in fig.findobj(Text) if t.get_visible() and t.get_text().strip()]
-    return [t for t in texts if t not in hidden and (t.axes is None or t.axes.get_visible())]
-
-
-def text_faults(
-    fig: Figure,  # any figure
-) -> list:  # of str; empty: all texts are legible
-    "Find the texts that leave the figure or overlap."
-    fig.draw_without_rendering()
-    frame = fig.bbox.padded(1)
-    boxes = [(t.get_text().replace("\n", " "), t.get_window_extent()) for t in _drawn_texts(fig)]
-    faults = [
-        f"{text!r} leaves the figure"
-        for text, box in boxes
-        if not all(frame.contains(*corner) for corner in box.corners())
-    ]
-    for i, (text, box) in enumerate(boxes):
-        overlapped = [t for t, other in boxes[:i] if box.padded(-0.5).overlaps(other.padded(-0.5))]
-        faults += [f"{text!r} overlaps {other!r}" for other in overlapped]
-    return faults
