@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MADE', 'SPREAD', 'JPEG_COMMENT', 'PICTURES', 'VOLUMES', 'GONE', 'LOOKED_AT', 'READERS', 'SAME', 'grey_limits',
            'reading', 'Scan', 'checksum', 'to_stored', 'trace', 'read_grey', 'notes', 'GreyPicture', 'finer_affine',
-           'ending', 'finer_header', 'write_nifti', 'write_itk', 'VolumeFile', 'new_uid', 'derived_slice',
-           'write_slice', 'atomic_folder', 'padded_values', 'head_of', 'files_below', 'DicomCT', 'open_scan', 'said_by']
+           'finer_header', 'write_nifti', 'write_itk', 'VolumeFile', 'new_uid', 'derived_slice', 'write_slice',
+           'atomic_folder', 'padded_values', 'head_of', 'files_below', 'DicomCT', 'open_scan', 'said_by']
 
 # %% ../../nbs/apps/formats.ipynb #0d4d29b6
 import copy
@@ -51,6 +51,7 @@ from ctsr.data.volumes import (
     check_slice_hounsfield,
     check_square,
     dicom_series,
+    ending,
     hounsfield,
     is_dicom,
     label_count,
@@ -303,12 +304,6 @@ def finer_affine(
 # %% ../../nbs/apps/formats.ipynb #0f0b9e11
 PICTURES = (".png", ".jpg", ".jpeg")
 VOLUMES = (".nii.gz", ".nii", ".nrrd", ".mha")
-
-
-def ending(path: str | Path) -> str:
-    "The ending of PICTURES or VOLUMES that a name has, or else its own."
-    name = Path(path).name.lower()
-    return next((s for s in PICTURES + VOLUMES if name.endswith(s)), Path(path).suffix.lower())
 
 
 def finer_header(

@@ -32,7 +32,6 @@ from ctsr.apps.formats import (
     GreyPicture,
     Scan,
     checksum,
-    ending,
     open_scan,
     reading,
     said_by,
@@ -41,7 +40,7 @@ from ..core.errors import CTSRError
 from ..core.files import claimed, file_sha256, machine_memory
 from ..data.degrade import Kernel, Task, downsample, parse_kernel, task_from
 from ..data.grey import window_limits
-from ..data.volumes import DICOM, IMAGE, VOLUME, is_dicom, short_message
+from ..data.volumes import DICOM, IMAGE, VOLUME, ending, is_dicom, short_message
 from ..evaluation.likeness import measures, unlike
 from ctsr.evaluation.pretrained import (
     FOLDER,

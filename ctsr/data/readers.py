@@ -38,9 +38,11 @@ from ctsr.data.volumes import (
     check_labels,
     check_sign,
     dicom_series,
+    ending,
     is_dicom,
     load_volume,
     lung_share,
+    naming,
     readable,
     short_message,
     stem_of,
@@ -107,9 +109,9 @@ def kind_of(
     try:
         with readable():
             check_file(path)
-            if name.endswith(IMAGE):
+            if ending(path) in IMAGE:
                 return "image"
-            if name.endswith(VOLUME):
+            if ending(path) in VOLUME:
                 return "volume"
             return "dicom" if is_dicom(path) else "is no image file"
     except CTSRError as error:
@@ -175,10 +177,8 @@ def unpacked(
 ):
     "Yield the folder into which a zip archive is unpacked for a while, or any other path as it is."
     path = Path(path).expanduser()
-    try:
+    with naming(path):
         check_file(path)
-    except CTSRError as error:
-        raise CTSRError(f"{path} {error}") from None
     if path.suffix.lower() != ".zip":
         yield path
         return
