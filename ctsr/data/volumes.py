@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['IMAGE', 'VOLUME', 'DICOM', 'REMEDIES', 'PAIR', 'WRONG_NAME', 'LPS', 'MILLIMETRES', 'GZIP', 'PLAIN', 'NEEDED', 'FIELD',
-           'MANY', 'APART', 'DAMAGED', 'FAULTS', 'LINES', 'NO_IMAGE', 'NUMBERS', 'MULTI_FRAME', 'ENCODINGS', 'PLACE',
-           'LABELS', 'NO_HU', 'NOBODY', 'LUNG_SHARE', 'ending', 'stem_of', 'short_message', 'readable', 'naming',
-           'check_file', 'check_promise', 'plain_path', 'spacing_of', 'check_affine', 'axial', 'as_stored', 'Volume',
-           'read_nifti', 'Header', 'Layout', 'layout', 'read_itk', 'load_file', 'axial_spacing', 'check_square',
-           'is_dicom', 'NoSlice', 'read_dicom', 'check_numbers', 'rescale', 'is_localizer', 'read_slice', 'hounsfield',
-           'slice_affine', 'plane_of', 'dicom_series', 'series_affine', 'label_count', 'check_labels', 'check_sign',
-           'check_hounsfield', 'check_slice_hounsfield', 'subject_of', 'check_one_size', 'load_volume', 'read_volume',
-           'lung_share']
+           'MANY', 'APART', 'DAMAGED', 'FAULTS', 'LINES', 'NO_IMAGE', 'NUMBERS', 'MULTI_FRAME', 'JP2', 'ENCODINGS',
+           'PLACE', 'LABELS', 'NO_HU', 'NOBODY', 'LUNG_SHARE', 'ending', 'stem_of', 'short_message', 'readable',
+           'naming', 'check_file', 'check_promise', 'plain_path', 'spacing_of', 'check_affine', 'axial', 'as_stored',
+           'Volume', 'read_nifti', 'Header', 'Layout', 'layout', 'read_itk', 'load_file', 'axial_spacing',
+           'check_square', 'is_dicom', 'NoSlice', 'read_dicom', 'check_numbers', 'rescale', 'no_slice', 'read_slice',
+           'hounsfield', 'slice_affine', 'plane_of', 'dicom_series', 'series_affine', 'label_count', 'check_labels',
+           'check_sign', 'check_image', 'check_hounsfield', 'check_slice_hounsfield', 'subject_of', 'check_one_size',
+           'load_volume', 'read_volume', 'lung_share']
 
 # %% ../../nbs/data/volumes.ipynb #0752c9a9
 import gzip
@@ -33,6 +33,7 @@ import nibabel
 import numpy as np
 import pydicom
 import SimpleITK as sitk
+from pydicom.encaps import generate_frames
 from pydicom.filereader import read_partial
 from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import (
@@ -42,6 +43,9 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEG2000TransferSyntaxes,
+    JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
     LegacyConvertedEnhancedCTImageStorage,
     SecondaryCaptureImageStorage,
 )
@@ -53,6 +57,7 @@ from ..core.files import machine_memory
 # What these libraries print is in the messages of their exceptions.
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 nibabel.imageglobals.logger.setLevel(logging.CRITICAL)
+warnings.filterwarnings("ignore", module="pydicom")
 
 # %% ../../nbs/data/volumes.ipynb #fac5f0a2
 IMAGE = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -235,7 +240,11 @@ def _nifti_affine(header: nibabel.Nifti1Header) -> np.ndarray:
     if not header["qform_code"] and not header["sform_code"]:
         return np.diag([*np.abs(header["pixdim"][1:4]).astype(float), 1])
     millimetres = MILLIMETRES.get(int(header["xyzt_units"]) % 8, 1.0)
-    return np.diag([millimetres] * 3 + [1]) @ LPS @ header.get_best_affine()
+    try:
+        best = header.get_best_affine()
+    except ValueError:
+        raise CTSRError("has a qform that is no rotation: export it again") from None
+    return np.diag([millimetres] * 3 + [1]) @ LPS @ best
 
 
 def _nifti_scaling(header: nibabel.Nifti1Header) -> tuple[float, float]:
@@ -293,7 +302,8 @@ def _nifti_header(file) -> nibabel.Nifti1Header:
         raise CTSRError(f"places its values at byte {offset:g}: export it again")
     number = header.get_data_dtype()
     shape = header.get_data_shape()
-    if number.kind not in "iuf" or not shape or min(shape) < 1 or math.prod(shape[3:]) > 1:
+    few = len(shape) > 1 and math.prod(shape[3:]) == 1
+    if number.kind not in "iuf" or not few or min(shape) < 1:
         raise CTSRError(f"has shape {shape} of {number}: give one grey 3-D volume a file")
     return header
 
@@ -358,6 +368,14 @@ class Header:
             self.end = file.tell()  # where the values begin, unless they lie apart
         found = (FIELD.fullmatch(os.fsdecode(line)) for line in self.lines)
         self.fields = dict(match.groups() for match in found if match)
+        self.name = self.fields.get("ElementDataFile", "")  # of the file that holds the values
+        if self.nrrd:
+            self.name = self.fields.get("data file", self.fields.get("datafile", "LOCAL"))
+        self.values = None  # that file, if it is a single one
+        if self.name.upper() == "LOCAL":
+            self.values = path
+        elif not MANY.match(self.name):
+            self.values = path.parent / self.name
 
     def check(self):
         """Refuse another kind of file than the name says, which ITK might read all the same.
@@ -375,6 +393,15 @@ class Header:
             raise CTSRError(
                 "cannot be read: its header names no number of dimensions; export it again"
             )
+        sizes = self.fields.get("DimSize", "").split()
+        positive = all(size.isdecimal() and int(size) for size in sizes)
+        if not self.nrrd and not (positive and len(sizes) == int(stated[0])):
+            raise CTSRError(
+                f"cannot be read: its header says DimSize '{' '.join(sizes)[:40]}', which must be "
+                f"{int(stated[0])} numbers above 0; export it again"
+            )
+        if self.values and not self.values.is_file():  # ITK would wait for a pipe
+            raise CTSRError(APART)
 
     def is_true(self, name: str) -> bool:
         "A flag of a MetaImage header, as ITK reads it."
@@ -402,9 +429,7 @@ class Layout:
     length: int  # packed bytes; -1 to the end of the file
 
     def check(self, promised: int):
-        "Refuse a file that is missing, or is too short for as many bytes."
-        if not self.file.is_file():
-            raise CTSRError(APART)
+        "Refuse a file that is too short for as many bytes."
         there = self.file.stat().st_size - self.start
         stored = self.length if self.packed else promised
         if there < stored:
@@ -450,29 +475,29 @@ def _unpack(
 def layout(header: Header) -> Layout | None:  # None where it is left to ITK
     "How the header of an NRRD or MetaImage file says that its values are stored."
     fields = header.fields
+    local = header.values == header.path
+    start = header.end if local else 0
+    length = -1
     if header.nrrd:
-        name = fields.get("data file", fields.get("datafile", "LOCAL"))
         encoding = fields.get("encoding", "").lower()
-        skips = {"line skip", "lineskip", "byte skip", "byteskip"}
-        known = encoding in ("raw", "gzip", "gz") and not skips & set(fields)
         packed = encoding != "raw"
-        length = -1
+        skip = int(fields.get("byte skip", fields.get("byteskip", 0)))
+        start += max(0, skip)  # -1: the values are the last bytes
+        known = encoding in ("raw", "gzip", "gz") and not (packed and skip)
+        known = known and not {"line skip", "lineskip"} & set(fields)
         big = fields.get("endian", "").lower() == "big"
     else:
-        name = fields["ElementDataFile"]
         flags = {"BinaryDataByteOrderMSB", "ElementByteOrderMSB"} & set(fields)
         known = header.is_true("BinaryData") and flags and "HeaderSize" not in fields
         packed = header.is_true("CompressedData")
-        length = int(fields.get("CompressedDataSize", 0))  # without it ITK reads nothing true
+        if local:
+            length = int(fields.get("CompressedDataSize", 0))  # without it ITK reads nothing true
         big = any(map(header.is_true, flags))
-        if packed and (MANY.match(name) or not known):
+        if packed and not (header.values and known):
             raise CTSRError("has packed values that cannot be checked: save it as one file again")
-    if not known or MANY.match(name):
+    if not known or not header.values:
         return None
-    order = ">" if big else "<"
-    if name.upper() == "LOCAL":
-        return Layout(header.path, header.end, packed, order, length)
-    return Layout(header.path.parent / name, 0, packed, order, -1)
+    return Layout(header.values, start, packed, ">" if big else "<", length)
 
 # %% ../../nbs/data/volumes.ipynb #5657e0fa
 FAULTS = {
@@ -639,10 +664,14 @@ def rescale(ds: pydicom.Dataset) -> tuple[float, float]:
     return 1.0 if slope in (None, "") else float(slope), float(ds.get("RescaleIntercept") or 0)
 
 
-def is_localizer(ds: pydicom.Dataset) -> bool:
-    "Whether a slice says that it is a localizer (scout, topogram), a projection in CT's format."
+def no_slice(ds: pydicom.Dataset) -> str:  # '' for a slice
+    "What an image in CT's format is by its type, if it is a projection or a page of text."
     kind = str(ds.get("ImageType") or "").upper()
-    return any(word in kind for word in ("LOCALIZER", "SCOUT", "TOPOGRAM"))
+    if any(word in kind for word in ("LOCALIZER", "SCOUT", "TOPOGRAM")):
+        return "is a localizer, a projection and not a slice: leave it out"
+    if any(word in kind for word in ("CSA REPORT", "DOSE_INFO", "DOSE REPORT", "PROTOCOL")):
+        return "is a page of text and not a slice: leave it out"
+    return ""
 
 
 def _sop_class(ds: pydicom.Dataset) -> UID:
@@ -663,14 +692,14 @@ def _check_kind(ds: pydicom.Dataset):
         raise NoSlice(NO_IMAGE)
     if modality not in ("CT", ""):
         raise NoSlice(f"cannot be read as CT: it is DICOM of modality {modality}; leave it out")
-    if is_localizer(ds):
-        raise NoSlice("is a localizer, a projection and not a slice: leave it out")
+    if reason := no_slice(ds):
+        raise NoSlice(reason)
     if sop_class in MULTI_FRAME or int(ds.get("NumberOfFrames") or 1) > 1:
         raise NoSlice("is multi-frame DICOM: convert it to one file a slice first")
     known = sop_class.name != sop_class  # not an unknown or private one
     if known and sop_class not in (CTImageStorage, SecondaryCaptureImageStorage):
         raise NoSlice(f"cannot be read as CT: it is DICOM of {sop_class.name}; leave it out")
-    kind = ds.get("PhotometricInterpretation", "MONOCHROME2")
+    kind = ds.get("PhotometricInterpretation", "MONOCHROME2")  # refused later where it lacks
     if kind == "MONOCHROME1":
         raise CTSRError("shows low values bright (MONOCHROME1): invert it to MONOCHROME2 first")
     if kind != "MONOCHROME2" or ds.get("SamplesPerPixel", 1) != 1:
@@ -682,6 +711,9 @@ MULTI_FRAME = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 
 def _check_bits(ds: pydicom.Dataset):
     "Refuse numbers of a layout that is unknown, or whose way to Hounsfield units is."
+    needed = ("PixelRepresentation", "SamplesPerPixel", "PhotometricInterpretation")
+    if absent := [name for name in needed if name not in ds]:
+        raise CTSRError(f"cannot be read: its header has no {absent[0]}; export it again")
     layout = [ds.get(name) for name in ("Rows", "Columns", "BitsAllocated", "BitsStored")]
     if None in layout or min(layout) < 1 or layout[2] not in (8, 16, 32) or layout[3] > layout[2]:
         raise CTSRError(
@@ -708,7 +740,14 @@ def _check_slice(ds: pydicom.Dataset):
     _check_grid(ds)
     if "PixelData" not in ds:
         raise CTSRError("cannot be read: it has no whole numbers as pixels; export it again")
-    if ds.file_meta.TransferSyntaxUID.is_compressed:
+    syntax = ds.file_meta.TransferSyntaxUID
+    if not syntax.is_transfer_syntax:
+        raise CTSRError(
+            f"has its pixels in an unknown way (transfer syntax '{syntax.name}'): export it as "
+            "Explicit VR Little Endian"
+        )
+    if syntax.is_compressed:
+        _check_stream(ds)
         return
     if ds["PixelData"].is_undefined_length:
         raise CTSRError("has compressed pixels, and its header denies it: export it again")
@@ -723,6 +762,21 @@ def _check_slice(ds: pydicom.Dataset):
         raise CTSRError(
             f"has {found} bytes of pixels, its header promises {promised}: export it again"
         )
+
+
+def _check_stream(ds: pydicom.Dataset):
+    "Refuse compressed pixels that are cut or of another kind: decoders print what they find."
+    syntax = ds.file_meta.TransferSyntaxUID
+    if syntax not in JPEGTransferSyntaxes + JPEGLSTransferSyntaxes + JPEG2000TransferSyntaxes:
+        return
+    (pixels,) = generate_frames(ds.PixelData, number_of_frames=1)
+    if not pixels.startswith((b"\xff\xd8", b"\xff\x4f", JP2)):
+        raise CTSRError(f"has pixels that are no {syntax.name}: export it again")
+    if b"\xff\xd9" not in pixels[-32:]:
+        raise CTSRError("is truncated and cannot be read: its compressed pixels have no end")
+
+
+JP2 = b"\0\0\0\x0cjP  "  # which some scanners write around JPEG 2000
 
 
 def _check_grid(ds: pydicom.Dataset):
@@ -750,7 +804,7 @@ def read_slice(path: str | Path) -> pydicom.Dataset:
     "Read a CT slice from a DICOM file; refuse what is none, by a `NoSlice` or a `CTSRError`."
     with readable():
         ds = read_dicom(path)
-        if "TransferSyntaxUID" not in ds.file_meta:  # old archives leave it out
+        if not ds.file_meta.get("TransferSyntaxUID"):  # old archives leave it out
             ds.file_meta.TransferSyntaxUID = ENCODINGS[ds.original_encoding]
         _check_slice(ds)
     return ds
@@ -773,6 +827,12 @@ def _decoded(ds: pydicom.Dataset) -> np.ndarray:
     try:
         with plain_path(Path(ds.filename)) as file:
             image = sitk.ReadImage(str(file), imageIO="GDCMImageIO")
+    except RuntimeError:
+        name = ds.file_meta.TransferSyntaxUID.name
+        raise CTSRError(
+            f"has pixels that cannot be decoded ({name}): convert it to Explicit VR Little Endian, "
+            "or export it again"
+        ) from None
     finally:
         locale.setlocale(locale.LC_ALL, before)
     if image.GetSize() != (ds.Columns, ds.Rows, 1) or image.GetNumberOfComponentsPerPixel() > 1:
@@ -836,7 +896,7 @@ def dicom_series(
                 plane, height, number = _place(ds)
                 modality = str(ds.get("Modality") or "").strip().upper()
                 sop_class = _sop_class(ds) or CTImageStorage
-                kind = (plane, is_localizer(ds), modality, sop_class, ds.get("SamplesPerPixel"))
+                kind = (plane, no_slice(ds), modality, sop_class, ds.get("SamplesPerPixel"))
                 uid = str(ds.get("SeriesInstanceUID") or "")
                 patients[file] = str(ds.get("PatientID") or "").strip()
                 series[kind, uid].append((height, number, file))
@@ -962,9 +1022,17 @@ def check_sign(values: np.ndarray):
         )
 
 
+def check_image(values: np.ndarray):
+    "Refuse label maps, and numbers of which most are larger than any Hounsfield unit."
+    check_labels(values)
+    if np.median(np.abs(values)) > 2**16:
+        limits = f"has values from {values.min():g} to {values.max():g}"
+        raise CTSRError(NO_HU.format(limits))
+
+
 def check_hounsfield(values: np.ndarray):
     "Refuse label maps, and volumes that cannot be in Hounsfield units."
-    check_labels(values)
+    check_image(values)
     if values.min() >= 0 and values.dtype != np.uint8:
         raise CTSRError(NO_HU.format("has no value below 0"))
 
@@ -1015,7 +1083,7 @@ def _load_series(files: list, hounsfield_only: bool, evenly: bool) -> tuple:
         slices.append(ds)
     check_one_size(slices)
     if hounsfield_only:
-        check_labels(np.stack(planes))
+        check_image(np.stack(planes))
     turned = plane_of(slices[0]) != 2
     affine = series_affine(slices) if evenly or turned else slice_affine(slices[0])
     check_square(axial_spacing(affine))
