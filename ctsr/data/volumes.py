@@ -27,6 +27,7 @@ import zlib
 from collections import defaultdict
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from errno import ELOOP
 from pathlib import Path
 
 import nibabel
@@ -132,6 +133,10 @@ def check_file(path: Path):
             path.stat()
         except FileNotFoundError:
             raise CTSRError("does not exist: check the path") from None
+        except OSError as error:
+            if error.errno == ELOOP:
+                raise CTSRError("is a link that leads in a circle: check the path") from None
+            raise
     if not path.is_dir() and not path.is_file():
         raise CTSRError("is a pipe or a device: copy its contents into a file")
     if path.is_file() and path.suffix.lower() in (".hdr", ".img"):
@@ -366,6 +371,7 @@ class Header:
                 if line.startswith(b"ElementDataFile"):
                     break
             self.end = file.tell()  # where the values begin, unless they lie apart
+        self.is_whole = len(line) < 2**19
         found = (FIELD.fullmatch(os.fsdecode(line)) for line in self.lines)
         self.fields = dict(match.groups() for match in found if match)
         self.name = self.fields.get("ElementDataFile", "")  # of the file that holds the values
@@ -388,6 +394,8 @@ class Header:
             raise CTSRError(f"is no {'NRRD' if self.nrrd else 'MetaImage'} file, {WRONG_NAME}")
         if absent:
             raise CTSRError(f"cannot be read: its header has no {absent[0]}; export it again")
+        if not self.is_whole:
+            raise CTSRError("cannot be read: its header has no end; export it again")
         stated = [line.split(b"=")[-1].strip() for line in self.lines if line.startswith(b"NDims")]
         if not self.nrrd and stated not in ([b"2"], [b"3"], [b"4"]):
             raise CTSRError(
