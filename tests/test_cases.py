@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -1147,3 +1148,102 @@ def test_a_picture_of_numbers_that_lost_their_sign(tmp_path, still):
     made = Made(still, files(tmp_path), tmp_path / "out")
     assert set(made.out) == {"added.png"} and made.said("lost.png", "lost their sign")
     assert set(found) == {"added.png"} and "lost their sign" in skipped["lost.png"]
+
+
+@pytest.mark.parametrize("kind", ["CSA REPORT", "DOSE_INFO", "AXIAL"])
+def test_a_page_of_text_next_to_a_series(tmp_path, still, kind):
+    "Scanners store their protocol as CT slices without a position, in the same series."
+    folder = tmp_path / "in"
+    for z in range(3):
+        tags = dict(SeriesInstanceUID="1.2.3", SOPInstanceUID=f"1.2.{z + 1}")
+        if z == 2:
+            tags["ImageType"] = ["DERIVED", "SECONDARY", "OTHER", kind]
+        ct(folder, f"{z}.dcm", ImagePositionPatient=[0, 0, 5 * z], **tags)
+    made = Made(still, [folder, tmp_path / "none"], tmp_path / "out")
+    found, skipped = data(folder)
+    count = 3 if kind == "AXIAL" else 2
+    assert len(files(made.out["in"])) == count == sum(map(len, found.values()))
+    assert made.said("2.dcm", "page of text") == ("2.dcm" in skipped) == (count == 2)
+
+
+def test_identifiers_that_some_slices_lack(tmp_path, still):
+    "The others name them, and the series stays one in one frame of reference."
+    folder = tmp_path / "in"
+    names = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
+    for z in range(3):
+        tags = dict.fromkeys(names, "") if z == 1 else {name: f"1.2.{len(name)}" for name in names}
+        ct(folder, f"{z}.dcm", ImagePositionPatient=[0, 0, 5 * z], **tags)
+    made = Made(still, [folder, tmp_path / "none"], tmp_path / "out")
+    new = [pydicom.dcmread(f) for f in files(made.out["in"])]
+    assert len(new) == 3
+    for name in names:
+        (found,) = {str(d[name].value) for d in new}
+        assert (found == f"1.2.{len(name)}") == (name != "SeriesInstanceUID")
+
+
+def test_a_dry_run_knows_a_place_that_cannot_be_written(tmp_path, still):
+    "A folder of the result's name, and a file where a folder is needed."
+    Image.fromarray(np.arange(1024).reshape(32, 32).astype(np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "out" / "a.png").mkdir(parents=True)
+    for out in ("out", "a.png/b.png", "new/b.png"):
+        for force in (False, True):
+            rows = [
+                upscale([tmp_path / "a.png"], tmp_path / out, still, force=force, dry_run=dry)
+                for dry in (True, False)
+            ]
+            errors = [row[0].get("error", "") for row in rows]
+            assert errors[0] == errors[1] and bool(errors[0]) == (out != "new/b.png")
+    assert not list((tmp_path / "out" / "a.png").iterdir())
+
+
+@pytest.mark.parametrize("level, refused", [(600, True), (601, False)])
+def test_transparent_levels_of_sixteen_bits(tmp_path, still, level, refused):
+    "Of levels in steps of 60, one is transparent if the picture has it."
+    levels = (np.arange(1024).reshape(32, 32) * 60).astype(np.uint16)
+    Image.fromarray(levels).save(tmp_path / "a.png", transparency=level)
+    made = Made(still, [tmp_path / "a.png", tmp_path / "none"], tmp_path / "out")
+    assert made.said("a.png", "transparent") == refused != bool(made.out)
+
+
+def test_a_picture_of_apples_own_kind(tmp_path, still):
+    "Xcode leaves out the header of zlib, and marks that by a first chunk of its own."
+    grey = np.arange(1024).reshape(32, 32).astype(np.uint8)
+    Image.fromarray(grey).save(tmp_path / "good.png")
+    plain = (tmp_path / "good.png").read_bytes()
+    mark = b"\0\0\0\4CgBI\x50\0\x20\x06\x2c\xb8\x77\x66"
+    head, _, tail = plain[8:].partition(b"IDAT\x78")
+    (tmp_path / "apple.png").write_bytes(plain[:8] + mark + head + b"IDAT\xff" + tail)
+    made = Made(still, files(tmp_path, "*.png"), tmp_path / "out")
+    _, skipped = data(tmp_path)
+    assert set(made.out) == {"good.png"} and made.said("apple.png", "CgBI")
+    assert "CgBI" in skipped["apple.png"]
+
+
+def test_a_link_that_leads_in_a_circle(tmp_path, still):
+    (tmp_path / "a.png").symlink_to("b.png")
+    (tmp_path / "b.png").symlink_to("a.png")
+    assert "leads in a circle" in restored(still, tmp_path / "a.png", tmp_path / "out.png")[1]
+    with pytest.raises(CTSRError, match="leads in a circle"):
+        read_images(tmp_path / "a.png")
+
+
+LOOK = """
+import sys
+from ctsr.apps.formats import open_scan
+from ctsr.data.readers import read_images
+scan = open_scan(sys.argv[1])
+scan.save(((values, None) for values in scan), scan.path.with_name("out"), model="a test")
+print(len(read_images(sys.argv[1])[0]), scan.padded)
+"""
+
+
+@pytest.mark.slow
+def test_libraries_warn_of_nothing(tmp_path):
+    "Identifiers and character sets that no standard knows, in a process that shows all warnings."
+    wrong = dict(StudyInstanceUID="1..2", SeriesInstanceUID="series", FrameOfReferenceUID="01.2")
+    with warnings.catch_warnings(action="ignore"):
+        ct(tmp_path / "in", SpecificCharacterSet="ISO_IR 999", **wrong)
+    command = [sys.executable, "-W", "default", "-c", LOOK, tmp_path / "in"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("1 ")
+    assert "pydicom" not in done.stderr, done.stderr

@@ -1,6 +1,7 @@
 "One reader for `ctsr data` and `ctsr upscale`: what it reads, and what both refuse for one reason."
 
 import gzip
+import os
 import zlib
 
 import nibabel
@@ -9,6 +10,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from pydicom.data import get_testdata_file
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -21,6 +23,7 @@ from ctsr.apps.formats import open_scan, write_slice
 from ctsr.apps.upscale import restore_slice
 from ctsr.core.errors import CTSRError
 from ctsr.data.degrade import Task
+from ctsr.data.readers import read_images
 from ctsr.data.volumes import dicom_series, hounsfield, load_file, read_slice, read_volume
 
 
@@ -108,6 +111,15 @@ FILES = {
     "label map": (lambda p: nifti(p, (ramp() > 0).astype(np.uint8)), "label map"),
     "1024 added": (lambda p: nifti(p, (ramp(9, 9, 9) + 1024)), "was 1024 added?"),
     "NaN": (lambda p: nifti(p, np.full((9, 9, 3), np.nan, np.float32)), "NaN"),
+    "damaged slope": (
+        lambda p: nifti(p, ramp(9, 9, 9), scl_slope=1e30, scl_inter=0),
+        "so that it is not in HU",
+    ),
+    "one axis": (lambda p: nifti(p, ramp(9, 9, 9), dim=(1, 729, 1, 1, 1, 1, 1, 1)), "3-D"),
+    "no rotation": (
+        lambda p: nifti(p, ramp(9, 9, 9), sform_code=0, quatern_b=1, quatern_c=1, qform_code=1),
+        "qform that is no rotation",
+    ),
     "complex": (lambda p: nifti(p, ramp(9, 9, 9).astype(np.complex64)), "complex64"),
     "sheared": (
         lambda p: nifti(p, ramp(9, 9, 9), srow_x=(-0.5, 0.2, 0, 0)),
@@ -137,6 +149,7 @@ def test_data_and_upscale_refuse_alike(tmp_path, name, make, word):
         (np.inf, 5, lambda v: v),
         (2, np.nan, lambda v: v * 2.0),
         (2, np.inf, lambda v: v * 2.0),
+        (-1, 0, lambda v: -v),
     ],
 )
 def test_a_slope_that_is_none(tmp_path, slope, inter, expected):
@@ -196,6 +209,89 @@ def test_big_endian(tmp_path):
     write_slice(ramp()[1], tmp_path / "b.dcm", ds)
     made = pydicom.dcmread(tmp_path / "b.dcm")
     assert np.array_equal(made.pixel_array - 1024.0, ramp()[1]) and made.PatientID == d.PatientID
+
+
+@pytest.fixture(scope="module")
+def packed_slice(tmp_path_factory):
+    "A slice in JPEG 2000 by GDCM."
+    path = tmp_path_factory.mktemp("packed") / "a.dcm"
+    image = sitk.GetImageFromArray(ramp(3, 64, 64)[1:2])
+    image.SetMetaData("0008|0060", "CT")
+    writer = sitk.ImageFileWriter()
+    writer.SetImageIO("GDCMImageIO")
+    writer.UseCompressionOn()
+    writer.SetCompressor("JPEG2000")
+    writer.SetFileName(str(path))
+    writer.Execute(image)
+    return path
+
+
+@pytest.mark.parametrize(
+    "change, word",
+    [
+        (lambda stream: stream, ""),
+        (lambda stream: stream + bytes(6), ""),
+        (lambda stream: stream[: len(stream) // 2], "have no end"),
+        (lambda stream: b"<html>" + stream, "are no JPEG 2000"),
+    ],
+)
+def test_compressed_pixels_are_whole_and_of_their_kind(packed_slice, tmp_path, capfd, change, word):
+    "Decoders print what they find wrong, so they are not asked."
+    d = pydicom.dcmread(packed_slice)
+    (stream,) = generate_frames(d.PixelData, number_of_frames=1)
+    d.PixelData = encapsulate([change(stream)])
+    d.save_as(tmp_path / "a.dcm")
+    if word:
+        assert word in reason(read_slice, tmp_path / "a.dcm")
+    else:
+        assert np.array_equal(hounsfield(read_slice(tmp_path / "a.dcm")), ramp(3, 64, 64)[1])
+    assert capfd.readouterr().err == ""
+
+
+def test_pixels_that_cannot_be_decoded_name_their_syntax(tmp_path):
+    d = ct(ramp()[1])
+    d.compress(RLELossless)
+    d.PixelData = encapsulate([b"no pixels at all"])
+    d.save_as(tmp_path / "a.dcm")
+    said = reason(lambda: hounsfield(read_slice(tmp_path / "a.dcm")))
+    assert "cannot be decoded (RLE Lossless)" in said
+
+
+@pytest.mark.parametrize("uid, word", [("1.2.3.4.5", "transfer syntax '1.2.3.4.5'"), ("", "")])
+def test_a_transfer_syntax_that_is_unknown_or_empty(tmp_path, uid, word):
+    "Without one the slice itself shows how it was written."
+    ct(ramp()[1]).save_as(tmp_path / "a.dcm")
+    data = (tmp_path / "a.dcm").read_bytes()
+    known = b"1.2.840.10008.1.2.1\0"
+    assert data.count(known) == 1
+    (tmp_path / "a.dcm").write_bytes(data.replace(known, uid.encode().ljust(20, b"\0")))
+    if word:
+        assert word in reason(read_slice, tmp_path / "a.dcm")
+    else:
+        assert np.array_equal(hounsfield(read_slice(tmp_path / "a.dcm")), ramp()[1])
+
+
+@pytest.mark.parametrize(
+    "name", ["PixelRepresentation", "SamplesPerPixel", "PhotometricInterpretation", "BitsStored"]
+)
+def test_an_element_that_pixels_need_is_named(tmp_path, name):
+    d = ct(ramp()[1])
+    delattr(d, name)
+    d.save_as(tmp_path / "a.dcm")
+    said = reason(read_slice, tmp_path / "a.dcm")
+    assert name in said or "None stored" in said
+
+
+@pytest.mark.parametrize("flat", [1, 3])
+def test_a_series_of_air_shows_nothing_and_one_slice_of_it_does_not_matter(tmp_path, flat):
+    hu = ramp()
+    hu[[1, 0, 2][:flat]] = -1000
+    series(tmp_path / "in", hu)
+    if flat == 3:
+        assert "shows nothing" in reason(open_scan, tmp_path / "in")
+        assert "shows nothing" in reason(read_images, tmp_path / "in")
+    else:
+        assert open_scan(tmp_path / "in").slices == 3
 
 
 def test_a_slice_without_file_meta(tmp_path):
@@ -334,6 +430,10 @@ PACKED = gzip.compress(VALUES)
         (VALUES, {}, "truncated or damaged"),
         (VALUES[:-2], dict(encoding=b"raw"), "promises 720 bytes of values, there are 718"),
         (VALUES, dict(encoding=b"bzip2"), "gzip or raw"),
+        (b"junk" + VALUES, dict(encoding=b"raw\nbyte skip: 4"), ""),
+        (b"junk" + VALUES, dict(encoding=b"raw\nbyte skip: -1"), ""),
+        (b"junk" + VALUES, dict(encoding=b"raw\nbyte skip: 5"), "there are 719"),
+        (VALUES[:-2], dict(encoding=b"raw\nbyte skip: -1"), "there are 718"),
     ],
 )
 def test_packed_values_are_those_of_the_header(tmp_path, capfd, body, options, word):
@@ -360,6 +460,47 @@ def test_values_in_a_second_file(tmp_path, capfd, packed):
     apart.unlink()
     assert "second file, which is missing" in reason(load_file, file)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
+def test_a_second_file_that_is_a_pipe_is_not_opened(tmp_path, suffix):
+    file = tmp_path / f"a{suffix}"
+    sitk.WriteImage(sitk.GetImageFromArray(ramp()), file)
+    (apart,) = (f for f in tmp_path.iterdir() if f != file)
+    assert np.array_equal(load_file(file).stored, ramp().T)
+    apart.unlink()
+    os.mkfifo(apart)
+    assert "second file, which is missing" in reason(load_file, file)
+
+
+@pytest.mark.parametrize("said", ["10 12", "10 0 3", "10 -12 3", "a b c", "10 12 3 1"])
+def test_sizes_that_are_none(tmp_path, capfd, said):
+    "ITK prints what it makes of them."
+    file = tmp_path / "a.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(ramp()), file)
+    data = file.read_bytes()
+    assert data.count(b"DimSize = 10 12 3\n") == 1
+    file.write_bytes(data.replace(b"DimSize = 10 12 3", b"DimSize = " + said.encode()))
+    assert f"DimSize '{said}'" in reason(load_file, file)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_header_without_an_end(tmp_path):
+    "A line of 64 GB would keep ITK busy for minutes."
+    with open(tmp_path / "a.nrrd", "wb") as file:
+        file.write(b"NRRD0004\n")
+        file.truncate(2**36)
+    assert "has no end" in reason(load_file, tmp_path / "a.nrrd")
+
+
+def test_a_qform_that_is_no_rotation_does_not_matter_where_the_sform_counts(tmp_path):
+    "It comes out as it was; the outer edges stay by the sform."
+    file = nifti(tmp_path / "a.nii", ramp(20, 20, 3).astype(np.int16), quatern_b=1, quatern_c=1)
+    enlarge(file, tmp_path / "b.nii")
+    a, b = (nibabel.load(tmp_path / f"{name}.nii") for name in "ab")
+    assert a.shape == (20, 20, 3) and b.shape == (40, 40, 3)
+    corner = [a.affine @ (-0.5, -0.5, 0, 1), b.affine @ (-0.5, -0.5, 0, 1)]
+    assert np.allclose(*corner) and b.header["quatern_b"] == 1
 
 
 @pytest.mark.parametrize("name", ["my values.raw", "Gerät.raw"])

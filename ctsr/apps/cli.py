@@ -425,7 +425,7 @@ INTERRUPTED = "interrupted; finished files stay, and the same command goes on wi
 
 
 class Stdout:
-    "stdout as long as it can be written: a full disk or a closed pipe costs lines, not results."
+    "stdout or stderr while it can be written: a full disk or closed pipe costs lines, not results."
 
     def __init__(self, stream: io.TextIOBase):
         self.stream = stream
@@ -461,11 +461,10 @@ def prepare_process():
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the shell
             setattr(sys, name, open(os.devnull, "w"))
-    for stream in (sys.stdout, sys.stderr):
+        stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout = Stdout(sys.stdout)
+            setattr(sys, name, Stdout(stream))
 
 
 def main():

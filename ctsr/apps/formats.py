@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MADE', 'SPREAD', 'JPEG_COMMENT', 'PICTURES', 'VOLUMES', 'GONE', 'LOOKED_AT', 'READERS', 'SAME', 'grey_limits',
            'reading', 'Scan', 'checksum', 'to_stored', 'trace', 'read_grey', 'notes', 'GreyPicture', 'finer_affine',
-           'ending', 'finer_header', 'write_nifti', 'write_itk', 'VolumeFile', 'new_uid', 'derived_slice',
-           'write_slice', 'atomic_folder', 'padded_values', 'head_of', 'files_below', 'DicomCT', 'open_scan', 'said_by']
+           'finer_header', 'write_nifti', 'write_itk', 'VolumeFile', 'new_uid', 'derived_slice', 'write_slice',
+           'atomic_folder', 'padded_values', 'head_of', 'files_below', 'DicomCT', 'open_scan', 'said_by']
 
 # %% ../../nbs/apps/formats.ipynb #0d4d29b6
 import copy
@@ -18,7 +18,7 @@ import shutil
 import tempfile
 import uuid
 import warnings
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
 
@@ -45,12 +45,13 @@ from ctsr.data.volumes import (
     axial,
     check_file,
     check_hounsfield,
-    check_labels,
+    check_image,
     check_one_size,
     check_sign,
     check_slice_hounsfield,
     check_square,
     dicom_series,
+    ending,
     hounsfield,
     is_dicom,
     label_count,
@@ -151,7 +152,10 @@ def trace(
 def _grey(image: Image.Image) -> np.ndarray:
     "The one channel of a grey picture, 8 or 16 bits."
     if image.mode.startswith("I"):
-        return np.asarray(image).astype(np.uint16)
+        levels = np.asarray(image).astype(np.uint16)
+        if (levels == image.info.get("transparency", -1)).any():
+            raise CTSRError("has transparent parts: flatten it first")
+        return levels
     if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
         raise CTSRError("has transparent parts: flatten it first")
     channels = np.asarray(image.convert("RGB")).astype(np.int16)
@@ -305,12 +309,6 @@ PICTURES = (".png", ".jpg", ".jpeg")
 VOLUMES = (".nii.gz", ".nii", ".nrrd", ".mha")
 
 
-def ending(path: str | Path) -> str:
-    "The ending of PICTURES or VOLUMES that a name has, or else its own."
-    name = Path(path).name.lower()
-    return next((s for s in PICTURES + VOLUMES if name.endswith(s)), Path(path).suffix.lower())
-
-
 def finer_header(
     header: nibabel.Nifti1Header,
     size: tuple,  # voxels along each axis, as they are
@@ -323,11 +321,13 @@ def finer_header(
     fine["pixdim"][1:4] = header["pixdim"][1:4] * np.divide(size, new)
     if not np.isfinite(header["scl_inter"]):
         fine["scl_inter"] = 0  # as it was read; nibabel refuses such a file
-    qform = finer_affine(header.get_qform(), size, new)
     sform = finer_affine(header.get_sform(), size, new)
     for n, axis in enumerate("xyz"):
-        fine[f"qoffset_{axis}"] = qform[n, 3]
         fine[f"srow_{axis}"] = sform[n]
+    with suppress(ValueError):  # a qform that is no rotation, where the sform counts
+        qform = finer_affine(header.get_qform(), size, new)
+        for n, axis in enumerate("xyz"):
+            fine[f"qoffset_{axis}"] = qform[n, 3]
     return fine
 
 
@@ -480,6 +480,7 @@ def derived_slice(
     model: str,  # what makes it, see made_with
     sha256: str = "",  # of the old slice's file
     study: str = "",  # UID of the study, where the slice names none
+    frame: str = "",  # of the frame of reference, where the slice names none
 ) -> pydicom.Dataset:  # without pixels
     "The tags of a derived slice."
     new = copy.deepcopy(ds)
@@ -493,7 +494,7 @@ def derived_slice(
     new.SeriesInstanceUID = series
     new.StudyInstanceUID = ds.get("StudyInstanceUID") or study or new_uid(series, "study")
     if ds.get("ImagePositionPatient") and not ds.get("FrameOfReferenceUID"):
-        new.FrameOfReferenceUID = new_uid(series, "frame of reference")
+        new.FrameOfReferenceUID = frame or new_uid(series, "frame of reference")
     if ds.get("SeriesNumber") is not None:
         new.SeriesNumber = min(int(ds.SeriesNumber) + 1000, 2**31 - 1)  # the largest allowed
     about = " ".join(_texts(ds, "SeriesDescription")).strip()
@@ -632,10 +633,19 @@ class DicomCT(Scan):
         self.size = (self.heads[0].Rows, self.heads[0].Columns)
         with reading(path):
             check_one_size(self.heads)
-            if window is None:
-                for ds in self.heads:
-                    check_slice_hounsfield(ds)
-                check_labels(hounsfield(read_slice(self.files[self.slices // 2])))
+            for ds in self.heads if window is None else []:
+                check_slice_hounsfield(ds)
+        try:
+            self._check_values(self._values(self.files[self.slices // 2]), window)
+        except CTSRError:  # the other slices may show more
+            with reading(path):
+                self._check_values(np.stack(list(self)), window)
+
+    def _check_values(self, values: np.ndarray, window):
+        "Refuse label maps, and a window that shows nothing."
+        if window is None:
+            check_image(values)
+        check_shown(float(values.min()), float(values.max()), self.limits)
 
     def _series(self, window) -> list:
         "The files of the folder's series in the order of their slices."
@@ -680,10 +690,11 @@ class DicomCT(Scan):
         )
 
     def __iter__(self):
-        for file in self.files:
-            with reading(file):
-                values = hounsfield(read_slice(file))
-            yield values
+        yield from map(self._values, self.files)
+
+    def _values(self, file: Path) -> np.ndarray:
+        with reading(file):
+            return hounsfield(read_slice(file))
 
     def aside(self, out: Path) -> Path:
         "Where the deviations go."
@@ -697,8 +708,10 @@ class DicomCT(Scan):
     def save(self, results, out: Path, aside: Path | None = None, model: str = ""):
         "Write the restored slices, and their deviations as one NRRD volume."
         series = self.series_uid(model)
-        studies = (str(ds.get("StudyInstanceUID") or "") for ds in self.heads)
-        study = next(filter(None, studies), "")
+        known = [
+            next((str(ds[name].value) for ds in self.heads if ds.get(name)), "")
+            for name in ("StudyInstanceUID", "FrameOfReferenceUID")
+        ]
         spread = []
         with reading(self.path):  # before anything is restored
             whole = series_affine(self.heads) if aside else None
@@ -707,7 +720,7 @@ class DicomCT(Scan):
         unasked = warnings.catch_warnings(action="ignore")  # of pydicom, about old entries
         with unasked, _both(place, aside) as (tmp, beside):
             for file, ds, (fine, deviation) in zip(self.files, self.heads, results):
-                new = derived_slice(ds, fine.shape, series, model, file_sha256(file), study)
+                new = derived_slice(ds, fine.shape, series, model, file_sha256(file), *known)
                 write_slice(fine, tmp / file.name if folder else tmp, new)
                 if beside:
                     spread.append(deviation)

@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['NO_TISSUE', 'USE', 'JUDGED', 'chosen_sampling', 'card_of', 'load_model', 'settings_of', 'made_with', 'padding',
            'put_back', 'filled', 'restore_slice', 'target', 'files_in', 'exists', 'differences', 'is_current',
-           'check_free', 'Job', 'plan', 'check_samples', 'check_memory', 'cautions', 'once', 'open_all', 'upscale']
+           'check_place', 'check_free', 'Job', 'plan', 'check_samples', 'check_memory', 'cautions', 'once', 'open_all',
+           'upscale']
 
 # %% ../../nbs/apps/upscale.ipynb #f9d7faca
 import json
+import os
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -32,7 +34,6 @@ from ctsr.apps.formats import (
     GreyPicture,
     Scan,
     checksum,
-    ending,
     open_scan,
     reading,
     said_by,
@@ -41,7 +42,7 @@ from ..core.errors import CTSRError
 from ..core.files import claimed, file_sha256, machine_memory
 from ..data.degrade import Kernel, Task, downsample, parse_kernel, task_from
 from ..data.grey import window_limits
-from ..data.volumes import DICOM, IMAGE, VOLUME, is_dicom, short_message
+from ..data.volumes import DICOM, IMAGE, VOLUME, ending, is_dicom, short_message
 from ..evaluation.likeness import measures, unlike
 from ctsr.evaluation.pretrained import (
     FOLDER,
@@ -338,6 +339,23 @@ def is_current(scan, results: list) -> bool:
     raise CTSRError(f"{results[0]}: exists, but was made {how}: choose another OUT, or --force")
 
 
+def check_place(
+    path: Path,  # that will be written
+    is_file: bool = True,  # whether it will be a file
+):
+    "Refuse a place that cannot be written, so that nothing is computed in vain."
+    above = next(place for place in path.absolute().parents if place.exists())
+    problem = ""
+    if not above.is_dir():
+        problem = f"{above} is no folder"
+    elif not os.access(above, os.W_OK | os.X_OK):
+        problem = f"no permission to write into {above}"
+    elif is_file and path.is_dir():
+        problem = "it is a folder"
+    if problem:
+        raise CTSRError(f"{path}: cannot be written ({problem}); choose another OUT")
+
+
 def check_free(
     path: Path,  # that will be written
     inputs: list,  # of Path, which are never overwritten
@@ -381,6 +399,7 @@ def plan(
     for scan, pair in zip(scans, pairs):
         wanted = [p for p in pair if p]
         try:
+            check_place(pair[0], scan.path.is_file())
             before = not force and pair[0] != out and all(map(exists, wanted))
             done = before and is_current(scan, wanted)
             overwrite = force or before

@@ -19,7 +19,7 @@ from ..core.settings import parse_settings
 from .grey import apply_window, to_grey, window_limits
 from .phantom import Phantom, phantom_volume
 from .readers import Picture, read_images
-from .volumes import check_file, short_message, stem_of
+from .volumes import check_file, naming, short_message, stem_of
 
 # %% ../../nbs/data/sources.ipynb #088d9593
 SAMPLE = dict(
@@ -135,10 +135,8 @@ def locate(
         return _photo_folder()
     path = (data or _fetch_kaggle()) if source == "kaggle" else source
     path = Path(path).expanduser()
-    try:
+    with naming(path, f"; give the path of the images, or {names}"):
         check_file(path)
-    except CTSRError as error:
-        raise CTSRError(f"{path} {error}; give the path of the images, or {names}") from None
     return path
 
 # %% ../../nbs/data/sources.ipynb #6fff0e01
