@@ -391,48 +391,6 @@ def test_a_study_takes_published_scores_of_all_that_did_not_change(clone, finish
 # Settings and notebooks that are wrong are refused before anything starts.
 
 
-@pytest.mark.parametrize(
-    "assignment, word",
-    [
-        ("tyop=1", "tyop"),
-        ("training.stpes=1", "stpes"),
-        ("training.steps='9'", "steps"),
-        ("training.steps=-1", "steps"),
-        ("runs.runet-x5.up=cubic", "up"),
-        ("tasks.x5.hr=-96", "hr"),
-        ("source.name=3", "name"),
-        ("evaluation.lpips=3", "lpips"),
-        ("figures.bars.RUNet=[nobody, bilinear]", "nobody"),
-        ("figures.bars.RUNet=[bilinear, nearest]", "nearest"),
-        ("nonsense", "key=value"),
-        ("training.model.wdith=1", "wdith"),
-        ("training.loss={l3: 1}", "l3"),
-        ("evaluation.split=tset", "split"),
-        ("source.window=lungs", "window"),
-        ("evaluation.inputs=[]", "inputs"),
-        ("figures.contrasts=[[RUNet, nobody]]", "nobody"),
-        ("runs.clean-x5.seeds=[1, 1]", "seeds"),
-        ("runs.clean-x5.exclude=some", "exclude"),
-        ("runs.clean-x5.tested=false", "clean-x5"),
-        ("figures.review.factors.RUNet=[runet-x5, bilinear, x2]", "RUNet"),
-        ("figures.review.factors.Other=[bilinear, bilinear, x2]", "gains"),
-        ("figures.published.noises=[3]", "noises"),
-        ("figures.published.steps=runet-x5", "steps"),
-        ("figures.published.pictures={x5: {A: [nobody, bicubic]}}", "nobody"),
-        ("figures.review.choices.Images.Other=nobody", "nobody"),
-        ("runs.runet-x5.init=runet-x5", "its own weights"),
-        ("runs.runet-x5.init=sr3-x5", "another network"),
-        ("runs.nearest={task: x5}", "nearest"),
-        ("figures.curves={RUNet: [nobody]}", "nobody"),
-        ("figures.examples=0", "examples"),
-    ],
-)
-def test_a_wrong_preset_is_refused_by_key(assignment, word):
-    with pytest.raises(CTSRError) as refusal:
-        load_preset("smoke", [assignment])
-    assert word in str(refusal.value)
-
-
 @pytest.mark.slow
 def test_a_refusal_is_one_line_and_writes_nothing(root, tmp_path):
     done = ctsr(*STUDY, "--out", tmp_path / "never", "--set", "tyop=1", cwd=root)

@@ -147,7 +147,7 @@ def code_behind(
 
 # %% ../../nbs/pipeline/provenance.ipynb #f5b99726
 def git_state() -> dict:  # commit, dirty
-    "The commit of the checkout, and whether tracked files differ from it."
+    "The commit of the checkout, and whether the code differs from it."
 
     def git(*arguments):
         command = ["git", "-C", str(checkout()), *arguments]
@@ -156,8 +156,9 @@ def git_state() -> dict:  # commit, dirty
     commit = git("rev-parse", "HEAD")
     if commit.returncode:
         return dict(commit=None, dirty=None)
-    changes = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!figures")
-    return dict(commit=commit.stdout.strip(), dirty=bool(changes.stdout.strip()))
+    changes = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!figures").stdout
+    changes += git("ls-files", "--others", "--exclude-standard", "--", "ctsr", "nbs").stdout
+    return dict(commit=commit.stdout.strip(), dirty=bool(changes))
 
 
 def machine() -> dict:
