@@ -16,11 +16,13 @@ from PIL import Image
 from program import ctsr, git, start_ctsr, study_of, todo
 
 from ctsr.core.errors import CTSRError
+from ctsr.pipeline import provenance
 from ctsr.pipeline.notebooks import execute, run_notebook
 from ctsr.pipeline.plan import plan
 from ctsr.pipeline.presets import load_preset
 from ctsr.pipeline.provenance import as_shown, code_behind
 from ctsr.pipeline.study import (
+    check_jobs,
     describe_study,
     publish,
     redraw,
@@ -252,6 +254,23 @@ def test_a_changed_module_reruns_what_imports_it_and_nothing_else(copy):
     assert "evaluate/interpolation--x5" not in again
 
 
+def test_code_reaches_modules_that_are_imported_indirectly(root, tmp_path, monkeypatch):
+    "A comment changes no digest; code does, and no digest but that of its own module."
+    shutil.copytree(root / "ctsr", tmp_path / "ctsr")
+    monkeypatch.setattr(
+        provenance, "module_file", lambda name: tmp_path / f"{name.replace('.', '/')}.py"
+    )
+    notebook = root / "nbs" / "study" / "evaluate.ipynb"
+    assert "ctsr.core.errors" not in notebook.read_text()
+    before = code_behind(notebook)
+    far = tmp_path / "ctsr" / "core" / "errors.py"
+    far.write_text(far.read_text() + "# a comment\n")
+    assert code_behind(notebook) == before
+    far.write_text(far.read_text() + "CHANGED = True\n")
+    changed = {name for name, sha256 in code_behind(notebook).items() if sha256 != before[name]}
+    assert changed == {"ctsr.core.errors"}
+
+
 def test_figures_are_no_part_of_the_code_of_training(root):
     assert "import" in (root / "nbs" / "study" / "train.ipynb").read_text()
     code = code_behind(root / "nbs" / "study" / "train.ipynb")
@@ -301,6 +320,11 @@ def test_local_changes_are_not_published(clone, finished_study):
     publish("smoke", finished_study[0])
     git(clone, "add", "figures")
     publish("smoke", finished_study[0])  # what was published is no change of the code
+    unknown = clone / "nbs" / "study" / "unknown.ipynb"
+    unknown.write_text(text)
+    with pytest.raises(CTSRError, match="local changes; commit them"):
+        publish("smoke", finished_study[0])
+    unknown.unlink()
     shutil.rmtree(clone / ".git")
     with pytest.raises(CTSRError, match="no git repository"):
         publish("smoke", finished_study[0])
@@ -407,6 +431,29 @@ def test_wrong_notebook_parameters_are_refused(root, tmp_path, parameters, word)
     with pytest.raises(CTSRError, match=word):
         run_notebook(root / "nbs" / "study" / "train.ipynb", tmp_path / "train.ipynb", parameters)
     assert not (tmp_path / "train.ipynb").exists()
+
+
+def test_missing_images_are_named_before_anything_starts(tmp_path):
+    jobs = plan(load_preset("smoke", data=str(tmp_path / "absent")), "runs/x")
+    with pytest.raises(CTSRError, match="absent: no such file or folder"):
+        check_jobs(jobs, [])
+    (tmp_path / "absent").mkdir()
+    check_jobs(jobs, [])
+
+
+@pytest.mark.parametrize("place", [".", "t", "runs/smoke"])
+def test_a_digest_does_not_depend_on_the_folder_but_on_every_letter(root, place, monkeypatch):
+    "Only paths are cut at the folder of the study, whatever it is called."
+    monkeypatch.chdir(root)
+    digests = []
+    for rate in ("1.25", "12.5"):
+        settings = [f"runs.runet-x5.learning_rate={rate}"]
+        jobs = plan(load_preset("smoke", settings), place)
+        described = describe_study(jobs, root / place)["jobs"]
+        digests.append(described["train--runet-x5"]["digest"])
+    elsewhere = plan(load_preset("smoke", settings), "/elsewhere/x")
+    elsewhere = describe_study(elsewhere, Path("/elsewhere/x"))["jobs"]
+    assert digests[0] != digests[1] == elsewhere["train--runet-x5"]["digest"]
 
 
 def test_own_images_take_the_source_s_place(tmp_path):

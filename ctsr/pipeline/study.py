@@ -36,13 +36,19 @@ from ..evaluation.table import load_tables
 from .job import STUDY, damaged_output, job_key, read_record, stamp_path
 from ctsr.pipeline.notebooks import (
     check_parameters,
-    notebook_parameters,
     render_page,
     run_notebook,
 )
 from .plan import plan
 from .presets import Preset, check_preset
-from .provenance import as_shown, checkout, code_behind, digest, git_state
+from ctsr.pipeline.provenance import (
+    as_shown,
+    checkout,
+    code_behind,
+    digest,
+    git_state,
+    notebook_parameters,
+)
 
 # %% ../../nbs/pipeline/study.ipynb #1138ba52
 def watched_path(job) -> Path:
