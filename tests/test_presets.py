@@ -354,6 +354,7 @@ REFUSED = [
     ("runs.sr3-x5.loss={vgg: 1}", "'vgg' alone teaches sr3", "runs.sr3-x5.loss={l1: 1}"),
     ("runs.sr3-x5.model.T=1", "noise schedule has 1 steps", "runs.sr3-x5.model.T=2"),
     ("tasks.x5.hr=-96", "hr", "tasks.x5.hr=48"),
+    ("tasks.x5.name=x2", "'name' must be 'x5'", "tasks.x5.name=x5"),
     ("source.name=3", "'name' must be a valid string, got 3", "source={name: sample}"),
     ("source.name=sample", "'phantom' is for the source phantom", None),
     ("source.data=x", "'data' is for the source kaggle", "source={name: kaggle, data: x}"),
@@ -409,7 +410,11 @@ def test_a_wrong_preset_is_refused_in_one_line(wrong, word, right):
 def test_an_unknown_preset_is_refused(tmp_path):
     with pytest.raises(CTSRError, match="did you mean 'smoke'"):
         load_preset("smok")
-    for text, word in (("a: [", "not readable as YAML"), ("- a", "expected keys and values")):
-        (tmp_path / "own.yaml").write_text(text)
+    for text, word in (
+        (b"a: [", "not readable as YAML"),
+        (b"\xff\xfe", "not readable as YAML"),
+        (b"- a", "expected keys and values"),
+    ):
+        (tmp_path / "own.yaml").write_bytes(text)
         with pytest.raises(CTSRError, match=word):
             load_preset(str(tmp_path / "own.yaml"))

@@ -294,6 +294,8 @@ def clone(root, tmp_path, monkeypatch):
 
 
 def test_publishing_is_all_or_nothing(clone, finished_study):
+    with pytest.raises(CTSRError, match="holds the study 'smoke', not 'full'"):
+        publish("full", finished_study[0])
     target = publish("smoke", finished_study[0])
     assert target == clone / "figures" / "smoke"
     wanted = "fig2_examples.png fig2_examples.json table_summary.csv per_image.csv.gz claims.csv"

@@ -31,6 +31,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    TypeAdapter,
     model_validator,
 )
 
@@ -294,7 +295,16 @@ class Preset:
     cascades: dict[Name, Cascade]
     checkpoint_seconds: float  # how often a training saves its state
     taken: list[Literal[BASELINES]]  # whose scores are taken from figures/<preset>
-    written: dict  # the sections as they were written, for `check_preset`
+
+    @property
+    def written(self) -> dict:
+        "The sections from which `check_preset` reads the same preset again."
+        sections = TypeAdapter(Preset).dump_python(self, exclude_defaults=True)
+        sections["tasks"] = {name: dataclasses.asdict(task) for name, task in self.tasks.items()}
+        for name, run in self.runs.items():  # their sampling lies on top of the study's
+            own = dict(task=run.task.name, sampling=dataclasses.asdict(run.sampling))
+            sections["runs"][name] |= own
+        return sections
 
     @cached_property
     def trainings(self) -> dict[str, TrainConfig]:
@@ -448,10 +458,12 @@ def check_tables(preset: Preset, where: str, key: str, tables: dict[str, Conditi
 
 # %% ../../nbs/pipeline/presets.ipynb #9d51d50e
 def check_names(preset: Preset):
-    "Refuse a name that two interpolations, runs, trainings or cascades have."
+    "Refuse a task of two names, and a name of two interpolations, runs, trainings or cascades."
     names = [*BASELINES, "interpolation", *preset.cascades]
     for run, trainings in preset.trainings_of.items():
         names += {run, *trainings}
+    if other := [name for name, task in preset.tasks.items() if task.name != name]:
+        raise CTSRError(f"tasks.{other[0]}: 'name' must be '{other[0]}', as the task is called")
     if twice := [name for name in names if names.count(name) > 1]:
         raise CTSRError(
             f"runs: '{twice[0]}' names two of the interpolations, runs, trainings and cascades;"
@@ -662,23 +674,13 @@ def figures_without(preset: Preset, gone: set[str]) -> Figures:
         mechanism=f.mechanism if shows_mechanism else None,
     )
 
-# %% ../../nbs/pipeline/presets.ipynb #c6d1fce1
+
 def without_runs(preset: Preset, gone: set[str]) -> Preset:
     "Leave runs out of a study, and all that shows them."
     if not gone:
         return preset
-    figures = figures_without(preset, gone)
-    whole = dataclasses.asdict(figures)
-    written = dict(
-        figures={key: whole[key] for key in preset.written["figures"]},
-        runs={name: run for name, run in preset.written["runs"].items() if name not in gone},
-    )
-    return dataclasses.replace(
-        preset,
-        figures=figures,
-        runs={name: run for name, run in preset.runs.items() if name not in gone},
-        written=preset.written | written,
-    )
+    runs = {name: run for name, run in preset.runs.items() if name not in gone}
+    return dataclasses.replace(preset, figures=figures_without(preset, gone), runs=runs)
 
 # %% ../../nbs/pipeline/presets.ipynb #bab1130b
 @settings
@@ -729,7 +731,6 @@ def check_preset(
         tasks=tasks,
         evaluation=parse_settings(Evaluation, sections.evaluation, "evaluation"),
         runs={name: filled_run(sections, name, tasks) for name in sections.runs},
-        written=dataclasses.asdict(sections),
     )
     del parts["training"]
     whole = parse_settings(Preset, parts, "")
@@ -768,7 +769,7 @@ def read_preset(
     "Read a preset's file."
     folder = checkout() / "nbs" / "study" / "presets"
     path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
-    if not path.exists():
+    if not path.is_file():
         known = sorted(p.stem for p in folder.glob("*.yaml"))
         raise CTSRError(
             f"no preset '{name}'; there are {', '.join(known)}, or name a .yaml file"
@@ -776,7 +777,7 @@ def read_preset(
         )
     try:
         written = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise CTSRError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None
     if not isinstance(written, dict):
         raise CTSRError(f"{path}: expected keys and values; look at quick.yaml for an example")
@@ -827,16 +828,13 @@ def marked(
     marks: dict[str, dict],  # name of a run or a cascade -> settings to change
 ) -> Preset:
     "The same study with other settings of runs and cascades."
-    changed = {}
-    written = {}
-    for section in ("runs", "cascades"):
-        parts = getattr(preset, section)
-        own = preset.written[section]
-        changed[section] = {
+
+    def changed(parts):
+        return {
             name: dataclasses.replace(part, **marks.get(name, {})) for name, part in parts.items()
         }
-        written[section] = {name: (own[name] or {}) | marks.get(name, {}) for name in parts}
-    return dataclasses.replace(preset, **changed, written=preset.written | written)
+
+    return dataclasses.replace(preset, runs=changed(preset.runs), cascades=changed(preset.cascades))
 
 # %% ../../nbs/pipeline/presets.ipynb #15eb2e3e
 def named_runs(preset: Preset) -> set[str]:
@@ -921,4 +919,4 @@ def with_published(preset: Preset, known: Iterable[str]) -> Preset:
     new = marked(preset, {name: dict(published=True) for name in found})
     same = found and preset.tasks == before.tasks  # at least one run is tested as it was
     modes = [m for m in preset.evaluation.baselines if same and m in before.evaluation.baselines]
-    return dataclasses.replace(new, taken=modes, written=new.written | dict(taken=modes))
+    return dataclasses.replace(new, taken=modes)

@@ -458,6 +458,8 @@ def publish(
     except OSError:
         raise CTSRError(f"no study in {root}; run `ctsr study {name}` first") from None
     preset = check_preset(settings)
+    if preset.name != name:
+        raise CTSRError(f"{root} holds the study '{preset.name}', not '{name}'")
     check_publishable(preset, root)
     if preset.taken_runs:
         print(f"scores from an earlier publication: {', '.join(preset.taken_runs)}")
