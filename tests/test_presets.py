@@ -208,6 +208,9 @@ def test_bundled_weights_replace_trainings_of_the_same_recipe_only(full):
     stored = with_stored(full)
     assert {name for name, run in stored.runs.items() if run.stored} == set(found)
     assert "ours-crops" in full.runs and "ours-crops" not in stored.runs
+    watched = {job.name: job.watch for job in plan(stored, "x") if job.notebook == "train"}
+    assert watched["train/ours-x5"].endswith("weights/runet-x5.safetensors")
+    assert watched["train/base-s0"] == ""
     assert stored.trainings["ours-x5"].init == "" and full.trainings["ours-x5"].init == "ours-crops"
 
 

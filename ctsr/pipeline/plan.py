@@ -17,6 +17,7 @@ from pathlib import Path
 from ..data.degrade import Task, rotation_margin
 from ..data.grey import HOUNSFIELD
 from ..data.sources import NAMED, prepared_name
+from ..evaluation.pretrained import FOLDER
 
 # %% ../../nbs/pipeline/plan.ipynb #72034714
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class PlannedJob:
     outputs: list  # files it leaves, in the study's folder
     needs: list = field(default_factory=list)  # names of jobs
     page: str = ""  # HTML page to render from the executed notebook
-    watch: str = ""  # folder or file of the user's that it reads
+    watch: str = ""  # folder or file that it reads and no job leaves
 
 # %% ../../nbs/pipeline/plan.ipynb #bb2e15dd
 @dataclass
@@ -149,7 +150,9 @@ def train_job(study: Study, training: str) -> PlannedJob:
     config |= dict(run=training, prepared=study.images(run.task, run.source))
     config |= dict(stored=run.stored, ensemble=run.ensemble, snapshots=run.snapshots)
     config |= dict(follow_inputs=run.follow, checkpoint_seconds=preset.checkpoint_seconds)
-    return study.job("train", training, files, **config)
+    job = study.job("train", training, files, **config)
+    weights = str(FOLDER / f"{run.stored}.safetensors") if run.stored else ""
+    return dataclasses.replace(job, watch=weights)
 
 # %% ../../nbs/pipeline/plan.ipynb #ae53a8f0
 def train_jobs(study: Study) -> list[PlannedJob]:
@@ -298,6 +301,7 @@ def all_figures(study: Study) -> list[PlannedJob]:
         study,
         "figures",
         files,
+        split=preset.evaluation.split,
         task=asdict(preset.tasks[f.task]),
         evaluations={name.split("/")[1]: f"{study.root}/{name}" for name in evaluated},
         trainings={t: [run, f"{study.root}/train/{t}"] for t, run in own.items()},

@@ -428,11 +428,11 @@ MOST_NAMES = 16  # in a message
 def among(where: str, key: str, values: Iterable, allowed: Iterable):
     "Refuse names that do not exist; section and key are for the message."
     allowed = list(allowed)
-    listed = [*allowed[:MOST_NAMES], *["..."] * (len(allowed) > MOST_NAMES)]
+    names = [*allowed[:MOST_NAMES], *["..."] * (len(allowed) > MOST_NAMES)]
     for value in values:
         if value not in allowed:
             raise CTSRError(
-                f"{where}: '{key}' must be among {', '.join(listed)}, got"
+                f"{where}: '{key}' must be among {', '.join(names)}, got"
                 f" {value!r}{suggestion(value, allowed)}"
             )
 
