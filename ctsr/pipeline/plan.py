@@ -406,11 +406,10 @@ def further_figures(study: Study) -> list[PlannedJob]:
     f = study.preset.figures
     jobs = [sampled_job(study, task) for task in f.sampled]
     jobs += [published_job(study)] if f.published else []
-    jobs += [mechanism_job(study)] if f.mechanism else []
     if f.controls:
         parameters = study.tested_on(f.task)
         jobs.append(figure_job(study, "controls", ["table_controls.csv"], **parameters))
-    return jobs
+    return jobs + [mechanism_job(study)] * bool(f.mechanism)
 
 # %% ../../nbs/pipeline/plan.ipynb #d82ef924
 def named_trainings(preset, run: str) -> list[str]:
