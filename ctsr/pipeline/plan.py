@@ -409,7 +409,8 @@ def further_figures(study: Study) -> list[PlannedJob]:
     if f.controls:
         parameters = study.tested_on(f.task)
         jobs.append(figure_job(study, "controls", ["table_controls.csv"], **parameters))
-    return jobs + [mechanism_job(study)] * bool(f.mechanism)
+    jobs += [mechanism_job(study)] if f.mechanism else []
+    return jobs
 
 # %% ../../nbs/pipeline/plan.ipynb #d82ef924
 def named_trainings(preset, run: str) -> list[str]:
