@@ -130,23 +130,70 @@ def test_a_skipped_run_leaves_with_all_that_shows_it(smoke):
     assert "train/nn-runet-x5" in names_of(smoke)
 
 
-def test_leaving_runs_out_changes_no_input():
-    written = dict(
-        runs=dict(a={}),
-        figures=dict(
-            bars=dict(A=["a", "nearest"]),
-            published=dict(steps="a", pictures=dict(x5=dict(A=["a", "nearest"]))),
-            mechanism=dict(network="a"),
-        ),
-    )
-    before = json.dumps(written)
-    kept = without_runs(written, {"a"})["figures"]
-    assert json.dumps(written) == before
-    assert kept["published"] == dict(steps="", pictures=dict(x5={})) and "mechanism" not in kept
+def test_leaving_runs_out_changes_no_input(smoke):
+    before = json.dumps(smoke.written)
+    kept = without_runs(smoke, {"sr3-x5"}).figures
+    assert json.dumps(smoke.written) == before and smoke.figures.mechanism
+    assert kept.published.steps == "" and list(kept.published.pictures["x5"]) == ["Bicubic"]
+    assert kept.mechanism is None and kept.sampled == {}
+    assert without_runs(smoke, set()) is smoke
 
 
-def test_what_begins_with_a_skipped_run_is_refused_by_the_plan_s_names(full):
+def test_a_skipped_run_leaves_lists_that_name_it_or_its_trainings(smoke, full):
+    "Curves name trainings, choices name runs, with '+' for their ensemble."
+    curves = "figures.curves={A: [clean-x5-s1], B: [runet-x5, clean-x5-s1]}"
+    shown = load_preset("smoke", [curves])
+    skipped = load_preset("smoke", [curves, "runs.clean-x5.skip=true"])
+    assert list(shown.figures.curves) == ["A", "B"]
+    assert skipped.figures.curves == {"B": ["runet-x5"]}
+    assert smoke.figures.review.choices and not skipped.figures.review.choices
+    assert smoke.figures.review.leak and not skipped.figures.review.leak
+    views = load_preset("full", ["runs.ours-x8.skip=true", "runs.on-crops.skip=true"])
+    titles = views.figures.review.choices
+    assert "RUNet, 3,000 steps, then 600 more" not in titles  # the others are compared with it
+    assert titles["RUNet, ours"] == full.figures.review.choices["RUNet, ours"]
+    ensemble = "figures.review.choices={A: {One: runet-x5, Mean: clean-x5+, Two: nn-runet-x5}}"
+    asked = ["runs.clean-x5.ensemble=true", ensemble]
+    left = load_preset("smoke", [*asked, "runs.clean-x5.skip=true"]).figures.review.choices
+    assert list(left["A"]) == ["One", "Two"]
+
+
+def test_the_first_of_a_comparison_is_not_skipped():
+    with pytest.raises(CTSRError, match="figures.review.factors: .* 'runet-x5' is left out"):
+        load_preset("smoke", ["runs.runet-x5.skip=true"])
+    less = "figures.review={}"
+    assert "runet-x5" not in load_preset("smoke", ["runs.runet-x5.skip=true", less]).runs
+    first = "figures.bars={A: [runet-x5, bilinear], B: [bilinear, bilinear]}"
+    more = ["figures.columns=[]", "figures.contrasts=[]", less]
+    assert load_preset("smoke", [first, *more])
+    with pytest.raises(CTSRError, match="figures.bars: .* 'runet-x5' is left out"):
+        load_preset("smoke", [first, *more, "runs.runet-x5.skip=true"])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "figures.bars=3",
+        "figures.bars.RUNet=null",
+        "figures.columns=null",
+        "figures.contrasts=[3]",
+        "figures.names={3: a}",
+        "figures.curves={A: [[1]]}",
+        "figures.published=3",
+        "figures.mechanism.network=[1]",
+        "runs.clean-x5.skip=maybe",
+    ],
+)
+def test_a_wrong_type_is_refused_in_one_line_where_a_run_is_skipped(wrong):
+    with pytest.raises(CTSRError) as error:
+        load_preset("smoke", ["runs.nn-runet-x5.skip=true", wrong])
+    assert "must be" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_begins_with_a_skipped_run_is_refused(full):
     "The published full study leaves the authors' networks out; asked for, they are back."
+    with pytest.raises(CTSRError, match="runs.ours-x5: 'init' must name a run that is not skipped"):
+        load_preset("full", ["runs.ours-crops.skip=true"])
     assert "coded-nearest" not in full.runs
     assert "coded-nearest" in load_preset("full", ["runs.coded-nearest.skip=false"]).runs
 
@@ -161,7 +208,27 @@ def test_bundled_weights_replace_trainings_of_the_same_recipe_only(full):
     stored = with_stored(full)
     assert {name for name, run in stored.runs.items() if run.stored} == set(found)
     assert "ours-crops" in full.runs and "ours-crops" not in stored.runs
+    watched = {job.name: job.watch for job in plan(stored, "x") if job.notebook == "train"}
+    assert watched["train/ours-x5"].endswith("weights/runet-x5.safetensors")
+    assert watched["train/base-s0"] == ""
     assert stored.trainings["ours-x5"].init == "" and full.trainings["ours-x5"].init == "ours-crops"
+
+
+def test_a_bundled_student_is_no_student_any_more(smoke):
+    "Its card has its teacher; what it began with is left out, unless something names it."
+    asked = [
+        "runs.teacher={task: x5, model: {name: sr3, channels: 16}, up: bicubic, tested: false}",
+        "runs.pupil={task: x5, model: {name: sr3, channels: 16}, up: bicubic, init: teacher,"
+        " distill: 2, loss: {l2: 1.0}}",
+    ]
+    study = load_preset("smoke", asked)
+    named = load_preset("smoke", [*asked, "figures.mechanism.network=teacher"])
+    with patch.object(presets, "stored_runs", return_value={"pupil": "sr3-x5"}):
+        stored = with_stored(study)
+        assert "teacher" in with_stored(named).runs
+    assert study.trainings["pupil"].distill == 2 and stored.trainings["pupil"].distill == 0
+    assert check_preset(json.loads(json.dumps(stored.written))) == stored
+    assert "teacher" in study.runs and "teacher" not in stored.runs
 
 
 def test_published_scores_are_used_where_nothing_changed(smoke):
@@ -259,9 +326,11 @@ def read(assignment):
 
 
 REFUSED = [
+    ("tyop=1", "unknown key 'tyop'", None),
     ("runs=3", "'runs' must be a valid dictionary, got 3", None),
     ("training.stpes=5", "did you mean 'steps'", "training.steps=5"),
     ("training.steps=-1", "'steps' must be greater than 0, got -1", "training.steps=1"),
+    ("training.steps='9'", "'steps' must be a valid integer, got '9'", "training.steps=9"),
     ("training.steps=five", "'steps' must be a valid integer, got 'five'", "training.steps=5"),
     ("training.model.wdith=1", "wdith", "training.model.width=0.25"),
     ("training.loss={l3: 1}", "l3", "training.loss={l1: 1}"),
@@ -274,14 +343,30 @@ REFUSED = [
     ("runs.clean-x5.tested=false", "clean-x5", None),
     ("runs.runet-x5.init=runet-x5", "its own weights", None),
     ("runs.runet-x5.init=sr3-x5", "another network", "runs.nn-runet-x5.init=runet-x5"),
+    ("runs.runet-x5.init=clean-x5-s1", "did you mean 'clean-x5'", "runs.runet-x5.init=clean-x5"),
+    ("runs.sr3-x5.base=sr3-x5", "'base' must be a run that draws no", None),
+    ("runs.sr3-x5.base=runet-x5", "takes bicubic images", None),
+    ("runs.runet-x5.stored=nothing", "'stored' must be among", None),
     ("runs.nearest={task: x5}", "nearest", "runs.nearer={task: x5}"),
+    ("runs.interpolation={task: x5}", "choose another name", "runs.interpolated={task: x5}"),
+    ("runs.clean-x5-s1={task: x5}", "choose another name", "runs.clean-x5-s2={task: x5}"),
     ("runs.a/b={task: x5}", "cannot name a folder", "runs.a_b={task: x5}"),
+    ("runs.a--b={task: x5}", "cannot name a folder", "runs.a-b={task: x5}"),
+    ("runs.runet-x5.snapshots=[15]", "every 10 of 30, got 15", "runs.runet-x5.snapshots=[20, 30]"),
+    ("runs.runet-x5.snapshots=[40]", "every 10 of 30, got 40", None),
     ("runs.sr3-x5.loss={vgg: 1}", "'vgg' alone teaches sr3", "runs.sr3-x5.loss={l1: 1}"),
     ("runs.sr3-x5.model.T=1", "noise schedule has 1 steps", "runs.sr3-x5.model.T=2"),
     ("tasks.x5.hr=-96", "hr", "tasks.x5.hr=48"),
-    ("source.name=3", "'name' must be a valid string, got 3", "source.name=sample"),
+    ("tasks.x5.name=x2", "'name' must be 'x5'", "tasks.x5.name=x5"),
+    ("source.name=3", "'name' must be a valid string, got 3", "source={name: sample}"),
+    ("source.name=sample", "'phantom' is for the source phantom", None),
+    ("source.data=x", "'data' is for the source kaggle", "source={name: kaggle, data: x}"),
+    ("source.phantom.subjcts=3", "did you mean 'subjects'", "source.phantom.subjects=3"),
+    ("source.limit=0", "limit", "source.limit=1"),
+    ("source.seed=-1", "seed", "source.seed=1"),
     ("source.window=lungs", "did you mean 'lung'", "source.window=lung"),
     ("source.split=5", "split", "source.split=[0.5, 0.25, 0.25]"),
+    ("source.split=[2, 2, 2]", "sum to 1", "source.split=given"),
     ("evaluation.lpips=3", "lpips", "evaluation.lpips=vgg16"),
     ("evaluation.split=tset", "did you mean 'test'", "evaluation.split=test"),
     ("evaluation.inputs=[]", "inputs", "evaluation.inputs=[bilinear, nearest, bicubic]"),
@@ -299,6 +384,9 @@ REFUSED = [
     ("figures.bars.RUNet=[runet-x5]", "bars", "figures.bars.RUNet=[runet-x5+, bilinear]"),
     ("figures.contrasts=[[RUNet, nobody]]", "nobody", "figures.contrasts=[[RUNet, SR3]]"),
     ("figures.curves={RUNet: [nobody]}", "nobody", "figures.curves={RUNet: [clean-x5-s1]}"),
+    ("figures.curves={A: [runet-x5, runet-x5]}", "different", "figures.curves={A: [runet-x5]}"),
+    ("figures.paper={psnr: 3}", "psnr", "figures.paper={psnr: {Baseline: 3}}"),
+    ("figures.paper={psnr: {RUNet: 3}}", "Baseline", None),
     ("figures.examples=0", "examples", "figures.examples=1"),
     ("figures.sampled={x5: {A: [runet-x5, bilinear]}}", "draws samples", "figures.sampled={}"),
     ("figures.published.noises=[3]", "two or more rising", "figures.published.noises=[3, 4.5]"),
@@ -307,6 +395,7 @@ REFUSED = [
     ("figures.mechanism.network=runet-x5", "network", "figures.mechanism={}"),
     ("figures.review.factors.RUNet=[runet-x5, bilinear, x2]", "RUNet", "figures.review={}"),
     ("figures.review.factors.Other=[bilinear, bilinear, x2]", "put it into gains", None),
+    ("figures.review.leak={A: [clean-x5, bilinear, x5]}", "two or more", "figures.review.leak={}"),
     ("figures.review.choices.Images.Other=nobody", "nobody", None),
     ("figures.review.choices.Images={One: runet-x5}", "choices", None),
 ]
@@ -324,7 +413,11 @@ def test_a_wrong_preset_is_refused_in_one_line(wrong, word, right):
 def test_an_unknown_preset_is_refused(tmp_path):
     with pytest.raises(CTSRError, match="did you mean 'smoke'"):
         load_preset("smok")
-    for text, word in (("a: [", "not readable as YAML"), ("- a", "expected keys and values")):
-        (tmp_path / "own.yaml").write_text(text)
+    for text, word in (
+        (b"a: [", "not readable as YAML"),
+        (b"\xff\xfe", "not readable as YAML"),
+        (b"- a", "expected keys and values"),
+    ):
+        (tmp_path / "own.yaml").write_bytes(text)
         with pytest.raises(CTSRError, match=word):
             load_preset(str(tmp_path / "own.yaml"))

@@ -16,11 +16,13 @@ from PIL import Image
 from program import ctsr, git, start_ctsr, study_of, todo
 
 from ctsr.core.errors import CTSRError
+from ctsr.pipeline import provenance
 from ctsr.pipeline.notebooks import execute, run_notebook
 from ctsr.pipeline.plan import plan
 from ctsr.pipeline.presets import load_preset
 from ctsr.pipeline.provenance import as_shown, code_behind
 from ctsr.pipeline.study import (
+    check_jobs,
     describe_study,
     publish,
     redraw,
@@ -252,6 +254,23 @@ def test_a_changed_module_reruns_what_imports_it_and_nothing_else(copy):
     assert "evaluate/interpolation--x5" not in again
 
 
+def test_code_reaches_modules_that_are_imported_indirectly(root, tmp_path, monkeypatch):
+    "A comment changes no digest; code does, and no digest but that of its own module."
+    shutil.copytree(root / "ctsr", tmp_path / "ctsr")
+    monkeypatch.setattr(
+        provenance, "module_file", lambda name: tmp_path / f"{name.replace('.', '/')}.py"
+    )
+    notebook = root / "nbs" / "study" / "evaluate.ipynb"
+    assert "ctsr.core.errors" not in notebook.read_text()
+    before = code_behind(notebook)
+    far = tmp_path / "ctsr" / "core" / "errors.py"
+    far.write_text(far.read_text() + "# a comment\n")
+    assert code_behind(notebook) == before
+    far.write_text(far.read_text() + "CHANGED = True\n")
+    changed = {name for name, sha256 in code_behind(notebook).items() if sha256 != before[name]}
+    assert changed == {"ctsr.core.errors"}
+
+
 def test_figures_are_no_part_of_the_code_of_training(root):
     assert "import" in (root / "nbs" / "study" / "train.ipynb").read_text()
     code = code_behind(root / "nbs" / "study" / "train.ipynb")
@@ -275,6 +294,8 @@ def clone(root, tmp_path, monkeypatch):
 
 
 def test_publishing_is_all_or_nothing(clone, finished_study):
+    with pytest.raises(CTSRError, match="holds the study 'smoke', not 'full'"):
+        publish("full", finished_study[0])
     target = publish("smoke", finished_study[0])
     assert target == clone / "figures" / "smoke"
     wanted = "fig2_examples.png fig2_examples.json table_summary.csv per_image.csv.gz claims.csv"
@@ -301,6 +322,11 @@ def test_local_changes_are_not_published(clone, finished_study):
     publish("smoke", finished_study[0])
     git(clone, "add", "figures")
     publish("smoke", finished_study[0])  # what was published is no change of the code
+    unknown = clone / "nbs" / "study" / "unknown.ipynb"
+    unknown.write_text(text)
+    with pytest.raises(CTSRError, match="local changes; commit them"):
+        publish("smoke", finished_study[0])
+    unknown.unlink()
     shutil.rmtree(clone / ".git")
     with pytest.raises(CTSRError, match="no git repository"):
         publish("smoke", finished_study[0])
@@ -391,48 +417,6 @@ def test_a_study_takes_published_scores_of_all_that_did_not_change(clone, finish
 # Settings and notebooks that are wrong are refused before anything starts.
 
 
-@pytest.mark.parametrize(
-    "assignment, word",
-    [
-        ("tyop=1", "tyop"),
-        ("training.stpes=1", "stpes"),
-        ("training.steps='9'", "steps"),
-        ("training.steps=-1", "steps"),
-        ("runs.runet-x5.up=cubic", "up"),
-        ("tasks.x5.hr=-96", "hr"),
-        ("source.name=3", "name"),
-        ("evaluation.lpips=3", "lpips"),
-        ("figures.bars.RUNet=[nobody, bilinear]", "nobody"),
-        ("figures.bars.RUNet=[bilinear, nearest]", "nearest"),
-        ("nonsense", "key=value"),
-        ("training.model.wdith=1", "wdith"),
-        ("training.loss={l3: 1}", "l3"),
-        ("evaluation.split=tset", "split"),
-        ("source.window=lungs", "window"),
-        ("evaluation.inputs=[]", "inputs"),
-        ("figures.contrasts=[[RUNet, nobody]]", "nobody"),
-        ("runs.clean-x5.seeds=[1, 1]", "seeds"),
-        ("runs.clean-x5.exclude=some", "exclude"),
-        ("runs.clean-x5.tested=false", "clean-x5"),
-        ("figures.review.factors.RUNet=[runet-x5, bilinear, x2]", "RUNet"),
-        ("figures.review.factors.Other=[bilinear, bilinear, x2]", "gains"),
-        ("figures.published.noises=[3]", "noises"),
-        ("figures.published.steps=runet-x5", "steps"),
-        ("figures.published.pictures={x5: {A: [nobody, bicubic]}}", "nobody"),
-        ("figures.review.choices.Images.Other=nobody", "nobody"),
-        ("runs.runet-x5.init=runet-x5", "its own weights"),
-        ("runs.runet-x5.init=sr3-x5", "another network"),
-        ("runs.nearest={task: x5}", "nearest"),
-        ("figures.curves={RUNet: [nobody]}", "nobody"),
-        ("figures.examples=0", "examples"),
-    ],
-)
-def test_a_wrong_preset_is_refused_by_key(assignment, word):
-    with pytest.raises(CTSRError) as refusal:
-        load_preset("smoke", [assignment])
-    assert word in str(refusal.value)
-
-
 @pytest.mark.slow
 def test_a_refusal_is_one_line_and_writes_nothing(root, tmp_path):
     done = ctsr(*STUDY, "--out", tmp_path / "never", "--set", "tyop=1", cwd=root)
@@ -449,6 +433,29 @@ def test_wrong_notebook_parameters_are_refused(root, tmp_path, parameters, word)
     with pytest.raises(CTSRError, match=word):
         run_notebook(root / "nbs" / "study" / "train.ipynb", tmp_path / "train.ipynb", parameters)
     assert not (tmp_path / "train.ipynb").exists()
+
+
+def test_missing_images_are_named_before_anything_starts(tmp_path):
+    jobs = plan(load_preset("smoke", data=str(tmp_path / "absent")), "runs/x")
+    with pytest.raises(CTSRError, match="absent: no such file or folder"):
+        check_jobs(jobs, [])
+    (tmp_path / "absent").mkdir()
+    check_jobs(jobs, [])
+
+
+@pytest.mark.parametrize("place", [".", "t", "runs/smoke"])
+def test_a_digest_does_not_depend_on_the_folder_but_on_every_letter(root, place, monkeypatch):
+    "Only paths are cut at the folder of the study, whatever it is called."
+    monkeypatch.chdir(root)
+    digests = []
+    for rate in ("1.25", "12.5"):
+        settings = [f"runs.runet-x5.learning_rate={rate}"]
+        jobs = plan(load_preset("smoke", settings), place)
+        described = describe_study(jobs, root / place)["jobs"]
+        digests.append(described["train--runet-x5"]["digest"])
+    elsewhere = plan(load_preset("smoke", settings), "/elsewhere/x")
+    elsewhere = describe_study(elsewhere, Path("/elsewhere/x"))["jobs"]
+    assert digests[0] != digests[1] == elsewhere["train--runet-x5"]["digest"]
 
 
 def test_own_images_take_the_source_s_place(tmp_path):
