@@ -13,7 +13,6 @@ import textwrap
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
@@ -239,6 +238,8 @@ def fig_bars(
     paper: dict | None = None,  # condition, as shown -> the paper's printed mean
 ) -> Figure:
     "Mean score of each condition with a 68 % bootstrap interval (the paper's Figures 3 and 4)."
+    import seaborn as sns
+
     values = _values(table, metric, protocol, labels)
     found = list(dict.fromkeys(values.condition))
     named = [name for name in dict.fromkeys((labels or {}).values()) if name in found]
