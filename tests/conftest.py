@@ -19,7 +19,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 SLOW = {"finished_study", "site", "kaggle", "diffusers", "package", "here"}
 
 # Files in the order of their seconds; the others are short.
-LONGEST = "study site faults explore train upscale data sr3 cases fuzz pretrained".split()
+LONGEST = "site study faults explore upscale train cases data sr3 pretrained sampling".split()
 
 
 @pytest.hookimpl(tryfirst=True)
