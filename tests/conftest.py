@@ -16,10 +16,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 # Fixtures that take long: whoever asks for one is slow too.
-SLOW = {"finished_study", "site", "kaggle", "diffusers", "package"}
+SLOW = {"finished_study", "site", "kaggle", "diffusers", "package", "here"}
 
 # Files in the order of their seconds; the others are short.
-LONGEST = "study site faults explore train upscale data sr3 cases fuzz pretrained".split()
+LONGEST = "site study faults explore upscale train cases data sr3 pretrained sampling".split()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -42,9 +42,8 @@ def phantom(tmp_path_factory):
     "A prepared phantom: 10 subjects of 2 slices at 64 px."
     from ctsr.data.prepare import prepare
 
-    return prepare(
-        "phantom", tmp_path_factory.mktemp("phantom"), hr=64, phantom=dict(subjects=10, slices=2)
-    )
+    people = dict(subjects=10, slices=2, size=128, views=60)
+    return prepare("phantom", tmp_path_factory.mktemp("phantom"), hr=64, phantom=people)
 
 
 @pytest.fixture(scope="session")

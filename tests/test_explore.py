@@ -41,7 +41,7 @@ def here(tmp_path_factory):
         "phantom",
         folder / "runs" / "toy" / "prepare",
         hr=96,
-        phantom=dict(subjects=10, slices=2, views=60),
+        phantom=dict(subjects=10, slices=2, size=128, views=60),
     )
     task = dict(name="x5", hr=96, lr=19)
     few = dict(steps=2, validate_every=2, validate_images=1, validate_steps=1)
@@ -660,7 +660,7 @@ def test_runet_answers_within_two_seconds(here, tmp_path, side):
     explorer = Explorer(here, tmp_path)
     explorer.methods.choose("bicubic", "runet-x5")
     seconds = []
-    for n in range(5):
+    for n in range(3):
         path = grey_file(tmp_path / f"{n}.png", (side, side), n)
         begun = time.process_time()
         choose_file(explorer, path)

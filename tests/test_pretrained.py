@@ -64,9 +64,7 @@ def test_card_says_what_the_weights_are(name):
 def test_stored_runet_restores_images_it_was_never_made_for(tmp_path):
     "On a drawn slice, unlike any image of its training, it is far above the interpolation."
     images = (
-        load_prepared(
-            prepare("phantom", tmp_path, hr=256, fit="crop", phantom=dict(subjects=4, slices=1))
-        )
+        load_prepared(prepare("phantom", tmp_path, hr=256, phantom=dict(subjects=4, slices=1)))
         .split("test")
         .images
     )
@@ -143,7 +141,7 @@ def test_weights_that_draw_samples(phantom, tmp_path):
 @pytest.mark.slow
 def test_a_study_takes_stored_weights_in_place_of_training(root, tmp_path):
     "The training notebook leaves them as a finished training and scores them on validation images."
-    images = prepare("phantom", tmp_path, hr=256, fit="crop", phantom=dict(subjects=12, slices=1))
+    images = prepare("phantom", tmp_path, hr=256, phantom=dict(subjects=12, slices=1, views=45))
     job = next(
         j
         for j in plan(load_preset("full", stored=True), str(tmp_path))

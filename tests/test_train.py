@@ -24,7 +24,7 @@ from ctsr.models.network import stored_weights
 from ctsr.training.batches import step_generator, train_batch
 from ctsr.training.checkpoint import Plateau
 from ctsr.training.loop import train
-from ctsr.training.settings import TrainConfig
+from ctsr.training.settings import TrainConfig, build_model
 
 SETTINGS = dict(
     task=dict(name="x5", hr=64, lr=13),
@@ -103,10 +103,18 @@ def test_killed_at_random_moments_ends_in_the_same_bits(phantom, whole, tmp_path
     assert resumed.keys() == whole.keys() and all(torch.equal(resumed[k], whole[k]) for k in whole)
 
 
-def test_a_run_begins_with_anothers_weights(phantom, whole, tmp_path):
+@pytest.fixture
+def weights():
+    "Weights of a network of the same shape, none of them zero."
+    torch.manual_seed(1)
+    state = build_model(SETTINGS["model"]).state_dict()
+    return {k: v + 0.01 if v.is_floating_point() else v for k, v in state.items()}
+
+
+def test_a_run_begins_with_anothers_weights(phantom, weights, tmp_path):
     "At a tiny learning rate it stays there; other weights in the same place are another training."
     (tmp_path / "first").mkdir()
-    save_tensors(tmp_path / "first" / "weights.safetensors", whole)
+    save_tensors(tmp_path / "first" / "weights.safetensors", weights)
     config = TrainConfig(
         **SETTINGS
         | dict(
@@ -121,16 +129,16 @@ def test_a_run_begins_with_anothers_weights(phantom, whole, tmp_path):
     )
     train(config, phantom, tmp_path / "second", progress=False)
     found = load_file(tmp_path / "second" / "weights.safetensors")
-    learnt = [k for k in whole if "running" not in k and "num_batches" not in k]
-    assert all(torch.allclose(found[k], whole[k], atol=1e-6) for k in learnt)
+    learnt = [k for k in weights if "running" not in k and "num_batches" not in k]
+    assert all(torch.allclose(found[k], weights[k], atol=1e-6) for k in learnt)
     save_tensors(
         tmp_path / "first" / "weights.safetensors",
-        {k: v * 1.5 if v.is_floating_point() else v for k, v in whole.items()},
+        {k: v * 1.5 if v.is_floating_point() else v for k, v in weights.items()},
     )
     train(config, phantom, tmp_path / "second", progress=False)
     assert not torch.allclose(
         load_file(tmp_path / "second" / "weights.safetensors")[learnt[0]],
-        whole[learnt[0]],
+        weights[learnt[0]],
         atol=1e-6,
     )
 
@@ -138,10 +146,10 @@ def test_a_run_begins_with_anothers_weights(phantom, whole, tmp_path):
 @pytest.mark.parametrize(
     "init, word", [("nowhere", "no weights at nowhere"), ("sr3", "another network")]
 )
-def test_weights_that_cannot_be_begun_with_are_refused(phantom, whole, tmp_path, init, word):
+def test_weights_that_cannot_be_begun_with_are_refused(phantom, weights, tmp_path, init, word):
     if init == "sr3":
         init = str(tmp_path / "w.safetensors")
-        save_tensors(init, {k + ".other": v for k, v in whole.items()})
+        save_tensors(init, {k + ".other": v for k, v in weights.items()})
     with pytest.raises(CTSRError, match=word):
         train(TrainConfig(**SETTINGS | dict(init=init)), phantom, tmp_path / "run", progress=False)
 
@@ -322,7 +330,9 @@ def test_other_images_are_never_given_the_old_weights(phantom, tmp_path, capsys)
     out = tmp_path / "run"
     train(config, phantom, out, progress=False)
     before = load_file(out / "weights.safetensors")
-    other = prepare("phantom", tmp_path, hr=64, seed=1, phantom=dict(subjects=10, slices=2))
+    other = prepare(
+        "phantom", tmp_path, hr=64, seed=1, phantom=dict(subjects=10, slices=2, size=128, views=60)
+    )
     train(config, other, out, progress=False)
     assert "of other images" in capsys.readouterr().out
     after = load_file(out / "weights.safetensors")

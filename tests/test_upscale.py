@@ -73,8 +73,8 @@ def runs(phantom, tmp_path_factory):
         TrainConfig(
             task=X2,
             model=dict(name="runet", width=1 / 8, residual=True),
-            steps=40,
-            validate_every=40,
+            steps=15,
+            validate_every=15,
             **SMALL,
         ),
         phantom,
@@ -90,8 +90,8 @@ def runs(phantom, tmp_path_factory):
             mean=0.5,
             std=0.5,
             clip=1.0,
-            steps=20,
-            validate_every=20,
+            steps=5,
+            validate_every=5,
             validate_steps=1,
             **SMALL,
         ),
@@ -1496,6 +1496,7 @@ def test_inputs_unlike_the_training_are_named(runs, tmp_path):
 # 5. Nothing is written over; the command says what it is.
 
 
+@pytest.mark.slow
 def test_nothing_is_written_over_unasked(runs, tmp_path):
     (tmp_path / "else").mkdir()
     for name in ("a.png", "b.png", "c.png", "else/a.png"):
@@ -1852,20 +1853,20 @@ from ctsr.apps.upscale import upscale
 path, model, results = sys.argv[1:]
 for out, settings in eval(results).items():
     (row,) = upscale([path], out, model, **settings)
-    assert row["size"] == (2048, 2048), row
+    assert row["size"] == (1536, 1536), row
     status = dict(line.split(":", 1) for line in open("/proc/self/status"))
     print(status["VmHWM"].split()[0])
 """
 
 
 def peak_memory(path, model, results) -> list:
-    """Bytes that a process has taken at most after each picture of 2048 x 2048 px.
+    """Bytes that a process has taken at most after each picture of 1536 x 1536 px.
 
     `results` are settings by the name of the file; the one that needs most memory comes last.
     """
     if not Path("/proc/self/status").exists():
         pytest.skip("peak memory is read from /proc, which is not here")
-    Image.fromarray((blobs(1024, 1024) * 255).astype(np.uint8)).save(path)
+    Image.fromarray((blobs(768, 768) * 255).astype(np.uint8)).save(path)
     command = [sys.executable, "-c", UPSCALE, path, model, repr(results)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return [int(line) * 1024 for line in done.stdout.split()]
@@ -1883,17 +1884,17 @@ def test_samples_of_a_large_picture_in_bounded_memory(tmp_path):
     (peak,) = peak_memory(tmp_path / "a.png", tmp_path / "run", {f"{tmp_path}/b.png": how})
     assert peak < 1.25 * 2**30
     for name in ("b.png", "b.uncertainty.png"):
-        assert Image.open(tmp_path / name).size == (2048, 2048)
+        assert Image.open(tmp_path / name).size == (1536, 1536)
 
 
 @pytest.mark.slow
 def test_a_large_picture_in_four_gibibytes(runs, tmp_path):
     "In one piece it takes more than in tiles."
-    results = {f"{tmp_path}/{tile}.png": dict(tile=tile) for tile in (768, 2048)}
+    results = {f"{tmp_path}/{tile}.png": dict(tile=tile) for tile in (768, 1536)}
     in_tiles, whole = peak_memory(tmp_path / "a.png", runs / "runet", results)
     assert in_tiles < 4 * 2**30 and in_tiles < whole
-    with Image.open(tmp_path / "768.png") as a, Image.open(tmp_path / "2048.png") as b:
-        assert a.size == (2048, 2048) and np.abs(np.asarray(a).astype(int) - b).max() <= 1
+    with Image.open(tmp_path / "768.png") as a, Image.open(tmp_path / "1536.png") as b:
+        assert a.size == (1536, 1536) and np.abs(np.asarray(a).astype(int) - b).max() <= 1
 
 
 def test_networks_that_are_named_are_stored(root):
