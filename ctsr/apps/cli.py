@@ -98,7 +98,8 @@ def study(
         ),
     ] = None,
     set_: Annotated[
-        list[str] | None, Option("--set", help="Change a setting, e.g. training.steps=100.")
+        list[str] | None,
+        Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. training.steps=100."),
     ] = None,
     out: Annotated[
         Path | None, path_option("Folder of the study (default: runs/<preset>).")
@@ -112,7 +113,8 @@ def study(
     jobs: Annotated[int | None, Option(help="Processor cores to use (default: all).")] = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Only say what would run, and why.")] = False,
     redo: Annotated[
-        list[str] | None, Option(help="Run a job or a kind of job again, e.g. train.")
+        list[str] | None,
+        Option(metavar="JOB", help="Run a job or a kind of job again, e.g. train."),
     ] = None,
     snakemake: Annotated[
         str, Option(help="Further arguments for Snakemake, e.g. '--executor slurm'.")
@@ -167,7 +169,7 @@ def data(
     sources: Annotated[
         list[str],
         Argument(
-            metavar="SOURCE...",
+            metavar="SOURCE",
             help="A folder, file or zip, or one of: sample, kaggle, photos, phantom.",
         ),
     ],
@@ -306,7 +308,7 @@ def upscale(
     inputs: Annotated[
         list[str],
         Argument(
-            metavar="IN...",
+            metavar="IN",
             help="PNG, JPEG, DICOM, NIfTI, NRRD or MHA files, or folders with a DICOM series.",
         ),
     ],
@@ -336,8 +338,9 @@ def upscale(
     window: Annotated[
         str | None,
         Option(
-            help="Grey window in HU: lung, mediastinum, bone, full, or CENTRE,WIDTH (default:"
-            " -1024 to 3071 HU for blind networks, to 1500 HU for other RUNets, lung for SR3)."
+            help="Grey window: lung, mediastinum, bone, full, or CENTRE,WIDTH in HU (pictures: in"
+            " grey levels; default: -1024 to 3071 HU if blind, to 1500 HU for other RUNets,"
+            " lung for SR3)."
         ),
     ] = None,
     kernel: Annotated[

@@ -12,7 +12,6 @@ import textwrap
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
@@ -220,6 +219,8 @@ def fig_bars(
     paper: dict | None = None,  # run -> the paper's printed mean
 ) -> Figure:
     "Mean score of each run with a 68 % bootstrap interval (the paper's Figures 3 and 4)."
+    import seaborn as sns
+
     t = select(table, metric=metric, protocol=[protocol, ""])
     if t.task.nunique() > 1 or t.groupby("run").up.nunique().max() > 1:
         raise CTSRError("fig_bars: several tasks, or several inputs of a run: select one of them")
