@@ -157,7 +157,11 @@ def methods_for(
     cards = {name: card for name, card in pretrained(folder).items() if is_meant_for(card, task)}
     models = {name: card["model"]["name"] for name, card in cards.items()}
     order = [*MODELS]
-    for name in sorted(models, key=lambda n: (n.endswith(AS_CODED), order.index(models[n]))):
+
+    def late(name):
+        return name.endswith(AS_CODED), order.index(models[name]), name.startswith("blind")
+
+    for name in sorted(models, key=late):
         found[name] = Method(partial(load_pretrained, name, folder=folder), models[name])
     for file in sorted(Path(root).glob("runs/*/train/*/config.json")):
         try:
