@@ -517,7 +517,7 @@ class Panels:
         for axes, (title, picture, colours, below) in zip(self._grid(lines, rows, columns), panels):
             self.axes.append((title, axes[0]))
             show_image(axes[0], picture, self.case.corner, **colours)
-            if below:
+            if below and rows == 2:
                 name, picture, colours = below
                 show_image(axes[1], picture, self.case.corner, **colours)
                 axes[1].set_title(name, fontsize=8)
