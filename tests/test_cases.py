@@ -23,7 +23,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from PIL import Image
-from program import SMALL
+from program import SMALL, start_ctsr
 from pydicom.data import get_testdata_file
 
 from ctsr.apps.formats import open_scan
@@ -1248,3 +1248,15 @@ def test_libraries_warn_of_nothing(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("1 ")
     assert "pydicom" not in done.stderr, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_full_disk_behind_stderr_costs_lines_and_no_results(tmp_path, still):
+    Image.fromarray(np.arange(1024).reshape(32, 32).astype(np.uint8)).save(tmp_path / "a.png")
+    inputs = [tmp_path / "a.png", tmp_path / "none.png"]
+    with open("/dev/full", "w") as full:
+        run = start_ctsr("upscale", *inputs, "-o", tmp_path / "out", "--model", still, stderr=full)
+        printed, _ = run.communicate()
+    assert run.returncode == 2 and "a.png" in printed
+    assert files(tmp_path / "out") == [tmp_path / "out" / "a.png"]

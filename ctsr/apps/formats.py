@@ -578,13 +578,18 @@ def _restore_sign_of_padding(ds: pydicom.Dataset):
             ds.add_new(name, "SS", value - 65536)
 
 
-def head_of(path: Path) -> pydicom.Dataset:
+def head_of(
+    path: Path,
+    window=None,  # without one, what cannot be in HU is refused
+) -> pydicom.Dataset:
     "Read an axial slice without its pixels; refuse what cannot be restored."
     with reading(path):
         ds = read_slice(path)
         if plane_of(ds) != 2:
             raise NoSlice("is not an axial slice: networks were trained on axial ones only")
         check_square(spacing_of(slice_affine(ds)))
+        if window is None:
+            check_slice_hounsfield(ds)
         _restore_sign_of_padding(ds)
         del ds.PixelData
     return ds
@@ -600,20 +605,6 @@ def files_below(folder: Path):  # yields paths
         yield from (Path(place) / name for name in sorted(names))
 
 
-def _reason_against(file: Path, window) -> str:
-    "Why a file is no part of a CT series, '' for a slice; a damaged slice raises its reason."
-    try:
-        ds = head_of(file)
-    except NoSlice as error:
-        return str(error)
-    try:
-        if window is None:
-            check_slice_hounsfield(ds)
-    except CTSRError as error:
-        return f"{file}: {error}"
-    return ""
-
-
 class DicomCT(Scan):
     "A DICOM file, or a folder that holds one series of them."
 
@@ -626,15 +617,17 @@ class DicomCT(Scan):
         self.path = Path(path)
         self.limits = window_limits(window or usual)
         self.left_out = []
-        self.files = self._series(window) if self.path.is_dir() else [self.path]
-        self.heads = [head_of(file) for file in self.files]
+        if self.path.is_dir():
+            heads = self._series(window)
+        else:
+            heads = {self.path: head_of(self.path, window)}
+        self.files = list(heads)
+        self.heads = list(heads.values())
         self.slices = len(self.files)
         self.padded = [padded_values(ds) for ds in self.heads]
         self.size = (self.heads[0].Rows, self.heads[0].Columns)
         with reading(path):
             check_one_size(self.heads)
-            for ds in self.heads if window is None else []:
-                check_slice_hounsfield(ds)
         try:
             self._check_values(self._values(self.files[self.slices // 2]), window)
         except CTSRError:  # the other slices may show more
@@ -647,8 +640,8 @@ class DicomCT(Scan):
             check_image(values)
         check_shown(float(values.min()), float(values.max()), self.limits)
 
-    def _series(self, window) -> list:
-        "The files of the folder's series in the order of their slices."
+    def _series(self, window) -> dict:  # dataset by file
+        "The slices of the folder's series in their order."
         there = sorted(f for f in self.path.iterdir() if f.name[0] != ".")
         there = [f for f in there if f.is_file()]
         files = []
@@ -661,9 +654,17 @@ class DicomCT(Scan):
             raise CTSRError(f"{self.path}: {self._without_dicom(there)}")
         series = []
         for one in dicom_series(files):
-            reasons = [reason for file in one if (reason := _reason_against(file, window))]
-            if len(reasons) < len(one):
-                series.append(one)
+            heads = {}
+            reasons = []
+            for file in one:
+                try:
+                    heads[file] = head_of(file, window)
+                except NoSlice as error:
+                    reasons.append(str(error))
+            if heads and reasons:
+                raise CTSRError(reasons[0])
+            if heads:
+                series.append(heads)
             else:
                 more = f" (and {len(one) - 1} more files of its series)" if len(one) > 1 else ""
                 self.left_out.append(f"{reasons[0]}{more}")

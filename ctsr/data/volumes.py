@@ -1049,12 +1049,12 @@ def check_slice_hounsfield(ds: pydicom.Dataset):
     "Refuse a slice that cannot be in Hounsfield units by what its header says."
     unit = str(ds.get("RescaleType") or "").strip().upper()
     if unit not in ("", "HU", "HU_MOD", "US"):  # US: not specified
-        raise CTSRError(NO_HU.format(f"has values of type {unit}"))
+        raise NoSlice(NO_HU.format(f"has values of type {unit}"))
     slope, intercept = rescale(ds)
     least = intercept + min(0, slope * (2**ds.BitsStored - 1))
     if least >= 0 and not ds.get("PixelRepresentation"):
         said = f"has an intercept of {intercept:g}" if intercept else "names no intercept"
-        raise CTSRError(NO_HU.format(f"{said}, and its numbers have no sign"))
+        raise NoSlice(NO_HU.format(f"{said}, and its numbers have no sign"))
 
 # %% ../../nbs/data/volumes.ipynb #9ab3dd33
 NOBODY = re.compile(
