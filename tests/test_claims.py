@@ -416,6 +416,7 @@ def test_formulas_are_arithmetic_of_known_metrics(formula):
 @pytest.mark.parametrize(
     ("expression", "named"),
     [
+        ({}, "unknown expression"),
         (dict(median="coded.psnr"), "median"),
         (dict(mean="coded.psnr", tidy=True), "tidy"),
         (dict(mean="coded.psnr", clean="yes"), "clean"),

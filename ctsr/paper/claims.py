@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['MEANING', 'Expression', 'Side', 'Holds', 'JUDGES', 'DIGITS', 'TITLES', 'FRONT', 'verdict_of', 'checked_side', 'Claim',
            'load_claims', 'beyond', 'both', 'Finding', 'judged', 'full_size', 'judged_printed', 'judged_steps',
-           'best_lpips', 'both_sides', 'number_text', 'scores_text', 'filled', 'side_text', 'bound_text', 'verdict',
-           'claims_table', 'mark', 'verdict_counts', 'verdict_legend', 'front_claims', 'with_unit', 'minus_signs',
-           'claims_text', 'row_html', 'page_html', 'claims_html']
+           'best_lpips', 'both_sides', 'number_text', 'scores_text', 'filled', 'side_text', 'verdict', 'claims_table',
+           'mark', 'verdict_counts', 'verdict_legend', 'front_claims', 'with_unit', 'minus_signs', 'claims_text',
+           'row_html', 'page_html', 'claims_html']
 
 # %% ../../nbs/paper/claims.ipynb #37a2596f
 import html
@@ -307,11 +307,6 @@ def side_text(e: Evidence, c: Claim, found: Finding, exact: bool) -> str:
         return scores_text(found.number, exact)
     return number_text(found.number, c.unit)
 
-
-def bound_text(c: Claim) -> str:
-    "Describe a bound or tolerance that is ours."
-    return f"Tolerance: {c.tolerance_is}." if c.tolerance_is else c.bound_is
-
 # %% ../../nbs/paper/claims.ipynb #bb9b7b83
 def verdict(c: Claim, coded: Finding, corrected: Finding) -> str:
     "Return the verdict of a row."
@@ -361,7 +356,7 @@ def claims_table(
                 corrected=side_text(e, c, corrected, exact=False),
                 corrected_is=c.corrected_is,
                 unit=c.unit,
-                bound=bound_text(c),
+                bound=f"Tolerance: {c.tolerance_is}." if c.tolerance_is else c.bound_is,
                 verdict=final,
                 why=" ".join(filter(None, why)),
             )
@@ -394,8 +389,7 @@ def verdict_counts(
     table: pd.DataFrame,  # from `claims_table`
 ) -> str:  # Markdown
     "Count the claims by verdict."
-    counts = table[table.list.ne("criticism")].verdict.value_counts()
-    return ", ".join(f"{verdict} **{counts[verdict]}**" for verdict in MEANING if verdict in counts)
+    return ", ".join(f"{row.verdict} **{row.rows}**" for row in verdict_legend(table).itertuples())
 
 
 def verdict_legend(

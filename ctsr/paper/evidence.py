@@ -187,11 +187,12 @@ def checked_expression(
     expression: dict,  # {kind: what, option: value, ...}
 ) -> dict:
     "Return the expression, refusing an unknown kind or option and a value of the wrong type."
-    (name, what), *options = expression.items()
+    name, *options = expression or [""]
     if name not in KINDS:
         raise CTSRError(f"unknown expression '{name}'; known are {', '.join(KINDS)}")
     _, declared, first = KINDS[name]
-    parse_settings(declared, {first: what} | dict(options), name)
+    values = {key: expression[key] for key in options}
+    parse_settings(declared, {first: expression[name]} | values, name)
     return expression
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Item', 'Different', 'Some', 'Text', 'Section', 'Mode', 'Sampler', 'Name', 'Levels', 'Condition', 'OnTask',
-           'Conditions', 'MOST_NAMES', 'CHECKS', 'checked_by', 'check_folder_name', 'check_different', 'check_levels',
+           'Conditions', 'MOST_NAMES', 'checked_by', 'check_folder_name', 'check_different', 'check_levels',
            'check_pair', 'listed', 'Source', 'Sampling', 'Evaluation', 'Run', 'Cascade', 'Review', 'Published',
            'Mechanism', 'Figures', 'Preset', 'among', 'check_conditions', 'check_tables', 'check_names',
            'check_beginnings', 'check_steps', 'check_cascades', 'check_figures', 'check_experiments', 'check_review',
@@ -428,12 +428,11 @@ MOST_NAMES = 16  # in a message
 def among(where: str, key: str, values: Iterable, allowed: Iterable):
     "Refuse names that do not exist; section and key are for the message."
     allowed = list(allowed)
-    names = [*allowed[:MOST_NAMES], *["..."] * (len(allowed) > MOST_NAMES)]
+    names = ", ".join(allowed[:MOST_NAMES]) + ", ..." * (len(allowed) > MOST_NAMES)
     for value in values:
         if value not in allowed:
             raise CTSRError(
-                f"{where}: '{key}' must be among {', '.join(names)}, got"
-                f" {value!r}{suggestion(value, allowed)}"
+                f"{where}: '{key}' must be among {names}, got {value!r}{suggestion(value, allowed)}"
             )
 
 # %% ../../nbs/pipeline/presets.ipynb #54fb71c9
@@ -713,12 +712,6 @@ def filled_run(sections: Sections, name: str, tasks: dict[str, Task]) -> dict:
     return run | dict(task=tasks[run["task"]], sampling=sampling)
 
 # %% ../../nbs/pipeline/presets.ipynb #5337f13e
-CHECKS = (
-    *(check_names, check_beginnings, check_steps, check_cascades),
-    *(check_figures, check_experiments, check_review),
-)
-
-
 def check_preset(
     written: dict,  # sections, as read
     where: str = "preset",  # for messages
@@ -735,7 +728,9 @@ def check_preset(
     del parts["training"]
     whole = parse_settings(Preset, parts, "")
     preset = without_runs(whole, {name for name, run in whole.runs.items() if run.skip})
-    for check in CHECKS:
+    for check in (check_names, check_beginnings, check_steps, check_cascades):
+        check(preset)
+    for check in (check_figures, check_experiments, check_review):
         check(preset)
     return preset
 
