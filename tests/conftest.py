@@ -42,8 +42,9 @@ def phantom(tmp_path_factory):
     "A prepared phantom: 10 subjects of 2 slices at 64 px."
     from ctsr.data.prepare import prepare
 
-    people = dict(subjects=10, slices=2, size=128, views=60)
-    return prepare("phantom", tmp_path_factory.mktemp("phantom"), hr=64, phantom=people)
+    return prepare(
+        "phantom", tmp_path_factory.mktemp("phantom"), hr=64, phantom=dict(subjects=10, slices=2)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -422,7 +422,7 @@ def test_a_whole_study_in_a_clone_with_braces_and_blanks(case, root, tmp_path):
     clone = tmp_path / "My 'Study' (1) {x}"
     shutil.copytree(root / "nbs", clone / "nbs", ignore=shutil.ignore_patterns(".*"))
     shutil.copytree(root / "ctsr", clone / "ctsr", ignore=shutil.ignore_patterns("weights"))
-    shutil.copytree(root / "figures" / "baseline", clone / "figures" / "baseline")
+    shutil.copytree(root / "figures" / "quick", clone / "figures" / "quick")
     shutil.move(case("e03") / "scans", clone / "scans {2}")
     (clone / "the env").symlink_to(sys.prefix)
     python = clone / "the env" / "bin" / Path(sys.executable).name
@@ -439,7 +439,7 @@ def test_a_whole_study_in_a_clone_with_braces_and_blanks(case, root, tmp_path):
     assert report.startswith("run{1}/") and (clone / report).is_file()
     scores = list((clone / "run{1}" / "evaluate").glob("runet-x5--x5/*per_image*"))
     assert scores and not list((clone / "run{1}").rglob("*.failed.ipynb"))
-    assert (clone / run("report", "baseline", "--out", "x{1}")).is_file()
+    assert (clone / run("report", "quick", "--out", "x{1}")).is_file()
 
 
 def test_result_folders_and_two_commands(case, still, tmp_path):

@@ -41,7 +41,7 @@ def here(tmp_path_factory):
         "phantom",
         folder / "runs" / "toy" / "prepare",
         hr=96,
-        phantom=dict(subjects=10, slices=2, size=128, views=60),
+        phantom=dict(subjects=10, slices=2, views=60),
     )
     task = dict(name="x5", hr=96, lr=19)
     few = dict(steps=2, validate_every=2, validate_images=1, validate_steps=1)

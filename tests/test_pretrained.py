@@ -64,7 +64,9 @@ def test_card_says_what_the_weights_are(name):
 def test_stored_runet_restores_images_it_was_never_made_for(tmp_path):
     "On a drawn slice, unlike any image of its training, it is far above the interpolation."
     images = (
-        load_prepared(prepare("phantom", tmp_path, hr=256, phantom=dict(subjects=4, slices=1)))
+        load_prepared(
+            prepare("phantom", tmp_path, hr=256, fit="crop", phantom=dict(subjects=4, slices=1))
+        )
         .split("test")
         .images
     )

@@ -330,9 +330,7 @@ def test_other_images_are_never_given_the_old_weights(phantom, tmp_path, capsys)
     out = tmp_path / "run"
     train(config, phantom, out, progress=False)
     before = load_file(out / "weights.safetensors")
-    other = prepare(
-        "phantom", tmp_path, hr=64, seed=1, phantom=dict(subjects=10, slices=2, size=128, views=60)
-    )
+    other = prepare("phantom", tmp_path, hr=64, seed=1, phantom=dict(subjects=10, slices=2))
     train(config, other, out, progress=False)
     assert "of other images" in capsys.readouterr().out
     after = load_file(out / "weights.safetensors")
