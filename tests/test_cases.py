@@ -956,7 +956,7 @@ def test_a_slice_without_pixel_size_keeps_its_position(tmp_path, still):
 @pytest.mark.parametrize(
     "tags, name, expected",
     [
-        (dict(ImageType="ORIGINAL"), "ImageType", ["DERIVED", "SECONDARY"]),
+        (dict(ImageType="ORIGINAL"), "ImageType", [*"DS", "AXIAL"]),
         (dict(ImageType=["ORIGINAL", "PRIMARY", "AXIAL"]), "ImageType", [*"DS", "AXIAL"]),
         (dict(SeriesNumber=2**31 - 1), "SeriesNumber", 2**31 - 1),
         (dict(SeriesNumber=7), "SeriesNumber", 1007),

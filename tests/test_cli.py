@@ -122,6 +122,11 @@ def test_several_sources_and_the_list_of_what_was_skipped(tmp_path):
     (listed,) = re.findall(r'files skipped: 1, all listed under "skipped" in (.+)', done.stdout)
     (row,) = json.loads(open(listed).read())["skipped"]
     assert row["file"].endswith("bad.png")
+    for n in range(30):
+        (tmp_path / "one {1}" / f"bad{n}.png").write_bytes(b"no picture")
+    for extra, lines in (((), 20), (("--verbose",), 31)):
+        done = invoke("data", sources[0], "--hr", 48, "--out", tmp_path / "out {x}", *extra)
+        assert done.exit_code == 0 and done.stdout.count("\nskipped ") == lines
 
 
 @pytest.mark.parametrize("window, lowest", [("40,400", -160), ("lung", -1350), ("40,x", None)])

@@ -1753,6 +1753,12 @@ def test_the_command(runs, tmp_path):
         done = ctsr_upscale(*files, *extra)
         assert done.returncode == 0 and not done.stderr and not (tmp_path / "c.png").exists()
         assert words in done.stdout and bool(done.stdout) == bool(words)
+    for extra, lines in ((["--verbose"], True), ([], False)):
+        done = ctsr_upscale(tmp_path / "a.png", "-o", tmp_path / "c.png", "--force", *extra)
+        said = done.stdout.splitlines()[1:]
+        assert any(line.startswith("  trained on: 613 pictures") for line in said) == lines
+        assert any(re.match(r"  noise: \S+ \(training images: ", line) for line in said) == lines
+    (tmp_path / "c.png").unlink()
     done = ctsr_upscale(
         tmp_path / "a.png", "-o", tmp_path / "c.png", "--model", weights, "--window", "40,400"
     )

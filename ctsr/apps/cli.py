@@ -14,6 +14,7 @@ import os
 import shlex
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -193,6 +194,9 @@ def data(
     ] = "skip",
     out: Annotated[Path, path_option("Folder for the prepared set.")] = Path("runs/data"),
     quiet: Quiet = False,
+    verbose: Annotated[
+        bool, Option("--verbose", "-v", help="Print every skipped file, not only the first 20.")
+    ] = False,
 ):
     """Prepare and describe images.
 
@@ -208,7 +212,7 @@ def data(
     failed = False
     for source in sources:
         try:
-            print_prepared(prepare(source, out, **settings))
+            print_prepared(prepare(source, out, **settings), None if verbose else SKIPPED)
         except CTSRError as error:
             print(f"ctsr: {error}", file=sys.stderr)
             failed = True
@@ -221,6 +225,7 @@ SKIPPED = 20  # files that are listed on the screen
 
 def print_prepared(
     path: Path,  # the .safetensors file of a prepared set
+    most: int | None = SKIPPED,  # skipped files that are printed; None: all
 ):
     "Print what a prepared set holds, and draw its contact sheet."
     from ctsr.data.prepare import contact_sheet, describe
@@ -232,7 +237,7 @@ def print_prepared(
     sheet = path.with_suffix(".png")
     save_figure(contact_sheet(prepared), sheet)
     print(describe(prepared).to_string())
-    for row in skipped[:SKIPPED]:
+    for row in skipped[:most]:
         print(f"skipped {row['file']}: {row['reason']}")
     print(f"\nprepared: {shown(path)}\ncontact sheet: {shown(sheet)}")
     if skipped:
@@ -372,11 +377,15 @@ def upscale(
         int | None, Option(help="Side of a tile in px; smaller tiles need less memory, more time.")
     ] = None,
     device: Annotated[
-        str | None, Option(help="cpu, cuda or mps (default: best available).")
+        str | None, Option(help="cpu, cuda or mps (default: cuda, or cpu without it).")
     ] = None,
     force: Annotated[bool, Option("--force", help="Overwrite existing files.")] = False,
     dry_run: Annotated[bool, Option("--dry-run", help="Only say what would be written.")] = False,
     quiet: Quiet = False,
+    verbose: Annotated[
+        bool,
+        Option("--verbose", "-v", help="Also print the network's card and measures of each input."),
+    ] = False,
 ):
     """Enlarge your own CT images.
 
@@ -389,7 +398,8 @@ def upscale(
     drawing = dict(steps=steps, sampler=sampler, seed=seed)
     drawing = {key: value for key, value in drawing.items() if value is not None}
     window = window_from(window)
-    options = (model, factor, window, kernel, samples, uncertainty, tile, force, print_row)
+    tell = partial(print_row, verbose=verbose)
+    options = (model, factor, window, kernel, samples, uncertainty, tile, force, tell)
     how = dict(dry_run=dry_run, progress=not quiet)
     rows = upscale(inputs, out, *options, **how, device=device, **drawing)
     if before := sum("before" in row for row in rows):
@@ -400,6 +410,7 @@ def upscale(
 
 def print_row(
     row: dict,  # what `ctsr.apps.upscale.upscale` says about an input
+    verbose: bool = False,  # also print its facts
 ):
     "Print what became of an input, above the progress bar."
     from tqdm import tqdm
@@ -421,7 +432,7 @@ def print_row(
         tqdm.write(f"ctsr: warning: {row['path']}: {caution}", file=sys.stderr)
     if row["others"]:
         text += f"; {row['others']} files there are no DICOM and were passed over"
-    tqdm.write(text)
+    tqdm.write("\n  ".join([text, *row["facts"]] if verbose else [text]))
 
 # %% ../../nbs/apps/cli.ipynb #339ec181
 INTERRUPTED = "interrupted; finished files stay, and the same command goes on with the rest"

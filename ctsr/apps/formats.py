@@ -489,7 +489,8 @@ def derived_slice(
             del new[tag]
     source = str(ds.get("SOPInstanceUID") or "an image")
     said = f"ctsr {model.split(' (')[0]}"[:64]
-    new.ImageType = ["DERIVED", "SECONDARY", *_texts(ds, "ImageType")[2:]]
+    rest = _texts(ds, "ImageType")[2:] or ["AXIAL"]  # which CT must have; localizers are refused
+    new.ImageType = ["DERIVED", "SECONDARY", *rest]
     new.SOPInstanceUID = new_uid(series, source, sha256)
     new.SeriesInstanceUID = series
     new.StudyInstanceUID = ds.get("StudyInstanceUID") or study or new_uid(series, "study")

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NO_TISSUE', 'USE', 'JUDGED', 'chosen_sampling', 'card_of', 'load_model', 'settings_of', 'made_with', 'padding',
            'put_back', 'filled', 'restore_slice', 'target', 'files_in', 'exists', 'differences', 'is_current',
-           'check_place', 'check_free', 'Job', 'plan', 'check_samples', 'check_memory', 'cautions', 'once', 'open_all',
-           'upscale']
+           'check_place', 'check_free', 'Job', 'plan', 'check_samples', 'check_memory', 'cautions', 'facts', 'once',
+           'open_all', 'upscale']
 
 # %% ../../nbs/apps/upscale.ipynb #f9d7faca
 import json
@@ -43,7 +43,7 @@ from ..core.files import claimed, file_sha256, machine_memory
 from ..data.degrade import Kernel, Task, downsample, parse_kernel, task_from
 from ..data.grey import window_limits
 from ..data.volumes import DICOM, IMAGE, VOLUME, ending, is_dicom, short_message
-from ..evaluation.likeness import measures, unlike
+from ..evaluation.likeness import MEASURES, measures, unlike
 from ctsr.evaluation.pretrained import (
     FOLDER,
     kernel_of,
@@ -438,7 +438,7 @@ def check_samples(
         if samples > 1 or uncertainty:
             raise CTSRError(
                 "--samples and --uncertainty are for models that draw samples, and "
-                f"{restorer.name} has one answer: leave them out"
+                f"{restorer.name} has one answer: leave them out, or choose an SR3 by --model"
             )
         return
     if restorer.sampler not in SAMPLERS:
@@ -486,6 +486,22 @@ def cautions(
             "gain on a native scan"
         )
     return found
+
+
+def facts(
+    restorer: NetRestorer,  # see load_model
+    judged: list,  # of measures, see `ctsr.evaluation.likeness.measures`
+) -> list:  # of lines
+    "What the card says of the network, and the measures of a file next to those of the training."
+    card = restorer.config
+    told = ("trained_on", "tested_on", "not_for", "kernel")
+    lines = [f"{key.replace('_', ' ')}: {card[key]}" for key in told if card.get(key)]
+    values = torch.cat(judged).nanmedian(0).values.tolist() if judged else []
+    for name, value in zip(MEASURES, values):
+        bounds = card.get("inputs", {}).get(name)
+        trained = f" (training images: {bounds[0]:.3g} to {bounds[1]:.3g})" if bounds else ""
+        lines.append(f"{name}: {value:.3g}{trained}")
+    return lines
 
 # %% ../../nbs/apps/upscale.ipynb #0eccfde9
 def once(
@@ -543,6 +559,7 @@ def _row(job: Job, network: tuple, seconds, judged=()) -> dict:
     "What is said about an input that was restored; `seconds` is None where it was not written."
     scan = job.scan
     return dict(
+        facts=facts(network[0], judged),
         path=scan.path,
         out=job.place,
         aside=job.aside,
@@ -605,8 +622,8 @@ def upscale(
     """Restore files; each comes out as the same kind of file.
 
     A row has `path`, and `out`, `aside`, `made` (by what), `cautions` (sentences), `size`,
-    `slices`, `others` (files passed over), `seconds`; or `before` (a result that was there); or
-    `error`.
+    `slices`, `others` (files passed over), `facts` (lines), `seconds`; or
+    `before` (a result that was there); or `error`.
     """
     if "" in (*inputs, out):
         raise CTSRError(

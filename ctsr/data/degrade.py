@@ -229,7 +229,7 @@ def parse_kernel(
     except ValueError:
         sigma = math.nan
     if shape not in KERNELS or (shape == "gaussian") != (0 < sigma < math.inf) or sigma < 0:
-        names = "box, lanczos, aliased or gaussian:S with S > 0 LR pixels"
+        names = "box, lanczos, aliased or gaussian:S with S > 0 input pixels"
         raise CTSRError(f"unknown kernel {text!r}: choose {names}, for example gaussian:0.5")
     return Kernel(shape, sigma)
 

@@ -38,7 +38,7 @@ def window_limits(
     except (KeyError, TypeError, ValueError):
         pass
     names = ", ".join(WINDOWS)
-    allowed = f"use one of {names}, or finite (centre, width) in HU with a positive width"
+    allowed = f"use one of {names}, or CENTRE,WIDTH in HU (two finite numbers, WIDTH above 0)"
     raise CTSRError(f"window {window!r} is unknown: {allowed}")
 
 

@@ -171,6 +171,8 @@ def usable_device(
         return torch.empty(0, device=device or default).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0][:100]
+        if reason.startswith("Expected one of"):  # every name that PyTorch knows
+            reason = "known are cpu, cuda and mps"
         raise CTSRError(
             f"device '{device}' cannot be used here ({reason}): leave it out, or take cpu"
         ) from None

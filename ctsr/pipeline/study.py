@@ -40,7 +40,7 @@ from ctsr.pipeline.notebooks import (
     run_notebook,
 )
 from .plan import plan
-from .presets import Preset, check_preset
+from .presets import Preset, check_preset, load_preset
 from ctsr.pipeline.provenance import (
     as_shown,
     checkout,
@@ -456,6 +456,7 @@ def publish(
     try:
         settings = json.loads((root / "preset.json").read_text())
     except OSError:
+        load_preset(name)  # refuses a name that no preset has
         raise CTSRError(f"no study in {root}; run `ctsr study {name}` first") from None
     preset = check_preset(settings)
     if preset.name != name:
