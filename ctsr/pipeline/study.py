@@ -509,8 +509,9 @@ def redraw(
 
 # %% ../../nbs/pipeline/study.ipynb #9745ed8e
 LICENCE = (
-    "Weights: MIT, as the code. Training images: the Kaggle data set 'Chest CT-Scan images', whose"
-    " page gives no licence beyond its contents' authors; no image is stored with the weights."
+    "Weights: MIT, like the code. Training images: the Kaggle data set 'Chest CT-Scan images', which"
+    " names no licence and says that contents belong to their original authors; no image is stored"
+    " with the weights."
 )
 
 
