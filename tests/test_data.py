@@ -252,7 +252,7 @@ def test_a_source_without_images_is_refused(tmp_path, make, word, on_error):
         (dict(limit=-2), ("limit", "1 or more")),
         (dict(fit="zoom"), ("fit", "zoom", "crop, resize")),
         (dict(window="lnug"), ("window", "lnug", "mediastinum")),
-        (dict(window=(40, -400)), ("window", "positive width")),
+        (dict(window=(40, -400)), ("window", "WIDTH above 0")),
         (dict(on_error="ignore"), ("on_error", "skip", "raise")),
         (dict(split="given"), ("split", "train, valid or test", "leave split out")),
         (dict(split=(0.5, 0.6, 0.1)), ("split", "sum to 1")),

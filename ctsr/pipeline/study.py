@@ -510,8 +510,8 @@ def redraw(
 # %% ../../nbs/pipeline/study.ipynb #9745ed8e
 LICENCE = (
     "Weights: MIT, like the code. Training images: the Kaggle data set 'Chest CT-Scan images',"
-    " which names no licence and says that contents belong to their original authors; no image is stored"
-    " with the weights."
+    " which names no licence and says that contents belong to their original authors; no image is"
+    " stored with the weights."
 )
 
 
