@@ -235,10 +235,11 @@ def test_sr3_over_a_trained_network_refines_its_output(phantom, tmp_path):
 
 @pytest.mark.slow
 def test_a_student_comes_closer_to_its_teacher_than_fewer_steps_of_the_teacher(phantom, tmp_path):
-    learnt = dict(steps=400, validate_every=400, learning_rate=2e-3, batch_size=8)
+    small = dict(model=dict(name="sr3", channels=16, multipliers=[1, 2]), crop=32, batch_size=8)
+    learnt = small | dict(steps=150, validate_every=150, learning_rate=2e-3)
     train(TrainConfig(**REFINED | learnt), phantom, tmp_path / "teacher", progress=False)
-    student = dict(init=str(tmp_path / "teacher"), distill=2, steps=300, validate_every=300)
-    config = TrainConfig(**REFINED | dict(batch_size=8, learning_rate=5e-4) | student)
+    student = dict(init=str(tmp_path / "teacher"), distill=2, steps=80, validate_every=80)
+    config = TrainConfig(**REFINED | small | dict(learning_rate=1e-3) | student)
     train(config, phantom, tmp_path / "student", progress=False)
     spreads = [
         load_file(tmp_path / name / "weights.safetensors")["spread"]
@@ -253,7 +254,7 @@ def test_a_student_comes_closer_to_its_teacher_than_fewer_steps_of_the_teacher(p
 
     wanted = draw("teacher", 4)
     halved, respaced = ((draw(name, 2) - wanted).square().mean() for name in ("student", "teacher"))
-    assert halved < 0.7 * respaced
+    assert halved < 0.5 * respaced
 
 
 @pytest.mark.parametrize(
