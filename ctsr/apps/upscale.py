@@ -43,7 +43,7 @@ from ..core.files import claimed, file_sha256, machine_memory
 from ..data.degrade import Kernel, Task, downsample, parse_kernel, task_from
 from ..data.grey import window_limits
 from ..data.volumes import DICOM, IMAGE, VOLUME, ending, is_dicom, short_message
-from ..evaluation.likeness import MEASURES, measures, unlike
+from ..evaluation.likeness import measures, typical, unlike
 from ctsr.evaluation.pretrained import (
     FOLDER,
     kernel_of,
@@ -496,8 +496,8 @@ def facts(
     card = restorer.config
     told = ("trained_on", "tested_on", "not_for", "kernel")
     lines = [f"{key.replace('_', ' ')}: {card[key]}" for key in told if card.get(key)]
-    values = torch.cat(judged).nanmedian(0).values.tolist() if judged else []
-    for name, value in zip(MEASURES, values):
+    values = typical(torch.cat(judged)) if judged else {}
+    for name, value in values.items():
         bounds = card.get("inputs", {}).get(name)
         trained = f" (training images: {bounds[0]:.3g} to {bounds[1]:.3g})" if bounds else ""
         lines.append(f"{name}: {value:.3g}{trained}")

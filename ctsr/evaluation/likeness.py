@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['QUANTILES', 'MEASURES', 'LEAST', 'MANY', 'RINGS', 'TAILS', 'MEANING', 'noise_level', 'spectral_slope', 'measures',
-           'likeness_bounds', 'input_bounds', 'unlike']
+           'likeness_bounds', 'input_bounds', 'typical', 'unlike']
 
 # %% ../../nbs/evaluation/likeness.ipynb #45a13097
 import dataclasses
@@ -106,13 +106,20 @@ MEANING = {
 }  # what a value below the lower bound and one above the upper bound mean
 
 
+def typical(
+    found: Tensor,  # (N, 7), see `measures`, of some slices of a file
+) -> dict:  # measure -> its median
+    "Measures of a file: the median of each over its slices."
+    return dict(zip(MEASURES, found.nanmedian(0).values.tolist()))
+
+
 def unlike(
     found: Tensor,  # (N, 7), see `measures`, of some slices of a file
     bounds: dict,  # see `likeness_bounds`
 ) -> list:  # of sentences, one on grey levels and one for each other measure
     "Say in what a file differs from the images of a training."
     said = []
-    values = dict(zip(MEASURES, found.nanmedian(0).values.tolist()))
+    values = typical(found)
     outside = {
         name: values[name]
         for name, (low, high) in bounds.items()
