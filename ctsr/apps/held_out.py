@@ -70,10 +70,14 @@ def _whole(length: int, task: Task) -> int:
     return max(n for n in range(1, length + 1) if task.hr_size(*task.lr_size(n)) == (n,))
 
 
+def _limits(restorer: NetRestorer) -> tuple[float, float]:
+    "Lowest and highest value that the command shows a network by default."
+    return window_limits(usual_window(restorer.config))
+
+
 def _as_upscale(restorer: NetRestorer, task: Task):
     "`restored` by a network over the range that the command shows it."
-    limits = window_limits(usual_window(restorer.config))
-    return partial(restored, restorer=restorer, task=task, limits=limits)
+    return partial(restored, restorer=restorer, task=task, limits=_limits(restorer))
 
 
 def _in_window(hu: Tensor, window: str) -> Tensor:
@@ -142,8 +146,7 @@ def kernel_gains(
     tables = []
     for subject, hu in volumes.items():
         restorer, task = networks[subject]
-        limits = window_limits(usual_window(restorer.config))
-        given = partial(restore_slice, limits=limits, restorer=restorer, task=task)
+        given = partial(restore_slice, limits=_limits(restorer), restorer=restorer, task=task)
 
         def stated(lr, _, given=given):
             kernels = dict(alone=None) | {name: parse_kernel(name) for name in STATED}
@@ -229,7 +232,7 @@ def seconds_per_slice(
             if evaluations > 1:
                 restorer.steps = 1
             restorer = tiled(restorer)
-            limits = window_limits(usual_window(restorer.config))
+            limits = _limits(restorer)
             size = task.hr_size(side, side)
             plain = _seconds(repeats, enlarge, x, size, "lanczos")
             whole = _seconds(repeats, restore_slice, values, limits, restorer, task)
