@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..core.convolution import Conv3x3
 from ..core.errors import CTSRError
 from ..core.fetch import cache_dir, fetch_package
 from ..core.files import save_tensors
@@ -59,12 +60,13 @@ def build_features(
     modules = []
     c = 3
     for layer in NETS[net]["layers"]:
-        modules += (
-            [nn.MaxPool2d(NETS[net]["pool"], 2)]
-            if layer == "M"
-            else [nn.Conv2d(c, *layer), nn.ReLU(inplace=True)]
-        )
-        c = c if layer == "M" else layer[0]
+        if layer == "M":
+            modules.append(nn.MaxPool2d(NETS[net]["pool"], 2))
+            continue
+        c_out, *shape = layer
+        conv = Conv3x3(c, c_out) if shape == [3, 1, 1] else nn.Conv2d(c, c_out, *shape)
+        modules += [conv, nn.ReLU(inplace=True)]
+        c = c_out
     return nn.Sequential(*modules[:depth])
 
 # %% ../../nbs/metrics/perceptual.ipynb #e3ad6ca0
