@@ -25,7 +25,7 @@ $(READY): settings.ini setup.py pyproject.toml constraints.txt
 study: $(READY)  ## run the study (PRESET=quick): fetch, train, evaluate, draw, report; ARGS="--set key=value" changes it
 	@$(BIN)/ctsr study $(PRESET) $(ARGS)
 
-full: $(READY)  ## the paper's own data, more than a day on two cores, less with ARGS=--stored; DATA=folder or zip of it (default: fetched)
+full: $(READY)  ## the paper's own data, about a day on two cores, less with ARGS=--stored; DATA=folder or zip of it (default: fetched)
 	@$(BIN)/ctsr study full $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 full-report: $(READY)  ## draw the figures and report of figures/full again, from its tables, in a minute

@@ -36,7 +36,7 @@ from pydantic import (
 )
 
 from ..core.errors import CTSRError
-from ..core.settings import parse_settings, settings, suggestion
+from ..core.settings import parse_settings, settings, suggestion, unknown_key
 from ..data.degrade import MODES, Task, task_from
 from ..data.grey import WINDOWS
 from ..data.phantom import Phantom
@@ -718,6 +718,10 @@ def check_preset(
 ) -> Preset:
     "Read a preset; refuse an unknown key, a wrong value, or a name that does not exist."
     sections = parse_settings(Sections, written, where)
+    known = [f.name for f in dataclasses.fields(Run)]
+    for key in sections.training:
+        if key not in known:
+            raise CTSRError(f"training: {unknown_key(key, known)}")
     tasks = {name: task_from({"name": name, **(own or {})}) for name, own in sections.tasks.items()}
     parts = dataclasses.asdict(sections)
     parts |= dict(
