@@ -425,3 +425,15 @@ def test_an_unknown_preset_is_refused(tmp_path):
         (tmp_path / "own.yaml").write_bytes(text)
         with pytest.raises(CTSRError, match=word):
             load_preset(str(tmp_path / "own.yaml"))
+
+
+def test_figure_5_of_a_publication_is_drawn_again_where_weights_are_bundled():
+    jobs = {job.name: job.parameters for job in plan(load_preset("full", published=True), "r")}
+    pair = {"RUNet, ours": "runet-x5", "SR3": "sr3-x5"}
+    assert jobs["figures/sampled"]["weights"] == pair
+    assert "weights" not in jobs["figures/sampled-x8"]  # its RUNet is not bundled
+    assert jobs["figures/sampled-x8"]["stored"] == "figures/full"
+    assert (
+        "weights"
+        not in {j.name: j.parameters for j in plan(load_preset("full"), "r")}["figures/sampled"]
+    )

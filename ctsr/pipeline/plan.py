@@ -329,12 +329,11 @@ def sampled_job(study: Study, task: str) -> PlannedJob:
     preset = study.preset
     suffix = "" if task == preset.figures.task else f"-{task}"
     run = preset.sampled_run(task)
-    is_taken = run in preset.taken_runs
-    regression = {}
-    for label, (name, _) in preset.figures.sampled[task].items():
-        is_trained = name in preset.runs and name not in preset.taken_runs
-        if is_trained and not is_taken and not preset.runs[name].draws_samples:
-            regression = {label: f"{study.root}/train/{preset.trainings_of[name][0]}"}
+    rows = preset.figures.sampled[task].items()
+    networks = {label: name for label, (name, _) in rows if name in preset.runs}
+    others = [label for label, name in networks.items() if not preset.runs[name].draws_samples]
+    trained = [label for label in others if networks[label] not in preset.taken_runs]
+    folders = {label: f"train/{preset.trainings_of[networks[label]][0]}" for label in trained[-1:]}
     files = list(OF_SAMPLES)
     if preset.evaluation.lpips == "none":
         files.remove("fig_tradeoff.png")
@@ -344,10 +343,14 @@ def sampled_job(study: Study, task: str) -> PlannedJob:
         run=run,
         evaluated=f"{study.root}/evaluate/{run}--{task}",
         samples=f"{study.root}/sample/{run}--{task}",
-        regression=regression,
+        regression={label: f"{study.root}/{folder}" for label, folder in folders.items()},
     )
-    if is_taken:
-        parameters["stored"] = f"figures/{preset.name}"
+    if run in preset.taken_runs:
+        pair = others[-1:] + [label for label, name in networks.items() if name == run]
+        weights = {label: preset.runs[networks[label]].stored for label in pair}
+        parameters |= dict(stored=f"figures/{preset.name}", regression={})
+        if all(weights.values()):
+            parameters |= study.tested_on(task) | dict(weights=weights, top=preset.figures.top)
     return figure_job(study, "sampled", files, suffix, suffix=suffix, **parameters)
 
 # %% ../../nbs/pipeline/plan.ipynb #ffdcd2f5
