@@ -224,7 +224,7 @@ def test_pages_load_without_an_error_and_show_their_pictures(visits):
 
 def test_a_report_shows_its_tables_and_figures(site):
     text = (site / "study" / "quick.html").read_text(encoding="utf-8")
-    assert text.count("<img") >= 4 and text.count("<table") >= 2 and "SR3, one sample" in text
+    assert text.count("<img") >= 5 and text.count("<table") >= 2 and "SR3, one sample" in text
     words = re.sub(r"<[^>]+>", " ", text[text.index("<article") : text.index("</article>")]).split()
     assert len(words) <= 3000
 
