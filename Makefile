@@ -29,7 +29,7 @@ study: $(READY)  ## run the study (PRESET=quick): fetch, train, evaluate, draw, 
 full: $(READY)  ## the paper's own data, about a day on two cores, less with ARGS=--stored; DATA=folder or zip of it (default: fetched)
 	@$(BIN)/ctsr study full $(if $(DATA),--data "$(DATA)") $(ARGS)
 
-full-report: $(READY)  ## draw the figures and report of figures/full again, from its tables, in a minute
+full-report: $(READY)  ## draw the figures and report of figures/full again, from its tables, in a few minutes
 	@$(BIN)/ctsr report full
 
 figures: $(READY)  ## publish a finished study (PRESET=quick) to figures/quick, all files or none
