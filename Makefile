@@ -15,7 +15,7 @@ help:  ## show this
 
 install: $(READY)  ## make .venv with the package and the pinned versions of what it needs
 
-# Modules are compiled on their first import: most never are, and compiling all takes longer than the rest of the installation.
+# Modules are compiled on their first import: most never are, and to compile all takes as long as half of the rest.
 $(READY): settings.ini setup.py pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or name one with PYTHON=..."; exit 1; }
 	@echo "installing into $(VENV) (a minute or two) ..."
