@@ -298,6 +298,9 @@ def _nifti_header(file) -> nibabel.Nifti1Header:
         version = nibabel.Nifti2Header
     file.seek(0)
     header = version.from_fileobj(file)
+    stated = version(start[: header.sizeof_hdr], check=False)
+    for code in ("qform_code", "sform_code"):
+        header[code] = max(0, stated[code])  # nibabel sets one that it does not know to 0: no form
     if header["magic"].item().startswith(b"ni"):
         raise CTSRError(PAIR)
     offset = float(header["vox_offset"])
@@ -410,6 +413,35 @@ class Header:
             )
         if self.values and not self.values.is_file():  # ITK would wait for a pipe
             raise CTSRError(APART)
+
+    def files_of_slices(self) -> list:
+        "Files with a slice each, of MetaImage: a list of names, or a pattern and its numbers."
+        first, *numbers = self.name.split()
+        if first.upper() == "LIST":
+            lines = self.path.read_bytes()[self.end :].splitlines()
+            names = [os.fsdecode(line.strip()) for line in lines if line.strip()]
+        else:
+            start, stop, step = [*map(int, numbers), 1][:3]
+            names = [first % number for number in range(start, stop + 1, step)]
+        return [self.path.parent / name for name in names]
+
+    def check_slices(self, promised: int):
+        "Refuse fewer files than slices, or short ones: ITK leaves chance values in their place."
+        if self.nrrd or self.values:
+            return
+        *_, count = map(int, self.fields["DimSize"].split())
+        files = self.files_of_slices()
+        if self.name.upper().startswith("LIST") and self.name[4:].strip() not in ("", "2"):
+            raise CTSRError("has a list of files that hold no slices: save it as one file")
+        if len(files) < count:
+            raise CTSRError(
+                f"has {count} slices and names {len(files)} files for them: export it again"
+            )
+        for file in files[:count]:
+            if not file.is_file():
+                raise CTSRError(f"lacks {file.name}, which holds a slice: put it into its folder")
+            if not self.is_true("CompressedData") and file.stat().st_size < promised // count:
+                raise CTSRError(f"is truncated: {file.name} is too short: export it again")
 
     def is_true(self, name: str) -> bool:
         "A flag of a MetaImage header, as ITK reads it."
@@ -543,6 +575,7 @@ def _itk_values(reader: sitk.ImageFileReader, header: Header) -> np.ndarray:
         raise CTSRError(f"has shape {(*size, parts)}: give one grey 3-D volume a file")
     size = (*size, 1)[:3]
     promised = math.prod(size) * number.itemsize
+    header.check_slices(promised)
     place = layout(header)
     if place:
         place.check(promised)
@@ -630,6 +663,8 @@ def read_dicom(
     "Read a DICOM file, also without a preamble; zeros that fill or follow it are no elements."
     with open(path, "rb") as file:
         start = file.read(132)
+        if not start:
+            raise NoSlice("is empty (0 bytes): fetch or export it again")
         if not start.strip(b"\0"):
             raise NoSlice(NO_IMAGE)
         file.seek(0)
