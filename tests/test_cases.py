@@ -23,7 +23,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from PIL import Image
-from program import SMALL, start_ctsr
+from program import SMALL, ctsr, start_ctsr
 from pydicom.data import get_testdata_file
 
 from ctsr.apps.formats import open_scan
@@ -1408,3 +1408,32 @@ def test_meta_image_with_a_file_for_each_slice(tmp_path, still, capfd, values, s
     else:
         assert np.array_equal(load_file(file).stored, hu.T) and out.exists()
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("out", ["loop", "loop/deeper", "/proc/deeper", "n" * 300])
+def test_a_prepared_set_that_cannot_be_written(tmp_path, out):
+    file = tmp_path / "a.png"
+    Image.fromarray(np.arange(1024).reshape(32, 32).astype(np.uint8)).save(file)
+    (tmp_path / "loop").symlink_to("loop")
+    done = ctsr("data", file, "--hr", "32", "--out", tmp_path / out)
+    assert (
+        done.returncode == 2 and "cannot write" in done.stderr and "choose another" in done.stderr
+    )
+    assert not ctsr("data", file, "--hr", "32", "--out", tmp_path / "out").returncode
+
+
+@pytest.mark.parametrize("source", ["loop", "loop/a.png"])
+def test_a_source_behind_a_link_in_a_circle(tmp_path, source):
+    (tmp_path / "loop").symlink_to("loop")
+    done = ctsr("data", tmp_path / source, "--out", tmp_path / "out")
+    assert done.returncode == 2 and "leads in a circle" in done.stderr
+
+
+def test_a_folder_that_is_called_zip(tmp_path):
+    folder = tmp_path / "unpacked.zip"
+    ct(folder)
+    found, skipped = data(folder)
+    assert len(found) == 1 and not skipped
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
+        archive.write(folder / "a.dcm", "a.dcm")
+    assert list(data(tmp_path / "packed.zip")[0]) == ["a.dcm"]

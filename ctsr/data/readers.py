@@ -180,7 +180,7 @@ def unpacked(
     path = Path(path).expanduser()
     with naming(path):
         check_file(path)
-    if path.suffix.lower() != ".zip":
+    if path.is_dir() or path.suffix.lower() != ".zip":
         yield path
         return
     with tempfile.TemporaryDirectory() as tmp:
