@@ -1437,3 +1437,55 @@ def test_a_folder_that_is_called_zip(tmp_path):
     with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
         archive.write(folder / "a.dcm", "a.dcm")
     assert list(data(tmp_path / "packed.zip")[0]) == ["a.dcm"]
+
+
+@pytest.mark.parametrize(
+    "end, said", [("", ""), ("\n", ""), ("short", "1440 values, there are 1439")]
+)
+@pytest.mark.parametrize("suffix", [".mha", ".mhd"])
+def test_meta_image_with_values_as_text(tmp_path, still, capfd, suffix, end, said):
+    "With a blank after the last number or without; ITK would refuse the latter, and print."
+    hu = noise(3, 24, 20).astype(np.int16)
+    numbers = " ".join(map(str, hu.ravel()[: 1439 if said else None])) + end.removesuffix("short")
+    head = "ObjectType = Image\nNDims = 3\nBinaryData = False\nElementSpacing = 0.7 0.7 5\n"
+    head += "DimSize = 20 24 3\nElementType = MET_SHORT\nElementDataFile = "
+    file = tmp_path / f"a{suffix}"
+    file.write_text(head + (f"LOCAL\n{numbers}" if suffix == ".mha" else "a.txt\n"))
+    (tmp_path / "a.txt").write_text(numbers)
+    found, skipped = data(file)
+    if said:
+        assert said in skipped[""]
+    else:
+        assert found and np.array_equal(load_file(file).stored, hu.T)
+    if suffix == ".mha":  # .mhd is for `data` alone
+        out, error = restored(still, file, tmp_path / "out.mha")
+        assert said in error and bool(out) != bool(said)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "kind, said",
+    [("monochrome2", ""), (" MONOCHROME2", ""), ("monochrome1", "invert it"), ("rgb", "RGB")],
+)
+def test_pixels_of_a_kind_that_is_written_oddly(tmp_path, still, kind, said):
+    with warnings.catch_warnings(action="ignore"):  # of pydicom
+        file = ct(tmp_path / "in", PhotometricInterpretation=kind)
+    out, error = restored(still, file, tmp_path / "out.dcm")
+    found, skipped = data(tmp_path / "in")
+    if said:
+        assert said in error and said in skipped[""] and not out
+        return
+    assert found and not error
+    old, new = (sitk.GetArrayFromImage(sitk.ReadImage(f)).mean() for f in (file, out))
+    assert abs(old - new) < 2
+
+
+def test_an_archive_with_a_password(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.png", b"picture")
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    content[6] |= 1  # the flag of encryption, next to the file and in the list of files
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(CTSRError, match="unpack it with its password"):
+        read_images(tmp_path / "a.zip")

@@ -443,6 +443,23 @@ class Header:
             if not self.is_true("CompressedData") and file.stat().st_size < promised // count:
                 raise CTSRError(f"is truncated: {file.name} is too short: export it again")
 
+    @property
+    def is_text(self) -> bool:
+        "Whether the values of a MetaImage file are written as text, all in one file."
+        known = not self.nrrd and self.values and "HeaderSize" not in self.fields
+        return bool(known) and not self.is_true("BinaryData")
+
+    def text_values(self, count: int) -> np.ndarray:
+        "The values of such a file; ITK prints where some lack, or where no blank follows the last."
+        content = self.values.read_bytes()[self.end if self.values == self.path else 0 :]
+        values = np.fromstring(content, sep=" ")  # up to what is no number
+        if len(values) < count:
+            raise CTSRError(
+                f"is truncated or damaged: its header promises {count} values, there are "
+                f"{len(values)}; export it again"
+            )
+        return values[:count]
+
     def is_true(self, name: str) -> bool:
         "A flag of a MetaImage header, as ITK reads it."
         return self.fields.get(name, "False")[:1] in ("T", "t", "1")
@@ -576,6 +593,8 @@ def _itk_values(reader: sitk.ImageFileReader, header: Header) -> np.ndarray:
     size = (*size, 1)[:3]
     promised = math.prod(size) * number.itemsize
     header.check_slices(promised)
+    if header.is_text:
+        return header.text_values(math.prod(size)).astype(number).reshape(size, order="F")
     place = layout(header)
     if place:
         place.check(promised)
@@ -849,6 +868,9 @@ def read_slice(path: str | Path) -> pydicom.Dataset:
         ds = read_dicom(path)
         if not ds.file_meta.get("TransferSyntaxUID"):  # old archives leave it out
             ds.file_meta.TransferSyntaxUID = ENCODINGS[ds.original_encoding]
+        kind = ds.get("PhotometricInterpretation")
+        if isinstance(kind, str):  # pydicom takes no small letters and no blanks
+            ds.PhotometricInterpretation = kind.strip().upper()
         _check_slice(ds)
     return ds
 
