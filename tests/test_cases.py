@@ -23,7 +23,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from PIL import Image
-from program import SMALL, start_ctsr
+from program import SMALL, ctsr, start_ctsr
 from pydicom.data import get_testdata_file
 
 from ctsr.apps.formats import open_scan
@@ -1256,3 +1256,236 @@ def test_a_full_disk_behind_stderr_costs_lines_and_no_results(tmp_path, still):
         printed, _ = run.communicate()
     assert run.returncode == 2 and "a.png" in printed
     assert files(tmp_path / "out") == [tmp_path / "out" / "a.png"]
+
+
+# 5. Links, names of networks, and values that a format cannot hold.
+
+
+@pytest.mark.parametrize("name", ["loop", "loop/b.png", "loop/deeper/b.png"])
+def test_a_link_in_a_circle_as_output_or_on_the_way(tmp_path, still, name):
+    file = tmp_path / "a.png"
+    Image.fromarray(np.arange(1024).reshape(32, 32).astype(np.uint8)).save(file)
+    (tmp_path / "loop").symlink_to("loop")
+    for dry_run in (True, False):
+        (row,) = upscale([file], tmp_path / name, still, dry_run=dry_run)
+        assert "loop is a link to nothing" in row["error"]
+    rows = upscale([tmp_path / "loop" / "a.png", file], tmp_path / "out", still)
+    assert "circle" in rows[0]["error"] and rows[1]["out"].exists()
+
+
+def test_an_output_folder_that_holds_the_input(tmp_path, still):
+    "The remedy is never --force, which does not overwrite an input."
+    file = tmp_path / "a.png"
+    Image.fromarray(np.arange(1024).reshape(32, 32).astype(np.uint8)).save(file)
+    before = file.read_bytes()
+    (tmp_path / "here").symlink_to(tmp_path)
+    for out in (tmp_path, tmp_path / "here"):
+        for force in (False, True):
+            (row,) = upscale([file], out, still, force=force)
+            assert "is an input" in row["error"] and "--force" not in row["error"]
+    assert file.read_bytes() == before
+
+
+def test_a_slice_that_is_a_link_to_nothing_or_a_pipe_is_named(tmp_path, still):
+    folder = tmp_path / "in"
+    for z in range(3):
+        ct(folder, f"{z}.dcm", ImagePositionPatient=[0, 0, 5 * z])
+    assert not Made(still, [folder, tmp_path / "none"], tmp_path / "whole").said("in/")
+    (folder / "3.dcm").symlink_to("nowhere.dcm")
+    os.mkfifo(folder / "4.dcm")
+    (folder / "5.dcm").touch()
+    (folder / "sub").mkdir()
+    made = Made(still, [folder, tmp_path / "none"], tmp_path / "out")
+    assert len(files(made.out["in"])) == 3
+    found, skipped = data(folder)
+    assert sum(map(len, found.values())) == 3
+    for name, reason in (("3.dcm", "link to nothing"), ("4.dcm", "pipe"), ("5.dcm", "is empty")):
+        assert made.said(name, reason) and reason in skipped[name]
+    assert not made.said("sub")
+
+
+def test_a_folder_of_slices_called_dicomdir(tmp_path, still):
+    folder = tmp_path / "DICOMDIR"
+    ct(folder)
+    made = Made(still, [folder, tmp_path / "none"], tmp_path / "out")
+    assert len(files(made.out["DICOMDIR"])) == 1
+    index = Path(shutil.copy(folder / "a.dcm", tmp_path / "out" / "DICOMDIR" / "DICOMDIR"))
+    out, error = restored(still, index, tmp_path / "b.dcm")
+    assert not out and "index" in error
+
+
+@pytest.mark.parametrize("said, expected", [(b"    ", None), (b"7 ", 1007)])
+def test_a_series_number_of_blanks(tmp_path, still, said, expected):
+    file = ct(tmp_path / "in")
+    d = pydicom.dcmread(file)
+    raw = d.get_item("SeriesNumber")
+    d[raw.tag] = pydicom.dataelem.RawDataElement(raw.tag, "IS", len(said), said, 0, False, True)
+    d.save_as(file)
+    out, error = restored(still, file, tmp_path / "out.dcm")
+    assert not error and (pydicom.dcmread(out).SeriesNumber or None) == expected
+
+
+@pytest.mark.parametrize("name", ["сеть é", "a | b\nc\\d", "plain"])
+def test_a_network_of_any_name_is_known_again(tmp_path, still, name):
+    "What a result says of its making is the same in every kind of file, and others read the file."
+    network = shutil.copytree(still, tmp_path / name)
+    folder = tmp_path / "in"
+    ct(folder)
+    Image.fromarray(np.arange(1024).reshape(32, 32).astype(np.uint8)).save(folder / "a.png")
+    Image.open(folder / "a.png").save(folder / "b.jpg")
+    for suffix in ("nii", "nrrd", "mha"):
+        sitk.WriteImage(sitk.GetImageFromArray(noise(3, 24, 20)), folder / f"v.{suffix}")
+    made = Made(network, files(folder), tmp_path / "out")
+    assert len(made.out) == 6 and not made.errors
+    rows = upscale(files(folder), tmp_path / "out", network)
+    assert all("before" in row for row in rows), rows
+    for suffix in ("nii", "nrrd", "mha"):
+        assert sitk.ReadImage(made.out[f"v.{suffix}"]).GetSize() == (40, 48, 3)
+
+
+@pytest.mark.parametrize(
+    "name, dpi, kept",
+    [
+        ("a.jpg", 30000, True),
+        ("a.jpg", 40000, False),
+        ("a.png", 5e7, True),
+        ("a.png", 1e8, False),
+    ],
+)
+def test_a_resolution_that_the_format_cannot_hold(tmp_path, still, name, dpi, kept):
+    "The picture is restored without one, rather than with a false one or not at all."
+    file = tmp_path / name
+    picture = Image.fromarray(np.arange(1024).reshape(32, 32).astype(np.uint8))
+    picture.save(file, dpi=(dpi, dpi))
+    found = Image.open(restored(still, file, tmp_path / f"out{file.suffix}")[0]).info.get("dpi")
+    assert np.allclose(found, 2 * dpi, rtol=1e-6) if kept else found is None
+
+
+@pytest.mark.parametrize("codes, used", [((0, 77), True), ((9, 0), True), ((0, 0), False)])
+def test_a_nifti_form_of_an_unknown_code_is_kept(tmp_path, still, codes, used):
+    "By the standard any code above 0 says that there is a form, as SimpleITK reads it."
+    affine = np.array([[-0.7, 0, 0, 30], [0, 0.7, 0, -20], [0, 0, 5, 7], [0, 0, 0, 1]])
+    file = tmp_path / "a.nii"
+    image = nibabel.Nifti1Image(noise(24, 20, 3).astype(np.int16), affine)
+    image.set_qform(affine, 1)
+    nibabel.save(image, file)
+    content = bytearray(file.read_bytes())
+    content[252:256] = np.array(codes, "<i2").tobytes()
+    file.write_bytes(content)
+    old = sitk.ReadImage(file)
+    new = sitk.ReadImage(restored(still, file, tmp_path / "out.nii")[0])
+    edges = [i.TransformContinuousIndexToPhysicalPoint([-0.5] * 3) for i in (old, new)]
+    assert np.allclose(*edges, atol=1e-3) == used
+    assert np.allclose(load_file(file).affine[:3, 3], [-30, 20, 7] if used else 0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "values, said",
+    [
+        ("LIST\ns0.raw\ns1.raw\ns2.raw\n", ""),
+        ("LIST\ns0.raw\ns1.raw\n", "3 slices and names 2 files"),
+        ("LIST\ns0.raw\ns1.raw\ngone.raw\n", "lacks gone.raw"),
+        ("LIST\ns0.raw\ns1.raw\nshort.raw\n", "short.raw is too short"),
+        ("s%d.raw 0 2 1\n", ""),
+        ("s%d.raw 0 1 1\n", "3 slices and names 2 files"),
+        ("s%d.raw 1 3 1\n", "lacks s3.raw"),
+        ("s%d.raw one two\n", "cannot be read"),
+    ],
+)
+def test_meta_image_with_a_file_for_each_slice(tmp_path, still, capfd, values, said):
+    "A slice without a file would be whatever lies in memory; and ITK would print."
+    hu = noise(3, 24, 20).astype("<i2")
+    for z in range(3):
+        (tmp_path / f"s{z}.raw").write_bytes(hu[z].tobytes())
+    (tmp_path / "short.raw").write_bytes(hu[0].tobytes()[:-2])
+    head = "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\n"
+    head += "DimSize = 20 24 3\nElementType = MET_SHORT\nElementDataFile = "
+    file = tmp_path / "a.mha"
+    file.write_text(head + values)
+    out, error = restored(still, file, tmp_path / "out.mha")
+    if said:
+        assert said in error and not out and said in data(file)[1][""]
+    else:
+        assert np.array_equal(load_file(file).stored, hu.T) and out.exists()
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("out", ["loop", "loop/deeper", "/proc/deeper", "n" * 300])
+def test_a_prepared_set_that_cannot_be_written(tmp_path, out):
+    file = tmp_path / "a.png"
+    Image.fromarray(np.arange(1024).reshape(32, 32).astype(np.uint8)).save(file)
+    (tmp_path / "loop").symlink_to("loop")
+    done = ctsr("data", file, "--hr", "32", "--out", tmp_path / out)
+    assert (
+        done.returncode == 2 and "cannot write" in done.stderr and "choose another" in done.stderr
+    )
+    assert not ctsr("data", file, "--hr", "32", "--out", tmp_path / "out").returncode
+
+
+@pytest.mark.parametrize("source", ["loop", "loop/a.png"])
+def test_a_source_behind_a_link_in_a_circle(tmp_path, source):
+    (tmp_path / "loop").symlink_to("loop")
+    done = ctsr("data", tmp_path / source, "--out", tmp_path / "out")
+    assert done.returncode == 2 and "leads in a circle" in done.stderr
+
+
+def test_a_folder_that_is_called_zip(tmp_path):
+    folder = tmp_path / "unpacked.zip"
+    ct(folder)
+    found, skipped = data(folder)
+    assert len(found) == 1 and not skipped
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
+        archive.write(folder / "a.dcm", "a.dcm")
+    assert list(data(tmp_path / "packed.zip")[0]) == ["a.dcm"]
+
+
+@pytest.mark.parametrize(
+    "end, said", [("", ""), ("\n", ""), ("short", "1440 values, there are 1439")]
+)
+@pytest.mark.parametrize("suffix", [".mha", ".mhd"])
+def test_meta_image_with_values_as_text(tmp_path, still, capfd, suffix, end, said):
+    "With a blank after the last number or without; ITK would refuse the latter, and print."
+    hu = noise(3, 24, 20).astype(np.int16)
+    numbers = " ".join(map(str, hu.ravel()[: 1439 if said else None])) + end.removesuffix("short")
+    head = "ObjectType = Image\nNDims = 3\nBinaryData = False\nElementSpacing = 0.7 0.7 5\n"
+    head += "DimSize = 20 24 3\nElementType = MET_SHORT\nElementDataFile = "
+    file = tmp_path / f"a{suffix}"
+    file.write_text(head + (f"LOCAL\n{numbers}" if suffix == ".mha" else "a.txt\n"))
+    (tmp_path / "a.txt").write_text(numbers)
+    found, skipped = data(file)
+    if said:
+        assert said in skipped[""]
+    else:
+        assert found and np.array_equal(load_file(file).stored, hu.T)
+    if suffix == ".mha":  # .mhd is for `data` alone
+        out, error = restored(still, file, tmp_path / "out.mha")
+        assert said in error and bool(out) != bool(said)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "kind, said",
+    [("monochrome2", ""), (" MONOCHROME2", ""), ("monochrome1", "invert it"), ("rgb", "RGB")],
+)
+def test_pixels_of_a_kind_that_is_written_oddly(tmp_path, still, kind, said):
+    with warnings.catch_warnings(action="ignore"):  # of pydicom
+        file = ct(tmp_path / "in", PhotometricInterpretation=kind)
+    out, error = restored(still, file, tmp_path / "out.dcm")
+    found, skipped = data(tmp_path / "in")
+    if said:
+        assert said in error and said in skipped[""] and not out
+        return
+    assert found and not error
+    old, new = (sitk.GetArrayFromImage(sitk.ReadImage(f)).mean() for f in (file, out))
+    assert abs(old - new) < 2
+
+
+def test_an_archive_with_a_password(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.png", b"picture")
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    content[6] |= 1  # the flag of encryption, next to the file and in the list of files
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(CTSRError, match="unpack it with its password"):
+        read_images(tmp_path / "a.zip")

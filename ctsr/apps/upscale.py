@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['NO_TISSUE', 'USE', 'JUDGED', 'chosen_sampling', 'card_of', 'load_model', 'settings_of', 'made_with', 'padding',
            'put_back', 'filled', 'restore_slice', 'target', 'files_in', 'exists', 'differences', 'is_current',
-           'check_place', 'check_free', 'Job', 'plan', 'check_samples', 'check_memory', 'cautions', 'facts', 'once',
-           'open_all', 'upscale']
+           'check_place', 'check_no_input', 'check_free', 'Job', 'plan', 'check_samples', 'check_memory', 'cautions',
+           'facts', 'once', 'open_all', 'upscale']
 
 # %% ../../nbs/apps/upscale.ipynb #f9d7faca
 import json
 import os
+import re
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -174,7 +175,11 @@ def made_with(
     name: str,  # of the network
     settings: dict,  # see settings_of
 ) -> str:
-    "Text of the settings, as results and the command say it."
+    """Text of the settings, as results and the command say it.
+
+    Every kind of file can hold it: of the name only ASCII characters that separate nothing.
+    """
+    name = re.sub(r"[^ -~]|[|\\]", "_", name)
     return f"{name} ({', '.join(f'{key} {value}' for key, value in settings.items())})"
 
 # %% ../../nbs/apps/upscale.ipynb #1c219622
@@ -346,7 +351,10 @@ def check_place(
     "Refuse a place that cannot be written, so that nothing is computed in vain."
     above = next(place for place in path.absolute().parents if place.exists())
     problem = ""
-    if not above.is_dir():
+    lost = [p for p in path.absolute().parents if p.is_symlink() and not p.exists()]
+    if lost:
+        problem = f"{lost[0]} is a link to nothing"
+    elif not above.is_dir():
         problem = f"{above} is no folder"
     elif not os.access(above, os.W_OK | os.X_OK):
         problem = f"no permission to write into {above}"
@@ -356,14 +364,20 @@ def check_place(
         raise CTSRError(f"{path}: cannot be written ({problem}); choose another OUT")
 
 
+def check_no_input(
+    path: Path,  # that will be written
+    inputs: list,  # of Path
+):
+    "Refuse to overwrite an input, also by another name; links may lead in a circle."
+    if os.path.realpath(path) in map(os.path.realpath, inputs):
+        raise CTSRError(f"{path}: is an input, which is never overwritten: choose another OUT")
+
+
 def check_free(
     path: Path,  # that will be written
-    inputs: list,  # of Path, which are never overwritten
     force: bool = False,  # overwrite what is there
 ):
-    "Refuse to overwrite anything unasked, an input, or a folder with anything not made here."
-    if path.resolve() in [p.resolve() for p in inputs]:
-        raise CTSRError(f"{path}: is an input, which is never overwritten: choose another OUT")
+    "Refuse to overwrite anything unasked, or a folder with anything not made here."
     if path.is_dir() and not all(map(_made_here, files_in(path))):
         raise CTSRError(
             f"{path}: holds other things than slices that ctsr has made: choose a new folder"
@@ -399,6 +413,8 @@ def plan(
     for scan, pair in zip(scans, pairs):
         wanted = [p for p in pair if p]
         try:
+            for p in wanted:
+                check_no_input(p, inputs)
             check_place(pair[0], scan.path.is_file())
             before = not force and pair[0] != out and all(map(exists, wanted))
             done = before and is_current(scan, wanted)
@@ -409,7 +425,7 @@ def plan(
                         f"{scan.path}: {p} would be the name of two results; "
                         "give one of them another OUT"
                     )
-                check_free(p, inputs, overwrite)
+                check_free(p, overwrite)
         except (CTSRError, OSError) as error:
             rest.append(dict(path=scan.path, error=_reason(error, scan, pair[0])))
             continue
@@ -510,7 +526,7 @@ def once(
     "Paths without those that name a file again; a link has a name of its own."
     found = {}
     for path in map(Path, paths):
-        found.setdefault((path.parent.resolve(), path.name), path)
+        found.setdefault((os.path.realpath(path.parent), path.name), path)
     return list(found.values())
 
 

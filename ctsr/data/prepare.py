@@ -74,7 +74,8 @@ def _check_settings(
 
 def _check_place(path: Path, root: Path | None, fingerprint: dict):
     "Refuse to write into the source, or over a set that was prepared from another source."
-    if root is not None and root.is_dir() and path.parent.resolve().is_relative_to(root.resolve()):
+    place = Path(os.path.realpath(path.parent))  # also of a link that leads in a circle
+    if root is not None and root.is_dir() and place.is_relative_to(os.path.realpath(root)):
         problem = "whose next reading would take our products for images"
         remedy = "choose an --out outside it"
         raise CTSRError(f"{path.parent} lies inside the source {root}, {problem}: {remedy}")
@@ -192,7 +193,12 @@ def prepare(
         phantom=phantom,
         margin=margin,
     )
-    return save_prepared(path, np.stack(images), table, meta)
+    try:
+        return save_prepared(path, np.stack(images), table, meta)
+    except OSError as error:
+        # of a place where nothing can be made, as below a link in a circle or in /proc
+        why = error.strerror or "unknown"
+        raise CTSRError(f"cannot write {path} ({why}); choose another folder") from None
 
 # %% ../../nbs/data/prepare.ipynb #f649b74d
 def describe(

@@ -180,7 +180,7 @@ def unpacked(
     path = Path(path).expanduser()
     with naming(path):
         check_file(path)
-    if path.suffix.lower() != ".zip":
+    if path.is_dir() or path.suffix.lower() != ".zip":
         yield path
         return
     with tempfile.TemporaryDirectory() as tmp:
@@ -189,7 +189,10 @@ def unpacked(
                 archive.extractall(tmp)
         except (zipfile.BadZipFile, zlib.error, RuntimeError, OSError) as e:
             failure = f"{path} cannot be unpacked in {tmp} ({short_message(e)})"
-            raise CTSRError(f"{failure}: fetch it again, or free space there") from None
+            remedy = "fetch it again, or free space there"
+            if "password" in str(e):
+                remedy = "unpack it with its password, and name the folder"
+            raise CTSRError(f"{failure}: {remedy}") from None
         yield Path(tmp)
 
 # %% ../../nbs/data/readers.ipynb #0be23492

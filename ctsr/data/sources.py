@@ -45,7 +45,9 @@ def source_name(
     "The name of a named source, or the last part of a path."
     if source in NAMED:
         return source
-    name = stem_of(Path(source).expanduser().resolve().name).removesuffix(".zip")
+    name = stem_of(os.path.basename(os.path.realpath(Path(source).expanduser()))).removesuffix(
+        ".zip"
+    )
     return re.sub(r"[^\w.]+", "-", name).strip("-.") or "images"
 
 

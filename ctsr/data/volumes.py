@@ -298,6 +298,9 @@ def _nifti_header(file) -> nibabel.Nifti1Header:
         version = nibabel.Nifti2Header
     file.seek(0)
     header = version.from_fileobj(file)
+    stated = version(start[: header.sizeof_hdr], check=False)
+    for code in ("qform_code", "sform_code"):
+        header[code] = max(0, stated[code])  # nibabel sets one that it does not know to 0: no form
     if header["magic"].item().startswith(b"ni"):
         raise CTSRError(PAIR)
     offset = float(header["vox_offset"])
@@ -410,6 +413,52 @@ class Header:
             )
         if self.values and not self.values.is_file():  # ITK would wait for a pipe
             raise CTSRError(APART)
+
+    def files_of_slices(self) -> list:
+        "Files with a slice each, of MetaImage: a list of names, or a pattern and its numbers."
+        first, *numbers = self.name.split()
+        if first.upper() == "LIST":
+            lines = self.path.read_bytes()[self.end :].splitlines()
+            names = [os.fsdecode(line.strip()) for line in lines if line.strip()]
+        else:
+            start, stop, step = [*map(int, numbers), 1][:3]
+            names = [first % number for number in range(start, stop + 1, step)]
+        return [self.path.parent / name for name in names]
+
+    def check_slices(self, promised: int):
+        "Refuse fewer files than slices, or short ones: ITK leaves chance values in their place."
+        if self.nrrd or self.values:
+            return
+        *_, count = map(int, self.fields["DimSize"].split())
+        files = self.files_of_slices()
+        if self.name.upper().startswith("LIST") and self.name[4:].strip() not in ("", "2"):
+            raise CTSRError("has a list of files that hold no slices: save it as one file")
+        if len(files) < count:
+            raise CTSRError(
+                f"has {count} slices and names {len(files)} files for them: export it again"
+            )
+        for file in files[:count]:
+            if not file.is_file():
+                raise CTSRError(f"lacks {file.name}, which holds a slice: put it into its folder")
+            if not self.is_true("CompressedData") and file.stat().st_size < promised // count:
+                raise CTSRError(f"is truncated: {file.name} is too short: export it again")
+
+    @property
+    def is_text(self) -> bool:
+        "Whether the values of a MetaImage file are written as text, all in one file."
+        known = not self.nrrd and self.values and "HeaderSize" not in self.fields
+        return bool(known) and not self.is_true("BinaryData")
+
+    def text_values(self, count: int) -> np.ndarray:
+        "The values of such a file; ITK prints where some lack, or where no blank follows the last."
+        content = self.values.read_bytes()[self.end if self.values == self.path else 0 :]
+        values = np.fromstring(content, sep=" ")  # up to what is no number
+        if len(values) < count:
+            raise CTSRError(
+                f"is truncated or damaged: its header promises {count} values, there are "
+                f"{len(values)}; export it again"
+            )
+        return values[:count]
 
     def is_true(self, name: str) -> bool:
         "A flag of a MetaImage header, as ITK reads it."
@@ -543,6 +592,9 @@ def _itk_values(reader: sitk.ImageFileReader, header: Header) -> np.ndarray:
         raise CTSRError(f"has shape {(*size, parts)}: give one grey 3-D volume a file")
     size = (*size, 1)[:3]
     promised = math.prod(size) * number.itemsize
+    header.check_slices(promised)
+    if header.is_text:
+        return header.text_values(math.prod(size)).astype(number).reshape(size, order="F")
     place = layout(header)
     if place:
         place.check(promised)
@@ -630,6 +682,8 @@ def read_dicom(
     "Read a DICOM file, also without a preamble; zeros that fill or follow it are no elements."
     with open(path, "rb") as file:
         start = file.read(132)
+        if not start:
+            raise NoSlice("is empty (0 bytes): fetch or export it again")
         if not start.strip(b"\0"):
             raise NoSlice(NO_IMAGE)
         file.seek(0)
@@ -814,6 +868,9 @@ def read_slice(path: str | Path) -> pydicom.Dataset:
         ds = read_dicom(path)
         if not ds.file_meta.get("TransferSyntaxUID"):  # old archives leave it out
             ds.file_meta.TransferSyntaxUID = ENCODINGS[ds.original_encoding]
+        kind = ds.get("PhotometricInterpretation")
+        if isinstance(kind, str):  # pydicom takes no small letters and no blanks
+            ds.PhotometricInterpretation = kind.strip().upper()
         _check_slice(ds)
     return ds
 
