@@ -366,10 +366,10 @@ def check_place(
 
 def check_no_input(
     path: Path,  # that will be written
-    inputs: list,  # of Path
+    inputs: set,  # of real paths, see os.path.realpath
 ):
     "Refuse to overwrite an input, also by another name; links may lead in a circle."
-    if os.path.realpath(path) in map(os.path.realpath, inputs):
+    if os.path.realpath(path) in inputs:
         raise CTSRError(f"{path}: is an input, which is never overwritten: choose another OUT")
 
 
@@ -410,11 +410,12 @@ def plan(
     files = [p for pair in pairs for p in pair if p]
     todo = []
     rest = []
+    real_inputs = set(map(os.path.realpath, inputs))
     for scan, pair in zip(scans, pairs):
         wanted = [p for p in pair if p]
         try:
             for p in wanted:
-                check_no_input(p, inputs)
+                check_no_input(p, real_inputs)
             check_place(pair[0], scan.path.is_file())
             before = not force and pair[0] != out and all(map(exists, wanted))
             done = before and is_current(scan, wanted)

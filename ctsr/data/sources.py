@@ -45,9 +45,8 @@ def source_name(
     "The name of a named source, or the last part of a path."
     if source in NAMED:
         return source
-    name = stem_of(os.path.basename(os.path.realpath(Path(source).expanduser()))).removesuffix(
-        ".zip"
-    )
+    place = Path(os.path.realpath(Path(source).expanduser()))
+    name = stem_of(place.name).removesuffix(".zip")
     return re.sub(r"[^\w.]+", "-", name).strip("-.") or "images"
 
 

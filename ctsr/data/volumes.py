@@ -414,30 +414,30 @@ class Header:
         if self.values and not self.values.is_file():  # ITK would wait for a pipe
             raise CTSRError(APART)
 
-    def files_of_slices(self) -> list:
-        "Files with a slice each, of MetaImage: a list of names, or a pattern and its numbers."
+    def files_of_slices(self, count: int) -> list:
+        "The first files with a slice each, of MetaImage: listed, or a pattern and its numbers."
         first, *numbers = self.name.split()
         if first.upper() == "LIST":
             lines = self.path.read_bytes()[self.end :].splitlines()
             names = [os.fsdecode(line.strip()) for line in lines if line.strip()]
         else:
             start, stop, step = [*map(int, numbers), 1][:3]
-            names = [first % number for number in range(start, stop + 1, step)]
-        return [self.path.parent / name for name in names]
+            names = [first % number for number in range(start, stop + 1, step)[:count]]
+        return [self.path.parent / name for name in names[:count]]
 
     def check_slices(self, promised: int):
         "Refuse fewer files than slices, or short ones: ITK leaves chance values in their place."
         if self.nrrd or self.values:
             return
         *_, count = map(int, self.fields["DimSize"].split())
-        files = self.files_of_slices()
+        files = self.files_of_slices(count)
         if self.name.upper().startswith("LIST") and self.name[4:].strip() not in ("", "2"):
             raise CTSRError("has a list of files that hold no slices: save it as one file")
         if len(files) < count:
             raise CTSRError(
                 f"has {count} slices and names {len(files)} files for them: export it again"
             )
-        for file in files[:count]:
+        for file in files:
             if not file.is_file():
                 raise CTSRError(f"lacks {file.name}, which holds a slice: put it into its folder")
             if not self.is_true("CompressedData") and file.stat().st_size < promised // count:
