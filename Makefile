@@ -6,6 +6,7 @@ WORKERS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help install study full full-report figures lab docs readme check test bench clean
@@ -19,7 +20,8 @@ $(READY): settings.ini setup.py pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or name one with PYTHON=..."; exit 1; }
 	@echo "installing into $(VENV) (a minute or two) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@$(PIP) --no-compile --editable ".[dev]"
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # on all cores; pip would use one
 	@touch $(READY)
 
 study: $(READY)  ## run the study (PRESET=quick): fetch, train, evaluate, draw, report; ARGS="--set key=value" changes it
@@ -60,7 +62,7 @@ test: $(READY)  ## everything: style, notebooks clean and executed, tests/, a wh
 	@$(BIN)/python -m pytest tests --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 bench: $(READY)  ## time our denoising network against diffusers' and MONAI's (fetches both)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[bench]"
+	@$(PIP) --editable ".[bench]"
 	@mkdir -p runs/benchmark
 	@$(BIN)/python -m papermill nbs/study/benchmark.ipynb runs/benchmark/benchmark.ipynb --no-progress-bar --log-output
 

@@ -135,10 +135,13 @@ def test_the_mechanism_and_the_controls_have_their_rows(finished_study):
         pd.read_csv(finished_study[0] / "figures" / f"table_{name}.csv")
         for name in ("mechanism", "controls")
     )
-    assert (
-        list(mechanism.condition) == ["bicubic", "schedule as trained", "schedule rebuilt"]
-        and mechanism.psnr.notna().all()
-    )
+    ways = ["bicubic", "schedule as trained"]
+    assert list(mechanism.condition) == [
+        *ways,
+        "schedule rebuilt",
+        *(f"own pictures, {way}" for way in ways),
+    ]
+    assert mechanism.psnr.notna().all() and mechanism.n[0] == 2 < mechanism.n[3] == mechanism.n[4]
     assert mechanism.psnr[1] != mechanism.psnr[2] and (mechanism.fitted >= mechanism.psnr).all()
     assert (
         set(controls.what) == {"CT", "CT inside the body", "photographs", "CT less photographs"}

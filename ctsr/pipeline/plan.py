@@ -398,6 +398,7 @@ def mechanism_job(study: Study) -> PlannedJob:
     parameters.pop("tuned")
     parameters |= study.tested_on(m.task)
     parameters |= {key: f"{study.root}/train/{run}" for key, run in runs.items()}
+    parameters["own"] = study.images(preset.tasks[m.task], preset.run(m.network).source)
     if not set(runs.values()).isdisjoint(preset.taken_runs):
         parameters["stored"] = f"figures/{preset.name}"  # their weights are not here
     files = ["table_mechanism.csv", "fig_mechanism.png", "per_image-mechanism.csv.gz"]
