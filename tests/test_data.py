@@ -7,8 +7,6 @@ import json
 import os
 import pickle
 import resource
-import subprocess
-import sys
 from contextlib import contextmanager
 from errno import EACCES, ENOSPC
 from io import BytesIO
@@ -175,10 +173,9 @@ BAD = {  # file name, how it is made, a word of the reason
         "3-D",
     ),
 }
-CASES = [pytest.param(*v, id=k) for k, v in BAD.items()]
 
 
-@pytest.mark.parametrize("name, make, word", CASES)
+@pytest.mark.parametrize("name, make, word", BAD.values(), ids=BAD)
 def test_a_bad_file_is_skipped_and_listed(tmp_path, name, make, word):
     make(pictures(tmp_path / "in") / name)
     prepared = load_prepared(prepare(tmp_path / "in", tmp_path / "out", hr=32))
@@ -200,7 +197,11 @@ def test_a_bad_file_is_skipped_and_listed(tmp_path, name, make, word):
         ), "each image under its own name"
 
 
-@pytest.mark.parametrize("name, make, word", CASES)
+# A picture, a volume, and what claims to be DICOM.
+KINDS = {name: BAD[name] for name in ("truncated png", "NaN in nii.gz", "text named dcm")}
+
+
+@pytest.mark.parametrize("name, make, word", KINDS.values(), ids=KINDS)
 def test_a_bad_file_is_refused_when_asked(tmp_path, existing, name, make, word):
     make(tmp_path / "in" / name)
     with refused(name, word, "repair or remove it", "skip"):
@@ -210,7 +211,7 @@ def test_a_bad_file_is_refused_when_asked(tmp_path, existing, name, make, word):
     assert contents(tmp_path / "out") == existing[1] and not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("name, make, word", CASES)
+@pytest.mark.parametrize("name, make, word", KINDS.values(), ids=KINDS)
 def test_a_bad_file_alone_is_no_source(tmp_path, name, make, word):
     make(tmp_path / name)
     with refused(tmp_path / name, word, "give a folder or file of"):
@@ -244,8 +245,7 @@ def test_a_source_without_images_is_refused(tmp_path, make, word, on_error):
 @pytest.mark.parametrize(
     "settings, words",
     [
-        (dict(hr=-5), ("hr", "-5", "16 or more")),
-        (dict(hr=0), ("hr", "16 or more")),
+        (dict(hr=15), ("hr", "15", "16 or more")),
         (dict(hr="32"), ("hr", "'32'", "whole number")),
         (dict(hr=32.0), ("hr", "whole number")),
         (dict(seed=-1), ("seed", "0 or more")),
@@ -260,11 +260,10 @@ def test_a_source_without_images_is_refused(tmp_path, make, word, on_error):
         (dict(split=(0.8, 0, 0.2), split_by="patient"), ("split_by", "patient", "subject")),
         (dict(phantom=dict(subjects=2)), ("phantom", "goes with source 'phantom'")),
         (dict(data="elsewhere"), ("data", "elsewhere", "kaggle")),
-        (dict(hr=10**9), ("hr", "8192 at most")),
+        (dict(hr=8193), ("hr", "8192 at most")),
         (dict(window=(float("nan"), 400)), ("window", "finite")),
         (dict(window=(40, float("inf"))), ("window", "finite")),
         (dict(fit=["crop"]), ("fit",)),
-        (dict(split_by="patient"), ("split_by", "patient")),
         (dict(lung_only="no"), ("lung_only", "'no'")),
         (dict(phantom=3), ("phantom", "3")),
         (dict(data=" "), ("data is empty",)),
@@ -489,17 +488,6 @@ def test_no_source_at_all_is_refused(tmp_path):
     assert code == 2 and len(errors.strip().splitlines()) == 1 and "source is empty" in errors
 
 
-@pytest.mark.slow
-def test_a_process_that_refuses_exits_with_2_and_one_line(tmp_path, root):
-    make, extra, words = COMMANDS["truncated png"]
-    make(tmp_path / "source")
-    command = [sys.executable, "-m", "ctsr", "data", tmp_path / "source", *extra]
-    command += ["--out", tmp_path / "out"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=root)
-    assert done.returncode == 2 and not done.stdout, done.stdout + done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1 and all(w in done.stderr for w in words)
-
-
 # 2. Volumes, written by other libraries. `read_volume` returns (z, y, x) in DICOM's LPS: z from
 # feet to head, y from front to back, x from right to left.
 
@@ -618,8 +606,9 @@ def test_a_dose_file_beside_the_slices_is_listed(tmp_path):
     assert len(found) == 6 and "RTDOSE" in skipped[0]["reason"]
 
 
-@pytest.mark.parametrize("codes", ["LPS", "RAS", "PIR", "SLA"])
-@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize(
+    "codes, suffix", [("LPS", ".nii"), ("RAS", ".nii.gz"), ("PIR", ".nii"), ("SLA", ".nii.gz")]
+)
 def test_nifti(tmp_path, codes, suffix):
     ras = nibabel.Nifti1Image(thorax()[:, ::-1, ::-1].transpose(2, 1, 0), np.diag([2.0, 2, 5, 1]))
     turn = nibabel.orientations.ornt_transform(
@@ -1281,41 +1270,21 @@ def test_what_lies_outside_the_split_folders_is_said_so(tmp_path):
 # 8. The phantom.
 
 
-@pytest.mark.slow
-def test_the_phantom_is_the_same_in_every_process_and_differs_by_subject():
-    code = """
-import hashlib
-from ctsr.data.phantom import phantom_volume
-
-for scan in (True, False):
-    for subject, seed in ((3, 7), (4, 7), (3, 8)):
-        volume = phantom_volume(subject, 2, size=48, views=24, seed=seed, scan=scan)
-        print(hashlib.sha256(volume.tobytes()).hexdigest())
-"""
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONHASHSEED": h, "OMP_NUM_THREADS": n},
-        )
-        for h, n in (("1", "1"), ("2", "2"))
-    ]
-    first, second = (p.communicate(timeout=60)[0].split() for p in started)
-    assert all(p.returncode == 0 for p in started) and len(first) == 6
-    assert first == second, "two fresh processes"
-    assert len(set(first)) == 6, (
-        "another subject, or another seed, is another person, not only other noise"
-    )
+def test_another_subject_or_seed_is_another_person():
+    "Not the same person with other noise."
+    people = [(3, 7), (4, 7), (3, 8)]
+    drawn = {phantom_slice(s, size=48, seed=seed, scan=False).tobytes() for s, seed in people}
+    assert len(drawn) == len(people)
 
 
 def test_the_phantom_is_the_one_that_earlier_results_were_made_with():
-    "A row of the drawn anatomy in HU, and the mean of the scanned slice."
+    "A row of the drawn anatomy in HU, and of the scanned slice with its noise."
     drawn = phantom_slice(3, 0.5, size=48, scan=False, seed=7)
     row = [-1000, 6.8767, -860.2636, -88, -745.1138, 42.0958]
     assert np.allclose(drawn[24, ::8], row, atol=0.01), drawn[24, ::8]
     scanned = phantom_slice(3, 0.5, size=48, views=24, seed=7)
-    assert abs(scanned.mean() + 583.46) < 0.5 and abs(scanned.std() - 418.29) < 0.5
+    row = [-946.15, -116.69, -826.29, -53.10, -633.24, 112.89]
+    assert np.allclose(scanned[24, ::8], row, atol=0.5), scanned[24, ::8]
 
 
 @pytest.mark.parametrize("slices", [6, 12, 24, 60])

@@ -13,7 +13,6 @@ first order).
 
 import importlib
 import importlib.util
-import subprocess
 import sys
 
 import pytest
@@ -267,7 +266,7 @@ def shrink(y, gamma):
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize(
     "kw",
-    [{}, dict(eta=0.7), dict(spacing="logsnr", constrain=lambda y: y.clamp(-0.2, 0.2))],
+    [{}, dict(eta=0.7), dict(spacing="logsnr")],
     ids="-".join,
 )
 def test_a_sample_does_not_depend_on_its_batch(name, kw):
@@ -282,13 +281,8 @@ def test_a_sample_does_not_depend_on_its_batch(name, kw):
     )  # different seeds, different images
 
 
-@pytest.mark.slow
-def test_seeds_are_the_same_in_every_process():
-    code = "from ctsr.models.diffusion import image_seed; print(image_seed(7, 'a/b c é.png', 2))"
-    elsewhere = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout
-    assert int(elsewhere) == image_seed(7, "a/b c é.png", 2)
+def test_seeds_are_those_that_earlier_results_were_made_with():
+    assert image_seed(7, "a/b c é.png", 2) == 5791610184401055925
     seeds = [image_seed(s, f"{i}", k) for s in range(5) for i in range(20) for k in range(5)]
     assert len(set(seeds)) == len(seeds) and all(
         isinstance(s, int) and 0 <= s < 2**63 for s in seeds
@@ -391,13 +385,12 @@ def test_bad_input_is_refused(name):
         with pytest.raises(CTSRError, match="'eta' must be 0 to 1"):
             run(eta=-0.1)
         run(noise=None, eta=None)
-    if name == "ddpm":
-        with pytest.raises(CTSRError, match="'variance' must be one of small, large"):
-            run(variance="learned")
 
 
 def test_bad_levels_and_schedules_are_refused():
     y = start()
+    with pytest.raises(CTSRError, match="'variance' must be one of small, large"):
+        posterior(0.5, 0.6, "learned")
     for gamma in (0, -0.1, 1.1, float("nan"), torch.ones(2)):
         with pytest.raises(CTSRError, match="'gamma'"):
             q_sample(y, gamma, y)

@@ -25,7 +25,6 @@ from ctsr.evaluation.scores import (
 from ctsr.evaluation.statistics import (
     bootstrap_means,
     bootstrap_p,
-    breakdown,
     holm,
     interval,
     paired,
@@ -376,10 +375,10 @@ def test_summary_resamples_what_the_column_group_names(scores):
     assert not np.allclose(found[0].lo95, found[1].lo95)
 
 
-def test_breakdown(scores):
-    assert set(breakdown(scores, draws=50)["class"]) == {"a", "b"}
-    gain = breakdown(scores, "leaked", baseline="bilinear", draws=50)
-    assert set(gain.leaked) == {"none"} and "difference" in gain
+def test_differences_within_each_class(scores):
+    within = ("task", "protocol", "metric", "class")
+    gain = paired(scores, "bilinear", within=within, draws=50)
+    assert set(gain["class"]) == {"a", "b"} and gain.difference.notna().any()
 
 
 def test_unit_note(scores):

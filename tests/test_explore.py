@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from functools import wraps
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -808,6 +809,15 @@ def test_slices_of_a_series_are_read_when_they_are_asked_for(tmp_path):
     assert (images.read(3) == ((whole[3] + 1350) / 1500).clip(0, 1).astype(np.float32)).all()
     with pytest.raises(ValueError, match="1.dcm"):
         images.read(1)
+
+
+def test_every_slice_of_a_volume_is_its_own(tmp_path):
+    values = np.random.default_rng(0).integers(-1000, 200, (64, 64, 5)).astype(np.int16)
+    nibabel.Nifti1Image(values, np.diag([-1, -1, 1, 1])).to_filename(tmp_path / "a.nii")
+    images = file_images(tmp_path / "a.nii", "lung")
+    whole = np.moveaxis(values, 2, 0).swapaxes(1, 2).astype(np.float32)
+    for z in range(5):
+        assert np.allclose(images.read(z), ((whole[z] + 1350) / 1500).clip(0, 1), atol=1e-6)
 
 
 # Nothing is to be installed, also under another make.

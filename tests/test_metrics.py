@@ -19,7 +19,6 @@ from ctsr.metrics.fidelity import (
     psnr,
     rms_contrast,
     ssim,
-    ssim_map,
 )
 
 GAUSSIAN = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
@@ -59,17 +58,6 @@ def test_ssim_equals_scikit_image(name, data_range, window):
         for a, b in zip(x.double().numpy(), y.double().numpy())
     ]
     np.testing.assert_allclose(ssim(x, y, data_range, window), theirs, atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("window", ["uniform", "gaussian"])
-def test_ssim_map_equals_scikit_image(window):
-    x, y = pairs()["smallest"]
-    kw = GAUSSIAN if window == "gaussian" else {}
-    _, full = structural_similarity(
-        *(t[0, 0].double().numpy() for t in (x, y)), data_range=1, full=True, **kw
-    )
-    r = 5 if window == "gaussian" else 3
-    np.testing.assert_allclose(ssim_map(x, y, 1.0, window)[0, 0], full[r:-r, r:-r], atol=1e-9)
 
 
 @pytest.mark.parametrize(

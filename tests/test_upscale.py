@@ -304,7 +304,6 @@ def rgb16(path, size=30):
 
 PICTURES = {
     "colour": ("a.png", lambda p: Image.new("RGB", (30, 30), (9, 9, 60)).save(p), "colour"),
-    "colour jpeg": ("a.jpg", lambda p: Image.new("RGB", (30, 30), (200, 9, 60)).save(p), "colour"),
     "transparent": ("a.png", lambda p: Image.new("LA", (30, 30), (9, 60)).save(p), "transparent"),
     "moving": (
         "a.png",
@@ -330,47 +329,12 @@ PICTURES = {
         lambda p: sitk.WriteImage(sitk.GetImageFromArray(thorax()), p),
         "is no PNG, JPEG, DICOM",
     ),
-    "letter named dcm": ("a.dcm", lambda p: p.write_text("Dear reader"), "cannot be read"),
-    "picture named dcm": ("a.dcm", lambda p: Image.new("L", (9, 9)).save(p, "PNG"), "is no DICOM"),
-    "sheared": (
-        "a.nii",
-        lambda p: nibabel.save(
-            nibabel.Nifti1Image(thorax().T, np.eye(4) + 0.3 * np.eye(4, k=2)), p
-        ),
-        "right angles, which is not supported",
-    ),
-    "no volume": (
-        "a.nii",
-        lambda p: nibabel.save(nibabel.Nifti1Image(np.zeros((9, 9, 3, 2), np.int16), np.eye(4)), p),
-        "3-D",
-    ),
-    "NaN": (
-        "a.nii.gz",
-        lambda p: nibabel.save(
-            nibabel.Nifti1Image(np.full((9, 9, 3), np.nan, np.float32), np.eye(4)), p
-        ),
-        "NaN",
-    ),
     "coronal stack": (
         "a.nii",
         lambda p: nibabel.save(
             nibabel.Nifti1Image(np.zeros((9, 3, 9), np.int16), np.diag([1, 5, 1, 1])), p
         ),
         "square",
-    ),
-    "no Hounsfield units": (
-        "a.nii",
-        lambda p: nibabel.save(
-            nibabel.Nifti1Image(np.random.rand(9, 9, 3).astype("f4"), np.eye(4)), p
-        ),
-        "not in HU",
-    ),
-    "1024 added": (
-        "a.nii",
-        lambda p: nibabel.save(
-            nibabel.Nifti1Image((thorax().T.clip(-1024) + 1024).astype(np.uint16), np.eye(4)), p
-        ),
-        "was 1024 added?",
     ),
     "16 bits in colour channels": ("a.png", lambda p: rgb16(p), "save it as 16-bit grey"),
     "mask": (
@@ -389,13 +353,6 @@ PICTURES = {
             nibabel.Nifti1Image((thorax(6, 9, 9) > 0).astype(np.uint8), np.eye(4)), p
         ),
         "looks like a label map",
-    ),
-    "label map of real numbers": (
-        "a.nii",
-        lambda p: nibabel.save(
-            nibabel.Nifti1Image((thorax(6, 9, 9) // 400).astype("f4"), np.eye(4)), p
-        ),
-        "label map",
     ),
     "eight bits and nothing": (
         "a.nii",
@@ -1035,21 +992,16 @@ def test_no_number_is_larger_than_its_bits(tmp_path):
 @pytest.mark.parametrize(
     "more, word",
     [
-        (dict(Modality="MR"), "modality MR"),
-        (dict(NumberOfFrames=2), "multi-frame"),
         (dict(SOPClassUID="1.2.840.10008.5.1.4.1.1.2.1"), "multi-frame"),
         (dict(PhotometricInterpretation="RGB", SamplesPerPixel=3, PlanarConfiguration=0), "RGB"),
         (dict(ImageOrientationPatient=[1, 0, 0, 0, 0, -1]), "axial"),
-        (dict(PixelSpacing=[0.7, 2]), "square"),
-        (dict(RescaleSlope=0), "slope of 0"),
-        (dict(RescaleIntercept=0), "not in HU"),
     ],
 )
 def test_dicom_that_is_not_known_is_refused(runs, tmp_path, more, word):
     d = as_dicom(tmp_path / "in" / "a.dcm", thorax()[0].clip(-1024, 3000))
     for k, v in more.items():
         setattr(d, k, v)
-    d.PixelData *= int(d.get("NumberOfFrames", 1)) * d.SamplesPerPixel
+    d.PixelData *= d.SamplesPerPixel
     save(d, tmp_path / "in" / "a.dcm")
     for given in (tmp_path / "in", tmp_path / "in" / "a.dcm"):
         (row,) = upscale([given], tmp_path / "out", runs / "still")
@@ -1814,20 +1766,6 @@ def test_long_and_thin(runs, size):
     whole = load_model(runs / "runet")[0](x, task)
     parts = tiled(load_model(runs / "runet")[0], 256)(x, task)
     assert parts.isfinite().all() and (whole - parts).abs().max() < 5e-3
-
-
-@pytest.mark.slow
-def test_tiles_of_a_sampler_see_the_same_noise(runs):
-    "Nine tiles and one piece draw the same sample: they differ far less than samples do."
-    x = torch.from_numpy(blobs(96, 96))[None, None]
-    task = Task(**X2)
-    ids = ["one", "other"]
-    whole = load_model(runs / "sr3", steps=3)[0]
-    parts = tiled(load_model(runs / "sr3", steps=3)[0], 64)
-    a = whole(x, task, ids[:1])
-    b = parts(x, task, ids[:1])
-    other = whole(x, task, ids[1:])
-    assert not torch.equal(a, b) and (a - b).abs().mean() < (a - other).abs().mean() / 5
 
 
 @pytest.mark.slow

@@ -14,7 +14,6 @@ import re
 import tempfile
 import threading
 from collections.abc import Callable
-from copy import copy
 from pathlib import Path
 
 import ipywidgets as W
@@ -38,7 +37,7 @@ from ctsr.apps.compare import (
     say_why,
     score_table,
 )
-from .formats import GreyPicture, open_scan
+from .formats import DicomCT, GreyPicture, open_scan
 from ..core.errors import CTSRError
 from ..data.degrade import TASKS
 from ..data.grey import WINDOWS, window_from
@@ -81,15 +80,9 @@ def in_red(error: Exception | str) -> str:
 # %% ../../nbs/apps/explore.ipynb #9ae1917e
 def slice_reader(scan) -> Callable:
     "Read slices by number: those of a DICOM series one at a time, others all at once."
-    if not hasattr(scan, "files"):
-        return list(scan).__getitem__
-
-    def read(n):
-        alone = copy(scan)
-        alone.files = scan.files[n : n + 1]
-        return next(iter(alone))
-
-    return read
+    if isinstance(scan, DicomCT):
+        return lambda n: scan.values_of(scan.files[n])
+    return list(scan).__getitem__
 
 # %% ../../nbs/apps/explore.ipynb #b984f1ee
 def file_images(

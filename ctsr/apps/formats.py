@@ -6,7 +6,7 @@
 __all__ = ['MADE', 'SPREAD', 'JPEG_COMMENT', 'MOST_DPI', 'PICTURES', 'VOLUMES', 'GONE', 'LOOKED_AT', 'READERS', 'SAME',
            'grey_limits', 'reading', 'Scan', 'checksum', 'to_stored', 'trace', 'read_grey', 'notes', 'GreyPicture',
            'finer_affine', 'finer_header', 'write_nifti', 'write_itk', 'VolumeFile', 'new_uid', 'derived_slice',
-           'write_slice', 'atomic_folder', 'padded_values', 'head_of', 'files_below', 'DicomCT', 'open_scan', 'said_by']
+           'write_slice', 'padded_values', 'head_of', 'files_below', 'DicomCT', 'open_scan', 'said_by']
 
 # %% ../../nbs/apps/formats.ipynb #0d4d29b6
 import copy
@@ -14,7 +14,6 @@ import dataclasses
 import gzip
 import hashlib
 import os
-import shutil
 import tempfile
 import uuid
 import warnings
@@ -33,7 +32,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittle
 from pydicom.valuerep import DSfloat
 
 from ..core.errors import CTSRError
-from ..core.files import _disk_error, atomic_path, file_sha256, short_name
+from ..core.files import atomic_folder, atomic_path, file_sha256
 from ..data.grey import check_range, check_shown, white_level, window_limits
 from ..data.readers import kind_of, open_picture
 from ctsr.data.volumes import (
@@ -538,30 +537,6 @@ def write_slice(
     ds.file_meta.TransferSyntaxUID = kept
     pydicom.dcmwrite(path, ds, enforce_file_format=True)
 
-# %% ../../nbs/apps/formats.ipynb #9b6eeb5f
-@contextmanager
-def atomic_folder(
-    path: Path,  # folder that is to appear; one that is there is replaced
-):  # a temporary folder next to it, to fill
-    "A folder that appears whole or not at all."
-    path = Path(os.path.realpath(path))  # of a link, where it leads
-    tmp = path.with_name(f".{short_name(path.name)}.{uuid.uuid4().hex[:8]}.part")
-    old = tmp.with_suffix(".old")
-    try:
-        tmp.mkdir(parents=True)
-        yield tmp
-        if path.exists():
-            os.replace(path, old)
-        os.replace(tmp, path)
-    except BaseException as error:
-        if old.exists():
-            os.replace(old, path)
-        shutil.rmtree(tmp, ignore_errors=True)
-        if line := _disk_error(error, path):
-            raise line from error
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
 # %% ../../nbs/apps/formats.ipynb #7592b4e2
 def padded_values(ds: pydicom.Dataset) -> tuple | None:
     "Lowest and highest HU that a slice calls padding, half a step of its numbers further."
@@ -633,7 +608,7 @@ class DicomCT(Scan):
         with reading(path):
             check_one_size(self.heads)
         try:
-            self._check_values(self._values(self.files[self.slices // 2]), window)
+            self._check_values(self.values_of(self.files[self.slices // 2]), window)
         except CTSRError:  # the other slices may show more
             with reading(path):
                 self._check_values(np.stack(list(self)), window)
@@ -699,9 +674,10 @@ class DicomCT(Scan):
         )
 
     def __iter__(self):
-        yield from map(self._values, self.files)
+        yield from map(self.values_of, self.files)
 
-    def _values(self, file: Path) -> np.ndarray:
+    def values_of(self, file: Path) -> np.ndarray:
+        "The values of one slice, in HU."
         with reading(file):
             return hounsfield(read_slice(file))
 

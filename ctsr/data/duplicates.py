@@ -26,15 +26,6 @@ def exact_groups(
     return np.array(labels, dtype=np.int64)
 
 # %% ../../nbs/data/duplicates.ipynb #6c9edfd8
-def _otsu(a) -> int:
-    "Grey value that best parts the histogram of a uint8 image in two (Otsu 1979)."
-    counts = np.bincount(a.ravel(), minlength=256).astype(float)
-    below = counts.cumsum()
-    weight = (counts * np.arange(256)).cumsum()
-    between = (weight[-1] * below / below[-1] - weight) ** 2
-    return int(np.argmax(between / np.maximum(below * (below[-1] - below), 1)))
-
-
 def _largest(mask, share=1.0):
     "The pieces of a mask with at least a share of the largest one's area."
     from scipy import ndimage
@@ -76,12 +67,13 @@ def body_boxes(
     """
     from PIL import Image
     from scipy import ndimage
+    from skimage.filters import threshold_otsu
 
     h, w = image.shape
     scale = 128 / max(h, w)
     size = (max(1, round(w * scale)), max(1, round(h * scale)))
     small = np.asarray(Image.fromarray(image).resize(size, Image.BOX))
-    body = _largest(ndimage.binary_opening(small > 0.75 * _otsu(small), iterations=2))
+    body = _largest(ndimage.binary_opening(small > 0.75 * threshold_otsu(small), iterations=2))
     if not body.any():
         return ((0, 0, w, h),) * 2
     lungs = _largest(ndimage.binary_opening(_enclosed(body) & ~body, iterations=2), 0.25)

@@ -1185,7 +1185,6 @@ def load_volume(
 
 def read_volume(
     path: str | Path,  # NIfTI, NRRD, MetaImage or DICOM file, or a folder with one DICOM series
-    hounsfield_only: bool = True,  # refuse what cannot be in HU
 ) -> tuple:  # (S, H, W) float32 in HU, (z, y, x) spacing in mm, the subject's name
     "Read a volume as axial slices: feet to head, in a slice front to back and right to left."
     path = Path(path)
@@ -1199,7 +1198,7 @@ def read_volume(
             raise CTSRError(
                 f"holds {len(series)} DICOM series, not one: name one, or use read_images"
             )
-        hu, spacing, who = load_volume(series[0], hounsfield_only, evenly=True)
+        hu, spacing, who = load_volume(series[0], evenly=True)
     return hu, spacing, who or stem_of(path.name)
 
 # %% ../../nbs/data/volumes.ipynb #7485d328

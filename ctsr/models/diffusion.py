@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'TARGETS', 'SPACINGS', 'SAMPLERS', 'noise_schedule', 'q_sample', 'draw_gamma', 'target_of', 'y0_from',
-           'eps_from', 'min_snr_weight', 'respace', 'image_seed', 'ImageNoise', 'posterior', 'implicit', 'ddpm', 'ddim',
-           'dpm_solver', 'sampler_settings', 'halved_target']
+           'eps_from', 'min_snr_weight', 'respace', 'image_seed', 'ImageNoise', 'posterior', 'implicit', 'run_sampler',
+           'ddpm', 'ddim', 'dpm_solver', 'sampler_settings', 'halved_target']
 
 # %% ../../nbs/models/diffusion.ipynb #cec91075
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -264,9 +265,19 @@ def _half_log_snr(gamma):
 
 
 @torch.no_grad()
-def _sample(
-    denoise, x_T, steps, alpha_bar, noise, spacing, constrain, callback, factors, multistep=False
-):  # the loop of all samplers
+def run_sampler(
+    factors: Callable,  # (gamma, gamma_next) -> factors of a step, as `posterior` gives them
+    denoise: Callable,  # (y_t, gamma (B,) float32) -> estimate of y0, like y_t
+    x_T: Tensor,  # (B,C,H,W) from N(0, 1)
+    steps: int,  # evaluations of `denoise`
+    *,
+    alpha_bar: Tensor,  # (T+1,) the trained schedule
+    noise: Callable | None = None,  # () -> N(0, 1) like x_T; needed where steps draw noise
+    spacing: str = "trailing",  # see respace
+    callback: Callable | None = None,  # (i, gamma, y_t, y0) at each step
+    multistep: bool = False,  # extrapolate the estimate from the one before
+) -> Tensor:  # (B,C,H,W), float32 at least
+    "The loop of all samplers."
     levels = respace(alpha_bar, steps, spacing).tolist()
     plan = [factors(gamma, gamma_next) for gamma, gamma_next in zip(levels, levels[1:])]
     if noise is None and any(sigma > 0 for *_, sigma in plan):
@@ -280,8 +291,6 @@ def _sample(
         y0 = denoise(y, torch.full((len(y),), gamma, dtype=torch.float32, device=y.device)).to(
             y.dtype
         )
-        if constrain:
-            y0 = constrain(y0).to(y.dtype)
         if y0.shape != y.shape:
             raise CTSRError(
                 f"diffusion: an estimate of y0 must have the shape {tuple(y.shape)},"
@@ -307,85 +316,32 @@ def _sample(
 
 # %% ../../nbs/models/diffusion.ipynb #a5f2bac8
 def ddpm(
-    denoise: Callable,  # (y_t, gamma (B,) float32) -> estimate of y0, like y_t
-    x_T: Tensor,  # (B,C,H,W) from N(0, 1)
-    steps: int,  # evaluations of `denoise`
-    *,
-    alpha_bar: Tensor,  # (T+1,) the trained schedule
-    noise: Callable | None = None,  # () -> N(0, 1) like x_T; needed where steps > 1
+    *begin,  # denoise, x_T and steps, see `run_sampler`
     eta: float | None = None,  # not used: DDIM's
-    spacing: str = "trailing",  # see respace
-    constrain: Callable | None = None,  # y0 -> y0 on every estimate: clipping, or a projection
-    callback: Callable | None = None,  # (i, gamma, y_t, y0) at each step
-    variance: str = "small",  # see posterior
+    **options,  # of `run_sampler`; noise is needed where steps > 1
 ) -> Tensor:  # (B,C,H,W), float32 at least
     "Ancestral sampling (Ho et al. 2020, Algorithm 2)."
-    return _sample(
-        denoise,
-        x_T,
-        steps,
-        alpha_bar,
-        noise,
-        spacing,
-        constrain,
-        callback,
-        lambda g, g_next: posterior(g, g_next, variance),
-    )
+    return run_sampler(posterior, *begin, **options)
 
 
 def ddim(
-    denoise: Callable,  # (y_t, gamma (B,) float32) -> estimate of y0, like y_t
-    x_T: Tensor,  # (B,C,H,W) from N(0, 1)
-    steps: int,  # evaluations of `denoise`
-    *,
-    alpha_bar: Tensor,  # (T+1,) the trained schedule
-    noise: Callable | None = None,  # () -> N(0, 1) like x_T; needed where eta > 0
+    *begin,  # denoise, x_T and steps, see `run_sampler`
     eta: float | None = 0.0,  # 0 (or None): deterministic; 1: as ddpm
-    spacing: str = "trailing",  # see respace
-    constrain: Callable | None = None,  # y0 -> y0 on every estimate
-    callback: Callable | None = None,  # (i, gamma, y_t, y0) at each step
+    **options,  # of `run_sampler`; noise is needed where eta > 0
 ) -> Tensor:  # (B,C,H,W), float32 at least
     "Denoising diffusion implicit sampling (Song et al. 2021)."
     if not 0 <= (eta or 0.0) <= 1:
         raise CTSRError(f"diffusion: 'eta' must be 0 to 1, got {eta!r}")
-    return _sample(
-        denoise,
-        x_T,
-        steps,
-        alpha_bar,
-        noise,
-        spacing,
-        constrain,
-        callback,
-        lambda g, g_next: implicit(g, g_next, eta or 0.0),
-    )
+    return run_sampler(partial(implicit, eta=eta or 0.0), *begin, **options)
 
 # %% ../../nbs/models/diffusion.ipynb #ce1135d8
 def dpm_solver(
-    denoise: Callable,  # (y_t, gamma (B,) float32) -> estimate of y0, like y_t
-    x_T: Tensor,  # (B,C,H,W) from N(0, 1)
-    steps: int,  # evaluations of `denoise`
-    *,
-    alpha_bar: Tensor,  # (T+1,) the trained schedule
-    noise: Callable | None = None,  # not used: deterministic
+    *begin,  # denoise, x_T and steps, see `run_sampler`
     eta: float | None = None,  # not used: DDIM's
-    spacing: str = "trailing",  # see respace
-    constrain: Callable | None = None,  # y0 -> y0 on every estimate
-    callback: Callable | None = None,  # (i, gamma, y_t, y0) at each step
+    **options,  # of `run_sampler`; noise is not used
 ) -> Tensor:  # (B,C,H,W), float32 at least
     "DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2): second order, but first for the last step."
-    return _sample(
-        denoise,
-        x_T,
-        steps,
-        alpha_bar,
-        noise,
-        spacing,
-        constrain,
-        callback,
-        implicit,
-        multistep=True,
-    )
+    return run_sampler(implicit, *begin, multistep=True, **options)
 
 
 SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpm++": dpm_solver}  # one signature

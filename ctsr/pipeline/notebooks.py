@@ -80,10 +80,9 @@ def run_notebook(
     notebook: str | Path,  # to run
     output: str | Path,  # where the executed one goes
     parameters: dict,  # for its parameters cell
-    cwd: str | Path | None = None,  # where it runs; default the checkout
     verbose: bool = False,  # show what it prints
 ) -> Path:  # output
-    "Execute a notebook with parameters; it appears whole at `output`, or as `*.failed.ipynb`."
+    "Execute a notebook in the checkout; it appears whole at `output`, or as `*.failed.ipynb`."
     from papermill.exceptions import PapermillExecutionError
 
     check_parameters(notebook, parameters)
@@ -92,7 +91,7 @@ def run_notebook(
     partial = output.with_name(f".{output.stem}.partial.ipynb")
     failed = output.with_name(f"{output.stem}.failed.ipynb")
     try:
-        execute(Path(notebook), partial, parameters, cwd or checkout(), verbose)
+        execute(Path(notebook), partial, parameters, checkout(), verbose)
     except (PapermillExecutionError, RuntimeError) as error:
         with contextlib.suppress(OSError):  # the disk may be full
             os.replace(partial, failed)

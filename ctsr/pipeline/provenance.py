@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TRAINING', 'PLACES', 'checkout', 'as_shown', 'digest', 'is_text', 'bare_code', 'module_file', 'library_imports',
-           'read_module', 'modules_behind', 'read_notebook', 'code_behind', 'git_state', 'machine', 'begin_training',
-           'processor_hours', 'training_hours', 'notebook_parameters', 'own_parameters', 'sidecar', 'ResultFolder',
-           'with_published_rows', 'check_same_images', 'done_jobs']
+           'read_code', 'modules_behind', 'code_behind', 'git_state', 'machine', 'begin_training', 'processor_hours',
+           'training_hours', 'notebook_parameters', 'own_parameters', 'sidecar', 'ResultFolder', 'with_published_rows',
+           'check_same_images', 'done_jobs']
 
 # %% ../../nbs/pipeline/provenance.ipynb #ab5f42b6
 import ast
@@ -26,11 +26,9 @@ from ..core.errors import CTSRError
 from ..core.files import file_sha256, save_csv, save_json
 
 # %% ../../nbs/pipeline/provenance.ipynb #35d0f168
-def checkout(
-    start: str | Path | None = None,  # default: the current folder, then the package's own
-) -> Path:  # folder that holds settings.ini and nbs/study
-    "Find the clone that holds the study's notebooks."
-    here = Path(start or Path.cwd()).resolve()
+def checkout() -> Path:  # folder that holds settings.ini and nbs/study
+    "Find the clone that holds the notebooks: here, in a folder above, or around the package."
+    here = Path.cwd().resolve()
     package = Path(sys.modules["ctsr"].__file__).resolve()
     for folder in (here, *here.parents, package.parent.parent):
         if (folder / "nbs" / "study" / "Snakefile").exists():
@@ -96,13 +94,17 @@ def library_imports(
 
 
 @functools.cache
-def read_module(
-    name: str,
+def read_code(
+    path: Path,  # of a library module, or of a notebook
+    module: str,  # its name; empty for a notebook
     changed: int,  # time of its last change, so that a changed file is read again
-) -> tuple:  # its digest, names of the modules that it imports
-    "Digest and imports of one library module."
-    source = module_file(name).read_text()
-    return digest(bare_code(source)), library_imports(source, name)
+) -> tuple:  # its digest, names of the library modules that it imports
+    "Digest and imports of one module or notebook."
+    source = path.read_text()
+    if path.suffix == ".ipynb":
+        cells = json.loads(source)["cells"]
+        source = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+    return digest(bare_code(source)), library_imports(source, module)
 
 # %% ../../nbs/pipeline/provenance.ipynb #932a525e
 TRAINING = "ctsr.training.loop"
@@ -117,22 +119,10 @@ def modules_behind(
     while left:
         name = left.pop()
         if name not in found:
-            found[name], more = read_module(name, module_file(name).stat().st_mtime_ns)
+            path = module_file(name)
+            found[name], more = read_code(path, name, path.stat().st_mtime_ns)
             left += more
     return dict(sorted(found.items()))
-
-
-@functools.cache
-def read_notebook(
-    path: Path,
-    changed: int,  # time of its last change
-) -> tuple:  # its digest, names of the modules that it imports
-    "Digest and imports of one notebook."
-    import nbformat
-
-    cells = nbformat.read(path, as_version=4).cells
-    source = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
-    return digest(bare_code(source)), library_imports(source)
 
 
 def code_behind(
@@ -140,7 +130,7 @@ def code_behind(
 ) -> dict:  # file name of the notebook, or name of a module -> digest
     "Digests of a notebook and of the library modules behind it."
     path = Path(notebook).resolve()
-    notebook_digest, start = read_notebook(path, path.stat().st_mtime_ns)
+    notebook_digest, start = read_code(path, "", path.stat().st_mtime_ns)
     if path.name == "train.ipynb":
         start = [TRAINING]
     return {path.name: notebook_digest} | modules_behind(start)

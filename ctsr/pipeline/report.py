@@ -38,11 +38,10 @@ def with_interval(
 
 def score_table(
     figures: str | Path,  # folder with a study's table_summary.csv
-    protocol: str = "standard",  # of PSNR and SSIM
 ):  # -> DataFrame of texts, a row a condition
-    "Mean and 95 % interval of PSNR, SSIM and, if it was measured, LPIPS of every condition."
+    "Mean and 95 % interval of PSNR, SSIM (standard) and, if measured, LPIPS of every condition."
     t = pd.read_csv(Path(figures) / "table_summary.csv").fillna({"protocol": ""})
-    t = t[t.protocol.isin([protocol, ""]) & t.metric.isin(DIGITS)]
+    t = t[t.protocol.isin(["standard", ""]) & t.metric.isin(DIGITS)]
     t = t.assign(text=with_interval(t, DIGITS))
     rows = ["task", "run", "up"]
     wide = t.pivot_table("text", rows, "metric", aggfunc="first", sort=False)
@@ -92,14 +91,12 @@ METHOD_HEADINGS = HEADINGS | {
 
 def method_table(
     table: str | Path,  # a study's table1.csv
-    protocol: str = "standard",  # of PSNR and SSIM
-    subset: str = "drawn",  # of images: drawn, all, leak-free, native
 ):  # -> DataFrame of texts, a row a method
-    "Table 1: mean and 95 % interval of every method, its gain in PSNR, and its cost."
-    t = pd.read_csv(table).fillna({"protocol": ""}).query("subset == @subset")
-    coded = t.protocol.eq("as_coded") & t.metric.eq("ssim") & (protocol != "as_coded")
+    "Table 1, of the images with samples: mean and 95 % interval of every method, gain, cost."
+    t = pd.read_csv(table).fillna({"protocol": ""}).query("subset == 'drawn'")
+    coded = t.protocol.eq("as_coded") & t.metric.eq("ssim")
     t = t.assign(metric=t.metric.mask(coded, "ssim_as_coded"))
-    t = t[t.protocol.isin([protocol, ""]) | coded].copy()
+    t = t[t.protocol.isin(["standard", ""]) | coded].copy()
     for metric, unit in (("lr_consistency", 1e5), ("offset", 255)):
         t.loc[t.metric.eq(metric), ["mean", "lo95", "hi95"]] *= unit
     methods = t.method.unique()

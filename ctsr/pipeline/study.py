@@ -29,7 +29,7 @@ import torch
 from tqdm import tqdm
 
 from ..core.errors import CTSRError
-from ..core.files import file_sha256, locked, save_json
+from ..core.files import atomic_folder, file_sha256, locked, save_json
 from ..evaluation.likeness import input_bounds
 from ..evaluation.pretrained import pack
 from ..evaluation.table import load_tables
@@ -465,20 +465,13 @@ def publish(
     if preset.taken_runs:
         print(f"scores from an earlier publication: {', '.join(preset.taken_runs)}")
     target = checkout() / "figures" / preset.name
-    new, old = (target.with_name(f".{preset.name}.{kind}") for kind in ("new", "old"))
-    for folder in (new, old):
-        shutil.rmtree(folder, ignore_errors=True)
-    new.mkdir(parents=True)
-    for job in plan(preset, as_shown(root)):
-        if job.name.startswith("figures/"):
-            for output in job.outputs:
-                shutil.copy2(root / output, new)
     settings["source"].pop("data", None)  # a path on this machine
-    save_json(new / "preset.json", settings)
-    with contextlib.suppress(FileNotFoundError):
-        os.replace(target, old)
-    os.replace(new, target)
-    shutil.rmtree(old, ignore_errors=True)
+    with atomic_folder(target) as new:
+        for job in plan(preset, as_shown(root)):
+            if job.name.startswith("figures/"):
+                for output in job.outputs:
+                    shutil.copy2(root / output, new)
+        save_json(new / "preset.json", settings)
     return target
 
 # %% ../../nbs/pipeline/study.ipynb #4bd13d88
