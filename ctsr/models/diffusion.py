@@ -316,32 +316,39 @@ def run_sampler(
 
 # %% ../../nbs/models/diffusion.ipynb #a5f2bac8
 def ddpm(
-    *begin,  # denoise, x_T and steps, see `run_sampler`
+    denoise: Callable,  # (y_t, gamma (B,) float32) -> estimate of y0, like y_t
+    x_T: Tensor,  # (B,C,H,W) from N(0, 1)
+    steps: int,  # evaluations of `denoise`
     eta: float | None = None,  # not used: DDIM's
     **options,  # of `run_sampler`; noise is needed where steps > 1
 ) -> Tensor:  # (B,C,H,W), float32 at least
     "Ancestral sampling (Ho et al. 2020, Algorithm 2)."
-    return run_sampler(posterior, *begin, **options)
+    return run_sampler(posterior, denoise, x_T, steps, **options)
 
 
 def ddim(
-    *begin,  # denoise, x_T and steps, see `run_sampler`
+    denoise: Callable,  # (y_t, gamma (B,) float32) -> estimate of y0, like y_t
+    x_T: Tensor,  # (B,C,H,W) from N(0, 1)
+    steps: int,  # evaluations of `denoise`
     eta: float | None = 0.0,  # 0 (or None): deterministic; 1: as ddpm
     **options,  # of `run_sampler`; noise is needed where eta > 0
 ) -> Tensor:  # (B,C,H,W), float32 at least
     "Denoising diffusion implicit sampling (Song et al. 2021)."
     if not 0 <= (eta or 0.0) <= 1:
         raise CTSRError(f"diffusion: 'eta' must be 0 to 1, got {eta!r}")
-    return run_sampler(partial(implicit, eta=eta or 0.0), *begin, **options)
+    factors = partial(implicit, eta=eta or 0.0)
+    return run_sampler(factors, denoise, x_T, steps, **options)
 
 # %% ../../nbs/models/diffusion.ipynb #ce1135d8
 def dpm_solver(
-    *begin,  # denoise, x_T and steps, see `run_sampler`
+    denoise: Callable,  # (y_t, gamma (B,) float32) -> estimate of y0, like y_t
+    x_T: Tensor,  # (B,C,H,W) from N(0, 1)
+    steps: int,  # evaluations of `denoise`
     eta: float | None = None,  # not used: DDIM's
     **options,  # of `run_sampler`; noise is not used
 ) -> Tensor:  # (B,C,H,W), float32 at least
     "DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2): second order, but first for the last step."
-    return run_sampler(implicit, *begin, multistep=True, **options)
+    return run_sampler(implicit, denoise, x_T, steps, multistep=True, **options)
 
 
 SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpm++": dpm_solver}  # one signature
