@@ -559,8 +559,6 @@ def _reason(error: Exception, scan, place: Path) -> str:
         return str(error)
     if isinstance(error, OSError):
         why = error.strerror or short_message(error)
-        if isinstance(error, (FileExistsError, NotADirectoryError)):
-            why = f"{error.filename or place.parent} is no folder"
         remedy = "choose another OUT"
         if error.errno == ENAMETOOLONG:
             remedy = "give IN a shorter name, or name a file as OUT"
@@ -652,7 +650,7 @@ def upscale(
     restorer, task = load_model(model, factor, **loading)
     check_samples(restorer, samples, uncertainty)
     parts = tiled(restorer, tile).parts
-    known = parse_kernel(kernel) if kernel else None
+    known = None if kernel is None else parse_kernel(kernel)
 
     def fits(scan):
         settings = settings_of(restorer, task, scan.limits, samples, known)

@@ -29,7 +29,7 @@ import torch
 from tqdm import tqdm
 
 from ..core.errors import CTSRError
-from ..core.files import file_sha256, locked, save_json
+from ..core.files import file_sha256, locked, real_path, save_json
 from ..evaluation.likeness import input_bounds
 from ..evaluation.pretrained import pack
 from ..evaluation.table import load_tables
@@ -343,7 +343,7 @@ def run_snakemake(
 # %% ../../nbs/pipeline/study.ipynb #6e9a1c05
 def study_folder(name, root=None) -> Path:
     "The absolute path of a study's folder, by default runs/<name>."
-    return (checkout() / (root or Path("runs") / name)).resolve()
+    return real_path(checkout() / (root or Path("runs") / name))
 
 
 def core_count(
