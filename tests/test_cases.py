@@ -504,6 +504,32 @@ def test_numbers_that_are_none(tmp_path, still, tag, said):
     assert tag in skipped[""]
 
 
+@pytest.mark.parametrize(
+    "tag, kind, said, number",
+    [
+        ("PixelSpacing", "LO", "0.5\\0.25", None),  # two sides
+        ("PixelSpacing", "LO", "0.5\\0.5", [0.25, 0.25]),
+        ("PixelSpacing", "FD", np.array([0.5, 0.5]).tobytes().decode("latin-1"), [0.25, 0.25]),
+        ("PixelSpacing", "ST", "0.5\\0.5", None),  # one text
+        ("ImagePositionPatient", "LO", "1\\2\\3", [0.83, 1.83, 3]),
+        ("SeriesNumber", "LO", "5", 1005),
+        ("Rows", "LO", "128", 256),
+        ("BitsStored", "SH", "16", 16),
+        ("PixelPaddingValue", "LO", "-2000", -2000),
+    ],
+)
+def test_numbers_that_are_declared_as_text(tmp_path, still, tag, kind, said, number):
+    file = ct(tmp_path / "in")
+    d = pydicom.dcmread(file)
+    content = (said + " " * (len(said) % 2)).encode("latin-1")
+    keyword = pydicom.tag.Tag(tag)
+    raw = (keyword, kind, len(content), content, 0, False, True)
+    d[keyword] = pydicom.dataelem.RawDataElement(*raw)
+    d.save_as(file)
+    out = by_both(still, file, tmp_path, "" if number else "mm" if kind == "LO" else tag)
+    assert not number or np.allclose(pydicom.dcmread(out)[tag].value, number, atol=0.01)
+
+
 def corners(series):
     "Outer corners of a series in mm, by SimpleITK; and the mean of its values."
     image = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(series)))
@@ -734,6 +760,11 @@ def organs(height, width):
         (dict(ImageType=["ORIGINAL", "PRIMARY", "TOPOGRAM"]), "localizer"),
         (dict(Modality="pt"), "modality PT"),
         (dict(Modality="ct"), ""),
+        (dict(RescaleType="Hounsfield"), ""),
+        (dict(RescaleType="HOUNSFIELD UNITS"), ""),
+        (dict(RescaleType="hu"), ""),
+        (dict(RescaleType="HU1000"), "values of type HU1000"),
+        (dict(RescaleType="OD"), "values of type OD"),
         (dict(SOPClassUID="1.2.826.0.1.3680043.8.498.1"), ""),
         (dict(SOPClassUID=""), ""),
     ],

@@ -109,9 +109,7 @@ def study(
     ] = "quick",
     data: Annotated[
         str | None,
-        text_option(
-            "Folder, file or zip with your own images (default: the preset's source)."
-        ),
+        text_option("Folder, file or zip with your own images (default: the preset's source)."),
     ] = None,
     set_: Annotated[
         list[str] | None,
