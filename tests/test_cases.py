@@ -23,10 +23,11 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from program import SMALL, ctsr, start_ctsr
 from pydicom.data import get_testdata_file
 
-from ctsr.apps.formats import open_scan
+from ctsr.apps.formats import open_scan, read_grey
 from ctsr.apps.upscale import upscale
 from ctsr.core.errors import CTSRError
 from ctsr.core.files import save_json, save_tensors
@@ -664,7 +665,7 @@ def test_pipes_and_places_that_may_not_be_read(tmp_path, still, monkeypatch):
 UNPRIVILEGED = """
 import sys
 from pathlib import Path
-from ctsr.apps.formats import open_scan
+from ctsr.apps.formats import open_scan, read_grey
 from ctsr.apps.upscale import upscale
 from ctsr.data.readers import read_images
 folder, still, out = map(Path, sys.argv[1:])
@@ -1241,6 +1242,32 @@ def test_transparent_levels_of_sixteen_bits(tmp_path, still, level, refused):
     assert made.said("a.png", "transparent") == refused != bool(made.out)
 
 
+@pytest.mark.parametrize("mode", ["L", "P"])
+@pytest.mark.parametrize("name", ["dpi", "interlace", "transparency", "xmp", "Title"])
+@pytest.mark.parametrize("at_the_end", [False, True])
+def test_texts_with_the_names_of_other_entries(tmp_path, still, mode, name, at_the_end):
+    "They are texts like any other, and the resolution of the picture stays its own."
+    grey = Image.fromarray(np.arange(1024).reshape(32, 32).astype(np.uint8)).convert(mode)
+    text = PngInfo()
+    text.add_text(name, "300")
+    file = tmp_path / "in" / "a.png"
+    file.parent.mkdir()
+    grey.save(file, pnginfo=text, dpi=(100, 100))
+    if at_the_end:
+        head, found, tail = file.read_bytes().partition(
+            b"\0\0\0" + bytes([len(name) + 4]) + b"tEXt"
+        )
+        chunk = found + tail[: len(name) + 8]
+        end = b"\0\0\0\0IEND"
+        file.write_bytes(head + tail[len(name) + 8 :].replace(end, chunk + end))
+    found, skipped = data(file.parent)
+    assert np.array_equal(found["a.png"][0].pixels, grey.convert("L")) and not skipped
+    _, _, dpi, said = read_grey(file)
+    assert np.allclose(dpi, 100, atol=0.1) and said == {name: "300"}
+    out, error = restored(still, file, tmp_path / "out.png")
+    assert not error and read_grey(out)[3][name] == "300"
+
+
 def test_a_picture_of_apples_own_kind(tmp_path, still):
     "Xcode leaves out the header of zlib, and marks that by a first chunk of its own."
     grey = np.arange(1024).reshape(32, 32).astype(np.uint8)
@@ -1265,7 +1292,7 @@ def test_a_link_that_leads_in_a_circle(tmp_path, still):
 
 LOOK = """
 import sys
-from ctsr.apps.formats import open_scan
+from ctsr.apps.formats import open_scan, read_grey
 from ctsr.data.readers import read_images
 scan = open_scan(sys.argv[1])
 scan.save(((values, None) for values in scan), scan.path.with_name("out"), model="a test")
@@ -1514,6 +1541,23 @@ def test_pixels_of_a_kind_that_is_written_oddly(tmp_path, still, kind, said):
         return
     old, new = (sitk.GetArrayFromImage(sitk.ReadImage(f)).mean() for f in (file, out))
     assert abs(old - new) < 2
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_an_archive_with_a_damaged_member(tmp_path, method):
+    "Only this member is lost, also where its reader would not see the damage."
+    volume(tmp_path / "a.nii", noise(20, 24, 3))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as archive:
+        for name in ("a.nii", "b/a.nii"):
+            archive.write(tmp_path / "a.nii", name)
+    assert len(data(tmp_path / "a.zip")[0]) == 2
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    content[content.index(b"b/a.nii") + 1000] ^= 1
+    (tmp_path / "a.zip").write_bytes(content)
+    found, skipped = data(tmp_path / "a.zip")
+    assert list(found) == ["a.nii"] and "damaged in the archive" in skipped["b/a.nii"]
+    with pytest.raises(CTSRError, match="b/a.nii in .* is damaged in the archive"):
+        read_images(tmp_path / "a.zip", on_error="raise")
 
 
 def test_an_archive_with_a_password(tmp_path):

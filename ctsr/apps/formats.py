@@ -177,9 +177,9 @@ def read_grey(
             raise CTSRError(
                 "has 16 bits in several channels, of which 8 would be kept: save it as 16-bit grey"
             )
-        texts = list(getattr(image, "text", {}))  # loads the picture, too
+        texts = getattr(image, "text", {})  # loads the picture, too
         turned = ImageOps.exif_transpose(image)  # its texts no longer say that it is turned
-        said = {k: turned.info[k] for k in texts if k in turned.info}
+        said = texts | {k: v for k, v in turned.info.items() if k in texts and isinstance(v, str)}
         if image.format != "PNG":
             comment = image.info.get("comment", b"")
             said = dict(comment=comment.decode("utf-8", "surrogateescape"))
