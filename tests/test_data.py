@@ -1019,6 +1019,23 @@ def test_a_hostile_or_broken_config_is_refused(tmp_path, marker, config):
         load_run(run)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "utf-16"])
+def test_a_run_whose_name_or_card_is_not_utf8(tmp_path, encoding):
+    "The remedy is to rename or to save again; the weights themselves need no conversion."
+    run = finished_run(tmp_path / "run")
+    card = json.dumps(dict(model=MODEL, up="bilinear", note="é"), ensure_ascii=False)
+    (run / "config.json").write_bytes(card.encode(encoding))
+    other = run.rename(tmp_path / os.fsdecode("é".encode(encoding).replace(b"\0", b"")))
+    if encoding == "utf-8":
+        load_run(other)
+        return
+    with refused("config.json", "save it as JSON in UTF-8"):
+        load_run(other)
+    (other / "config.json").write_text(card)
+    with refused("weights.safetensors", "rename the file or its folder"):
+        load_run(other)
+
+
 # 5. The paper's folder.
 
 

@@ -636,6 +636,9 @@ def upscale(
 ) -> list:  # of dicts, see above
     """Restore files; each comes out as the same kind of file.
 
+    Pictures end in one of `PICTURES` and are grey, opaque and of one frame; volumes end in one of
+    `VOLUMES`. `read_images` takes more kinds, because nothing is written in them.
+
     A row has `path`, and `out`, `aside`, `made` (by what), `cautions` (sentences), `size`,
     `slices`, `others` (files passed over), `facts` (lines), `seconds`; or
     `before` (a result that was there); or `error`.

@@ -177,10 +177,10 @@ def read_safetensors(
         with safe_open(str(path), "pt") as f:
             return {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise CTSRError(
-            f"{path}: not a readable safetensors file ({error}); weights in other formats are not"
-            " loaded, convert them first"
-        ) from None
+        remedy = "weights in other formats are not loaded, convert them first"
+        if "valid UTF-8" in str(error):
+            remedy = "rename the file or its folder"
+        raise CTSRError(f"{path}: not a readable safetensors file ({error}); {remedy}") from None
 
 # %% ../../nbs/core/files.ipynb #df3831ae
 def file_sha256(
