@@ -367,9 +367,9 @@ def read_images(
 ) -> tuple:  # list of Picture; list of dicts `file`, `reason`
     """Read every picture, volume and DICOM series below `path`, and list what is not read.
 
-    Pictures end in one of `IMAGE`, volumes in one of `VOLUME`. Every frame of a picture is an image;
-    colour becomes grey, and transparency is ignored. `ctsr upscale` refuses such pictures, since
-    its result could not be the same kind of picture.
+    Pictures end in one of `IMAGE`, volumes in one of `VOLUME`. Every frame counts, colour becomes
+    grey, and transparency is ignored. `ctsr upscale` refuses such pictures, since its result could
+    not be the same kind of picture.
     """
     check_choice("on_error", on_error, ("skip", "raise"))
     check_choice("lung_only", lung_only, (True, False))
