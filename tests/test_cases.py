@@ -504,6 +504,32 @@ def test_numbers_that_are_none(tmp_path, still, tag, said):
     assert tag in skipped[""]
 
 
+@pytest.mark.parametrize(
+    "tag, kind, said, number",
+    [
+        ("PixelSpacing", "LO", "0.5\\0.25", None),  # two sides
+        ("PixelSpacing", "LO", "0.5\\0.5", [0.25, 0.25]),
+        ("PixelSpacing", "FD", np.array([0.5, 0.5]).tobytes().decode("latin-1"), [0.25, 0.25]),
+        ("PixelSpacing", "ST", "0.5\\0.5", None),  # one text
+        ("ImagePositionPatient", "LO", "1\\2\\3", [0.83, 1.83, 3]),
+        ("SeriesNumber", "LO", "5", 1005),
+        ("Rows", "LO", "128", 256),
+        ("BitsStored", "SH", "16", 16),
+        ("PixelPaddingValue", "LO", "-2000", -2000),
+    ],
+)
+def test_numbers_that_are_declared_as_text(tmp_path, still, tag, kind, said, number):
+    file = ct(tmp_path / "in")
+    d = pydicom.dcmread(file)
+    content = (said + " " * (len(said) % 2)).encode("latin-1")
+    keyword = pydicom.tag.Tag(tag)
+    raw = (keyword, kind, len(content), content, 0, False, True)
+    d[keyword] = pydicom.dataelem.RawDataElement(*raw)
+    d.save_as(file)
+    out = by_both(still, file, tmp_path, "" if number else "mm" if kind == "LO" else tag)
+    assert not number or np.allclose(pydicom.dcmread(out)[tag].value, number, atol=0.01)
+
+
 def corners(series):
     "Outer corners of a series in mm, by SimpleITK; and the mean of its values."
     image = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(series)))
@@ -638,7 +664,7 @@ def test_pipes_and_places_that_may_not_be_read(tmp_path, still, monkeypatch):
 UNPRIVILEGED = """
 import sys
 from pathlib import Path
-from ctsr.apps.formats import open_scan
+from ctsr.apps.formats import open_scan, read_grey
 from ctsr.apps.upscale import upscale
 from ctsr.data.readers import read_images
 folder, still, out = map(Path, sys.argv[1:])
@@ -734,6 +760,11 @@ def organs(height, width):
         (dict(ImageType=["ORIGINAL", "PRIMARY", "TOPOGRAM"]), "localizer"),
         (dict(Modality="pt"), "modality PT"),
         (dict(Modality="ct"), ""),
+        (dict(RescaleType="Hounsfield"), ""),
+        (dict(RescaleType="HOUNSFIELD UNITS"), ""),
+        (dict(RescaleType="hu"), ""),
+        (dict(RescaleType="HU1000"), "values of type HU1000"),
+        (dict(RescaleType="OD"), "values of type OD"),
         (dict(SOPClassUID="1.2.826.0.1.3680043.8.498.1"), ""),
         (dict(SOPClassUID=""), ""),
     ],
@@ -1234,7 +1265,7 @@ def test_a_link_that_leads_in_a_circle(tmp_path, still):
 
 LOOK = """
 import sys
-from ctsr.apps.formats import open_scan
+from ctsr.apps.formats import open_scan, read_grey
 from ctsr.data.readers import read_images
 scan = open_scan(sys.argv[1])
 scan.save(((values, None) for values in scan), scan.path.with_name("out"), model="a test")
@@ -1483,6 +1514,23 @@ def test_pixels_of_a_kind_that_is_written_oddly(tmp_path, still, kind, said):
         return
     old, new = (sitk.GetArrayFromImage(sitk.ReadImage(f)).mean() for f in (file, out))
     assert abs(old - new) < 2
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_an_archive_with_a_damaged_member(tmp_path, method):
+    "Only this member is lost, also where its reader would not see the damage."
+    volume(tmp_path / "a.nii", noise(20, 24, 3))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as archive:
+        for name in ("a.nii", "b/a.nii"):
+            archive.write(tmp_path / "a.nii", name)
+    assert len(data(tmp_path / "a.zip")[0]) == 2
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    content[content.index(b"b/a.nii") + 1000] ^= 1
+    (tmp_path / "a.zip").write_bytes(content)
+    found, skipped = data(tmp_path / "a.zip")
+    assert list(found) == ["a.nii"] and "damaged in the archive" in skipped["b/a.nii"]
+    with pytest.raises(CTSRError, match="b/a.nii in .* is damaged in the archive"):
+        read_images(tmp_path / "a.zip", on_error="raise")
 
 
 def test_an_archive_with_a_password(tmp_path):

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -15,10 +16,12 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import ctsr
-from ctsr.apps.cli import Stdout, app, named, prepare_process, results_in_short
+from ctsr.apps.cli import Stdout, absolute, app, named, prepare_process, results_in_short
 from ctsr.apps.held_out import main as held_out
+from ctsr.core.errors import CTSRError
 from ctsr.data.prepared import load_prepared
 from ctsr.pipeline.presets import load_preset
+from ctsr.pipeline.study import study_folder
 
 COMMANDS = get_command(app).commands
 
@@ -71,13 +74,38 @@ def test_stops_are_interrupts_and_nohup_is_respected(monkeypatch, with_usual_sto
     assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
 
 
-@pytest.mark.parametrize("option", ["study --data", "study --out", "data --out", "report --out"])
-def test_an_empty_path_is_not_the_current_folder(option):
+@pytest.mark.parametrize(
+    "option",
+    "study --data,study --out,data --out,report --out,upscale --kernel,upscale --window".split(","),
+)
+def test_an_empty_text_is_neither_the_current_folder_nor_the_default(option):
     "An unset variable of the shell; a blank is a name like any other."
     command, name = option.split()
     done = invoke(command, *(["phantom"] if command == "data" else []), name, "")
     assert done.exit_code == 2 and name in done.output and "unset variable" in done.output
     assert named(" ") == " "
+
+
+@pytest.mark.parametrize("text, refused", [("two", True), ("", True), ("2", False)])
+def test_a_factor_is_a_number(text, refused):
+    done = invoke("upscale", "--factor", text)
+    assert done.exit_code == 2 and ("give a number: 2, 5 or 8" in done.output) == refused
+
+
+@pytest.mark.parametrize("name", ["loop", "loop/x", "n" * 300, "link", "link/x"])
+def test_a_path_that_cannot_be_followed(tmp_path, name):
+    "A link in a circle is refused by every command, also in a dry run; other links are followed."
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "link").symlink_to(tmp_path)
+    path = tmp_path / name
+    if "link" in name:
+        assert absolute(path) == study_folder("smoke", path) == Path(os.path.realpath(path))
+        return
+    commands = ["figures smoke --out", "report smoke --out", "pack a b c --folder"]
+    commands += ["study smoke --dry-run --out", "study smoke --dry-run --data"]
+    for command in commands:
+        error = invoke(*command.split(), path).exception
+        assert isinstance(error, CTSRError) and f"{path}: " in str(error), command
 
 
 def test_streams_that_the_shell_has_closed(monkeypatch, with_usual_stops):

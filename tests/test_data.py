@@ -252,7 +252,9 @@ def test_a_source_without_images_is_refused(tmp_path, make, word, on_error):
         (dict(limit=-2), ("limit", "1 or more")),
         (dict(fit="zoom"), ("fit", "zoom", "crop, resize")),
         (dict(window="lnug"), ("window", "lnug", "mediastinum")),
-        (dict(window=(40, -400)), ("window", "WIDTH above 0")),
+        (dict(window=(40, -400)), ("window", "WIDTH 1e-6 or more")),
+        (dict(window=(0, 1e-320)), ("window", "WIDTH 1e-6 or more")),
+        (dict(window=(1e10, 1e-6)), ("window", "WIDTH 1e-6 or more")),
         (dict(on_error="ignore"), ("on_error", "skip", "raise")),
         (dict(split="given"), ("split", "train, valid or test", "leave split out")),
         (dict(split=(0.5, 0.6, 0.1)), ("split", "sum to 1")),
@@ -1004,6 +1006,23 @@ def test_a_hostile_or_broken_config_is_refused(tmp_path, marker, config):
     )
     with refused(run / "config.json"):
         load_run(run)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "utf-16"])
+def test_a_run_whose_name_or_card_is_not_utf8(tmp_path, encoding):
+    "The remedy is to rename or to save again; the weights themselves need no conversion."
+    run = finished_run(tmp_path / "run")
+    card = json.dumps(dict(model=MODEL, up="bilinear", note="é"), ensure_ascii=False)
+    (run / "config.json").write_bytes(card.encode(encoding))
+    other = run.rename(tmp_path / os.fsdecode("é".encode(encoding).replace(b"\0", b"")))
+    if encoding == "utf-8":
+        load_run(other)
+        return
+    with refused("config.json", "save it as JSON in UTF-8"):
+        load_run(other)
+    (other / "config.json").write_text(card)
+    with refused("weights.safetensors", "rename the file or its folder"):
+        load_run(other)
 
 
 # 5. The paper's folder.

@@ -200,13 +200,17 @@ def test_each_image_has_its_own_kernel_and_its_noise_comes_from_the_generator():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "blur", "Box", "box:1", "gaussian", "gaussian:", "gaussian:0", "gaussian:inf"]
+    "text",
+    ["", "blur", "Box", "box:1", "gaussian", "gaussian:", "gaussian:0", "gaussian:inf"]
+    + ["gaussian:1e-200", "gaussian:101"],
 )
 def test_what_is_no_kernel_is_refused_in_one_line(text):
     with pytest.raises(CTSRError, match="box, lanczos, aliased or gaussian:S") as refusal:
         parse_kernel(text)
     assert "\n" not in str(refusal.value)
     assert str(parse_kernel("gaussian:0.50")) == "gaussian:0.5"
+    for narrowest_and_widest in ("gaussian:0.01", "gaussian:100"):
+        assert downsample(torch.ones(1, 1, 8, 8), (4, 4), narrowest_and_widest).isfinite().all()
 
 
 def phantom(size=128):

@@ -446,6 +446,34 @@ def test_missing_images_are_named_before_anything_starts(tmp_path):
     check_jobs(jobs, [])
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    "names, fits",
+    [
+        (["a.png"], False),
+        (["train/a.png", "valid/a.png", "test/a.png"], False),
+        (["train/normal/a.png", "test/normal/a.png"], False),
+        (["Data/train/normal/a.png", "Data/valid/normal/a.png", "Data/test/normal/a.png"], True),
+    ],
+)
+def test_another_layout_than_the_paper_s_is_refused_before_anything_starts(
+    tmp_path, names, fits, packed
+):
+    for name in names:
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).touch()
+    place = tmp_path / "in"
+    if packed:
+        place = shutil.make_archive(tmp_path / "packed", "zip", place)
+    jobs = plan(load_preset("baseline", data=str(place)), "runs/x")
+    if fits:
+        check_jobs(jobs, [])
+        return
+    with pytest.raises(CTSRError, match="holds train/CLASS, valid/CLASS and test/CLASS"):
+        check_jobs(jobs, [])
+    check_jobs(plan(load_preset("smoke", data=str(place)), "runs/x"), [])
+
+
 @pytest.mark.parametrize("place", [".", "t", "runs/smoke"])
 def test_a_digest_does_not_depend_on_the_folder_but_on_every_letter(root, place, monkeypatch):
     "Only paths are cut at the folder of the study, whatever it is called."

@@ -1227,6 +1227,8 @@ def test_a_result_says_how_its_samples_were_drawn(runs, tmp_path):
         (dict(device="cuda:99"), "cuda:99"),
         (dict(tile=100), "multiple of 16"),
         (dict(window="long"), "long"),
+        (dict(window=(0, 1e-320)), "WIDTH 1e-6 or more"),
+        (dict(kernel=""), "unknown kernel ''"),
         (dict(model="runet-x99"), "no stored weights"),
         (dict(model="sr3", uncertainty=True), "--samples 8"),
         (dict(model="away.safetensors"), "away.safetensors"),

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'Quiet', 'NOTHING_PUBLISHED', 'NOTHING_STORED', 'SKIPPED', 'STORED', 'INTERRUPTED', 'print_version', 'options',
-           'silence', 'named', 'path_option', 'shown', 'absolute', 'study', 'results_in_short', 'data',
-           'print_prepared', 'figures', 'report', 'pack', 'upscale', 'print_row', 'Stdout', 'prepare_process', 'main']
+           'silence', 'named', 'text_option', 'factor_from', 'path_option', 'shown', 'absolute', 'study',
+           'results_in_short', 'data', 'print_prepared', 'figures', 'report', 'pack', 'upscale', 'print_row', 'Stdout',
+           'prepare_process', 'main']
 
 # %% ../../nbs/apps/cli.ipynb #f711e7a5
 import contextlib
@@ -23,6 +24,7 @@ from typer.models import OptionInfo
 
 import ctsr
 from ..core.errors import CTSRError
+from ..core.files import real_path
 
 # %% ../../nbs/apps/cli.ipynb #6f5ea240
 app = Typer(
@@ -65,10 +67,24 @@ Quiet = Annotated[
 
 
 def named(text: str) -> str:
-    "The path that an option names; an empty one is refused."
+    "The text of an option; an empty one is refused."
     if not text:
-        raise BadParameter("is empty (''), perhaps an unset variable of the shell: name a path.")
+        problem = "is empty (''), perhaps an unset variable of the shell"
+        raise BadParameter(f"{problem}: give a value, or leave the option out.")
     return text
+
+
+def text_option(sentence: str) -> OptionInfo:
+    "An option that takes a text."
+    return Option(parser=named, help=sentence)
+
+
+def factor_from(text: str) -> float:
+    "The factor that an option names."
+    try:
+        return float(text)
+    except ValueError:
+        raise BadParameter(f"is {text!r}: give a number: 2, 5 or 8.") from None
 
 
 def path_option(sentence: str) -> OptionInfo:
@@ -83,7 +99,7 @@ def shown(path: Path) -> str:
 
 def absolute(path: Path | None) -> Path | None:
     "An option's path, seen from the current folder and not from the checkout."
-    return path and path.resolve()
+    return path and real_path(path)
 
 # %% ../../nbs/apps/cli.ipynb #3e590a03
 @app.command()
@@ -93,10 +109,7 @@ def study(
     ] = "quick",
     data: Annotated[
         str | None,
-        Option(
-            parser=named,
-            help="Folder, file or zip with your own images (default: the preset's source).",
-        ),
+        text_option("Folder, file or zip with your own images (default: the preset's source)."),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -176,10 +189,7 @@ def data(
     ],
     data: Annotated[
         str | None,
-        Option(
-            parser=named,
-            help="Folder or zip with the files of a named source (default: fetch them).",
-        ),
+        text_option("Folder or zip with the files of a named source (default: fetch them)."),
     ] = None,
     hr: Annotated[int, Option(help="Side of the prepared images, px.")] = 256,
     fit: Annotated[
@@ -187,7 +197,7 @@ def data(
         Option(help="crop (centre, padded with black) or resize (the short side, then crop)."),
     ] = "crop",
     window: Annotated[
-        str, Option(help="Grey window in HU: lung, mediastinum, bone, full, or CENTRE,WIDTH.")
+        str, text_option("Grey window in HU: lung, mediastinum, bone, full, or CENTRE,WIDTH.")
     ] = "lung",
     on_error: Annotated[
         str, Option(help="Damaged files: skip (and list them) or raise (stop with an error).")
@@ -301,8 +311,8 @@ def pack(
     """
     from ctsr.pipeline.study import pack_run
 
-    file = pack_run(training, evaluated, name, folder=folder, prepared=prepared)
-    print(f"stored: {shown(file.resolve())}")
+    file = pack_run(training, evaluated, name, folder=absolute(folder), prepared=prepared)
+    print(f"stored: {shown(file)}")
 
 # %% ../../nbs/apps/cli.ipynb #f5784c28
 STORED = ", ".join(p.stem for p in sorted((Path(ctsr.__file__).parent / "weights").glob("*.json")))
@@ -328,30 +338,31 @@ def upscale(
     ],
     model: Annotated[
         str | None,
-        Option(
-            help=f"Network: bundled weights ({STORED}), the folder of a run, or a .safetensors file"
+        text_option(
+            f"Network: bundled weights ({STORED}), the folder of a run, or a .safetensors file"
             " with its card (default: the blind RUNet for --factor)."
         ),
     ] = None,
     factor: Annotated[
         float | None,
         Option(
+            parser=factor_from,
             help="How many times smaller the pixels become: 2, 5 (exactly 256/51) or 8"
-            " (default: that of --model, or 2)."
+            " (default: that of --model, or 2).",
         ),
     ] = None,
     window: Annotated[
         str | None,
-        Option(
-            help="Grey window: lung, mediastinum, bone, full, or CENTRE,WIDTH in HU (pictures: in"
+        text_option(
+            "Grey window: lung, mediastinum, bone, full, or CENTRE,WIDTH in HU (pictures: in"
             " grey levels; default: -1024 to 3071 HU if blind, to 1500 HU for other RUNets,"
             " lung for SR3)."
         ),
     ] = None,
     kernel: Annotated[
         str | None,
-        Option(
-            help="Kernel that made the image coarse: box, lanczos, aliased or gaussian:S with S in"
+        text_option(
+            "Kernel that made the image coarse: box, lanczos, aliased or gaussian:S with S in"
             " input pixels; the right one gains about 2 dB, a wrong one or noise loses up to"
             " 24 dB (default: unknown, no correction)."
         ),
@@ -370,14 +381,14 @@ def upscale(
     ] = None,
     sampler: Annotated[
         str | None,
-        Option(help="ddim, ddpm or dpm++ (default: from the network's card, or ddim)."),
+        text_option("ddim, ddpm or dpm++ (default: from the network's card, or ddim)."),
     ] = None,
     seed: Annotated[int | None, Option(help="Random seed for sampling (default: 0).")] = None,
     tile: Annotated[
         int | None, Option(help="Side of a tile in px; smaller tiles need less memory, more time.")
     ] = None,
     device: Annotated[
-        str | None, Option(help="cpu, cuda or mps (default: cuda, or cpu without it).")
+        str | None, text_option("cpu, cuda or mps (default: cuda, or cpu without it).")
     ] = None,
     force: Annotated[bool, Option("--force", help="Overwrite existing files.")] = False,
     dry_run: Annotated[bool, Option("--dry-run", help="Only say what would be written.")] = False,

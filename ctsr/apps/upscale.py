@@ -559,8 +559,6 @@ def _reason(error: Exception, scan, place: Path) -> str:
         return str(error)
     if isinstance(error, OSError):
         why = error.strerror or short_message(error)
-        if isinstance(error, (FileExistsError, NotADirectoryError)):
-            why = f"{error.filename or place.parent} is no folder"
         remedy = "choose another OUT"
         if error.errno == ENAMETOOLONG:
             remedy = "give IN a shorter name, or name a file as OUT"
@@ -638,6 +636,9 @@ def upscale(
 ) -> list:  # of dicts, see above
     """Restore files; each comes out as the same kind of file.
 
+    Pictures end in one of `PICTURES` and are grey, opaque and of one frame; volumes end in one of
+    `VOLUMES`. `read_images` takes more kinds, because nothing is written in them.
+
     A row has `path`, and `out`, `aside`, `made` (by what), `cautions` (sentences), `size`,
     `slices`, `others` (files passed over), `facts` (lines), `seconds`; or
     `before` (a result that was there); or `error`.
@@ -652,7 +653,7 @@ def upscale(
     restorer, task = load_model(model, factor, **loading)
     check_samples(restorer, samples, uncertainty)
     parts = tiled(restorer, tile).parts
-    known = parse_kernel(kernel) if kernel else None
+    known = None if kernel is None else parse_kernel(kernel)
 
     def fits(scan):
         settings = settings_of(restorer, task, scan.limits, samples, known)

@@ -228,8 +228,8 @@ def parse_kernel(
         sigma = float(width or 0)
     except ValueError:
         sigma = math.nan
-    if shape not in KERNELS or (shape == "gaussian") != (0 < sigma < math.inf) or sigma < 0:
-        names = "box, lanczos, aliased or gaussian:S with S > 0 input pixels"
+    if shape not in KERNELS or (shape == "gaussian") != (0.01 <= sigma <= 100) or sigma < 0:
+        names = "box, lanczos, aliased or gaussian:S with S from 0.01 to 100 input pixels"
         raise CTSRError(f"unknown kernel {text!r}: choose {names}, for example gaussian:0.5")
     return Kernel(shape, sigma)
 

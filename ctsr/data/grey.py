@@ -33,12 +33,13 @@ def window_limits(
     window = "full" if window == HOUNSFIELD else window
     try:
         centre, width = map(float, WINDOWS[window] if isinstance(window, str) else window)
-        if width > 0 and np.isfinite([centre, width]).all():
-            return centre - width / 2, centre + width / 2
+        lo, hi = centre - width / 2, centre + width / 2
+        if hi - lo >= 1e-6 and np.isfinite([lo, hi]).all():  # a narrower one shows no levels
+            return lo, hi
     except (KeyError, TypeError, ValueError):
         pass
     names = ", ".join(WINDOWS)
-    allowed = f"use one of {names}, or CENTRE,WIDTH in HU (two finite numbers, WIDTH above 0)"
+    allowed = f"use one of {names}, or CENTRE,WIDTH in HU (two finite numbers, WIDTH 1e-6 or more)"
     raise CTSRError(f"window {window!r} is unknown: {allowed}")
 
 

@@ -172,28 +172,46 @@ def _find(
     return sorted(found, key=lambda job: job[0])
 
 # %% ../../nbs/data/readers.ipynb #c794d0d9
+def _unpack(
+    archive: zipfile.ZipFile,
+    folder: Path,
+) -> list:  # of (origin, reason, []), see `_find`
+    "Unpack an archive; a member that is damaged costs only itself."
+    damaged = []
+    for member in archive.infolist():
+        try:
+            archive.extract(member, folder)
+        except (zipfile.BadZipFile, zlib.error, EOFError):
+            safe = [part for part in Path(member.filename).parts if part not in ("/", "..")]
+            partial = folder.joinpath(*safe)  # where `extract` puts it
+            partial.unlink(missing_ok=True)
+            reason = "is damaged in the archive: fetch it again"
+            damaged.append((origin_of(partial, folder), reason, []))
+    return damaged
+
+
 @contextmanager
 def unpacked(
     path,  # folder, file or zip archive
-):
-    "Yield the folder into which a zip archive is unpacked for a while, or any other path as it is."
+):  # yields a path; jobs of the members that are damaged, see `_find`
+    "Unpack a zip archive into a folder for a while; any other path stays as it is."
     path = Path(path).expanduser()
     with naming(path):
         check_file(path)
     if path.is_dir() or path.suffix.lower() != ".zip":
-        yield path
+        yield path, []
         return
     with tempfile.TemporaryDirectory() as tmp:
         try:
             with zipfile.ZipFile(path) as archive:
-                archive.extractall(tmp)
+                damaged = _unpack(archive, Path(tmp))
         except (zipfile.BadZipFile, zlib.error, RuntimeError, OSError) as e:
             failure = f"{path} cannot be unpacked in {tmp} ({short_message(e)})"
             remedy = "fetch it again, or free space there"
             if "password" in str(e):
                 remedy = "unpack it with its password, and name the folder"
             raise CTSRError(f"{failure}: {remedy}") from None
-        yield Path(tmp)
+        yield Path(tmp), damaged
 
 # %% ../../nbs/data/readers.ipynb #0be23492
 MIN_SIDE = 16  # pixels
@@ -334,25 +352,32 @@ def read_images(
     on_error: str = "skip",  # 'skip' damaged files, or 'raise' at the first
     lung_only: bool = False,  # of volumes, only the slices that show lung
 ) -> tuple:  # list of Picture; list of dicts `file`, `reason`
-    "Read every picture, volume and DICOM series below `path`, and list what is not read."
+    """Read every picture, volume and DICOM series below `path`, and list what is not read.
+
+    Pictures end in one of `IMAGE`, volumes in one of `VOLUME`. Every frame counts, colour becomes
+    grey, and transparency is ignored. `ctsr upscale` refuses such pictures, since its result could
+    not be the same kind of picture.
+    """
     check_choice("on_error", on_error, ("skip", "raise"))
     check_choice("lung_only", lung_only, (True, False))
     window_limits(window)
     pictures = []
     skipped = []
-    with unpacked(path) as root:
-        jobs = tqdm(_find(root), desc="reading", unit="file", leave=False, disable=None)
+    with unpacked(path) as (root, damaged):
+        jobs = tqdm(_find(root) + damaged, desc="reading", unit="file", leave=False, disable=None)
         for origin, kind, files in jobs:
             new = []
             reasons = [kind]
-            if kind in ("image", "volume", "dicom"):
-                try:
+            try:
+                if not files:
+                    raise CTSRError(kind)
+                if kind in ("image", "volume", "dicom"):
                     new, reasons = _read_file(origin, kind, files, window, lung_only)
-                except CTSRError as e:
-                    if on_error == "raise":
-                        remedy = "repair or remove it, or use on_error='skip'"
-                        raise CTSRError(f"{origin} in {path} {e}; {remedy}") from None
-                    reasons = [str(e)]
+            except CTSRError as e:
+                if on_error == "raise":
+                    remedy = "repair or remove it, or use on_error='skip'"
+                    raise CTSRError(f"{origin} in {path} {e}; {remedy}") from None
+                reasons = [str(e)]
             pictures += new
             skipped += [dict(file=origin, reason=reason) for reason in reasons]
     if pictures:

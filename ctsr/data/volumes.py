@@ -34,6 +34,7 @@ import nibabel
 import numpy as np
 import pydicom
 import SimpleITK as sitk
+from pydicom.datadict import dictionary_VR
 from pydicom.encaps import generate_frames
 from pydicom.filereader import read_partial
 from pydicom.pixels.utils import get_expected_length
@@ -702,12 +703,20 @@ NUMBERS = dict.fromkeys(
 
 
 def check_numbers(ds: pydicom.Dataset):
-    "Refuse text, another count of values, and values that are not finite where numbers belong."
+    """Refuse text, another count of values, and values that are not finite where numbers belong.
+
+    Numbers that the file declares as text become numbers.
+    """
     for name, count in NUMBERS.items():
         try:
             value = ds.get(name)
-            numbers = np.ravel([] if value in (None, "") else value).astype(float)
+            found = np.ravel([] if value in (None, "") else value)
+            numbers = found.astype(float)
             good = len(numbers) in (0, count) and np.isfinite(numbers).all()
+            if good and found.dtype.kind == "U":
+                exact = [int(x) if x.is_integer() else round(x, 10) for x in numbers.tolist()]
+                kind = dictionary_VR(name).replace("US or SS", "SS" if exact[0] < 0 else "US")
+                ds.add_new(name, kind, exact)
         except Exception:  # of pydicom, of many types
             good = False
         if not good:
@@ -1105,7 +1114,7 @@ def check_hounsfield(values: np.ndarray):
 def check_slice_hounsfield(ds: pydicom.Dataset):
     "Refuse a slice that cannot be in Hounsfield units by what its header says."
     unit = str(ds.get("RescaleType") or "").strip().upper()
-    if unit not in ("", "HU", "HU_MOD", "US"):  # US: not specified
+    if not re.fullmatch("|HU|HU_MOD|US|HOUNSFIELD([ _]UNITS?)?", unit):  # US: not specified
         raise NoSlice(NO_HU.format(f"has values of type {unit}"))
     slope, intercept = rescale(ds)
     least = intercept + min(0, slope * (2**ds.BitsStored - 1))

@@ -32,14 +32,20 @@ NOT_FOR = "diagnosis; MR and other modalities; label maps; sagittal and coronal 
 RESULTS = ("valid_images", "parameters", "best_val_psnr")  # of a training, not of its recipe
 
 
+def _json_of(path: str | Path):
+    "What a card holds, of any content."
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        remedy = "save it as JSON in UTF-8, or train the run again"
+        raise CTSRError(f"{path}: not readable ({error}); {remedy}") from None
+
+
 def read_card(
     path: str | Path,  # config.json of a finished run
 ) -> dict:  # its settings, and the results of its training
     "Read the card of a run and check that it has what a restorer needs."
-    try:
-        card = json.loads(Path(path).read_text())
-    except ValueError as error:
-        raise CTSRError(f"{path}: not readable ({error}); train the run again") from None
+    card = _json_of(path)
     named = isinstance(card, dict) and isinstance(card.get("model"), dict)
     if not named or card.get("up") not in MODES:
         raise CTSRError(f"{path}: names no model, or no interpolation 'up'; train the run again")
@@ -200,7 +206,7 @@ def pretrained(
 ) -> dict:  # name -> card
     "The stored weights that there are."
     cards = sorted(Path(folder or FOLDER).glob("*.json"))
-    return {card.stem: json.loads(card.read_text()) for card in cards}
+    return {card.stem: _json_of(card) for card in cards}
 
 
 def offered(

@@ -36,6 +36,7 @@ from pydantic import (
 )
 
 from ..core.errors import CTSRError
+from ..core.files import real_path
 from ..core.settings import parse_settings, settings, suggestion, unknown_key
 from ..data.degrade import MODES, Task, task_from
 from ..data.grey import WINDOWS
@@ -797,7 +798,7 @@ def load_preset(
     source = written.get("source")
     if data and isinstance(source, dict):
         source.pop("phantom", None)  # options of another source
-        source["data" if source.get("name") == "kaggle" else "name"] = str(Path(data).resolve())
+        source["data" if source.get("name") == "kaggle" else "name"] = str(real_path(data))
     whole = check_preset(written, str(path))
     preset = with_stored(whole) if stored or published else whole
     return with_published(preset, whole.runs) if published else preset

@@ -29,7 +29,8 @@ import torch
 from tqdm import tqdm
 
 from ..core.errors import CTSRError
-from ..core.files import atomic_folder, file_sha256, locked, save_json
+from ..core.files import atomic_folder, file_sha256, locked, real_path, save_json
+from ..data.sources import check_layout
 from ..evaluation.likeness import input_bounds
 from ..evaluation.pretrained import pack
 from ..evaluation.table import load_tables
@@ -343,7 +344,7 @@ def run_snakemake(
 # %% ../../nbs/pipeline/study.ipynb #6e9a1c05
 def study_folder(name, root=None) -> Path:
     "The absolute path of a study's folder, by default runs/<name>."
-    return (checkout() / (root or Path("runs") / name)).resolve()
+    return real_path(checkout() / (root or Path("runs") / name))
 
 
 def core_count(
@@ -369,6 +370,8 @@ def check_jobs(
     for job in jobs:
         if job.watch and not watched_path(job).exists():
             raise CTSRError(f"{job.watch}: no such file or folder; give the path of the images")
+        if job.watch and job.parameters.get("source") == "kaggle":
+            check_layout(watched_path(job))
         notebook = checkout() / "nbs" / "study" / f"{job.notebook}.ipynb"
         check_parameters(notebook, job.parameters)
 
