@@ -19,7 +19,14 @@ from ..core.fetch import fetch_package
 from ..core.settings import parse_settings
 from .grey import apply_window, to_grey, window_limits
 from .phantom import Phantom, phantom_volume
-from .readers import SPLITS, Picture, _walk, origin_of, read_images, split_and_class
+from ctsr.data.readers import (
+    SPLITS,
+    Picture,
+    origin_of,
+    read_images,
+    split_and_class,
+    walk_files,
+)
 from .volumes import check_file, naming, short_message, stem_of
 
 # %% ../../nbs/data/sources.ipynb #088d9593
@@ -122,9 +129,10 @@ def check_layout(
     "Refuse what is not laid out like the paper's data, by the names of the files alone."
     names = []
     if path.is_dir():
-        names = [origin_of(file, path) for file in _walk(path)[0]]
+        names = [origin_of(file, path) for file in walk_files(path)[0]]
     elif zipfile.is_zipfile(path):
-        names = zipfile.ZipFile(path).namelist()
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
     found = {split for split, cls in map(split_and_class, names) if cls}
     if not found.issuperset(SPLITS.values()):
         raise CTSRError(
