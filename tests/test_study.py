@@ -142,6 +142,9 @@ def test_the_mechanism_and_the_controls_have_their_rows(finished_study):
         *(f"own pictures, {way}" for way in ways),
     ]
     assert mechanism.psnr.notna().all() and mechanism.n[0] == 2 < mechanism.n[3] == mechanism.n[4]
+    brightness = pd.read_csv(finished_study[0] / "figures" / "table_brightness.csv")
+    assert list(brightness.condition) == [w for w in mechanism.condition if "bicubic" not in w]
+    assert brightness.signal[0] < brightness.signal[1] and (brightness.measured > 0).all()
     assert mechanism.psnr[1] != mechanism.psnr[2] and (mechanism.fitted >= mechanism.psnr).all()
     assert (
         set(controls.what) == {"CT", "CT inside the body", "photographs", "CT less photographs"}

@@ -124,6 +124,9 @@ def study(
     published: Annotated[
         bool, Option("--published", help="Take scores of unchanged runs from figures/PRESET.")
     ] = False,
+    keep_trained: Annotated[
+        bool, Option("--keep-trained", help="Do not train again because the code changed.")
+    ] = False,
     jobs: Annotated[int | None, Option(help="Processor cores to use (default: all).")] = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Only say what would run, and why.")] = False,
     redo: Annotated[
@@ -150,7 +153,15 @@ def study(
         weights = [f"{name} is '{run.stored}'" for name, run in chosen.runs.items() if run.stored]
         print(f"not trained again: {', '.join(weights) or NOTHING_STORED}")
     report = run_study(
-        chosen, absolute(out), jobs, dry_run, redo or (), shlex.split(snakemake), quiet, verbose
+        chosen,
+        absolute(out),
+        jobs,
+        dry_run,
+        redo or (),
+        shlex.split(snakemake),
+        quiet,
+        verbose,
+        keep_trained,
     )
     if report.exists() and not dry_run:
         print(results_in_short(chosen, report.parent / "figures"))

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['BUILDS', 'PUBLIC', 'NoiseEmbedding', 'FiLMBlock', 'Attention', 'LevelBias', 'UNet', 'SR3Settings', 'changed_build',
-           'SR3', 'from_public', 'noisy_pair', 'sample', 'halved_pair', 'by_noise', 'fit_level_bias']
+           'SR3', 'from_public', 'noisy_pair', 'sample', 'halved_pair', 'by_noise', 'noise_mean_share',
+           'fit_level_bias']
 
 # %% ../../nbs/models/sr3.ipynb #acf0442c
 import math
@@ -562,6 +563,26 @@ def by_noise(
             )
         )
     return rows
+
+# %% ../../nbs/models/sr3.ipynb #f17f1f8b
+@torch.no_grad()
+def noise_mean_share(
+    model: SR3,
+    condition: torch.Tensor,  # (B,C,H,W) up-sampled LR, normalised
+    y: torch.Tensor,  # (B,C,H,W) HR, normalised
+    gamma: float,  # noise level, in (0,1)
+    offset: float = 0.05,  # added to the noise, and subtracted from it
+    seed: int = 0,  # of the noise
+) -> float:  # 1 if the prediction has the whole mean
+    "Share of the mean of the noise that the network's prediction of the noise has."
+    level = torch.full((len(y),), gamma, device=y.device)
+    noise = _normal(y.shape, torch.Generator().manual_seed(seed), y.device)
+    means = []
+    for shift in (-offset, offset):
+        y_t = q_sample(model.to_target(y, condition), level, noise + shift)
+        prediction = model.eval()(condition, y_t, level).float()
+        means.append(eps_from(model.target, prediction, y_t, level).mean().item())
+    return (means[1] - means[0]) / (2 * offset)
 
 # %% ../../nbs/models/sr3.ipynb #aff81f94
 @torch.no_grad()

@@ -401,7 +401,8 @@ def mechanism_job(study: Study) -> PlannedJob:
     parameters["own"] = study.images(preset.tasks[m.task], preset.run(m.network).source)
     if not set(runs.values()).isdisjoint(preset.taken_runs):
         parameters["stored"] = f"figures/{preset.name}"  # their weights are not here
-    files = ["table_mechanism.csv", "fig_mechanism.png", "per_image-mechanism.csv.gz"]
+    files = ["table_mechanism.csv", "table_brightness.csv"]
+    files += ["fig_mechanism.png", "per_image-mechanism.csv.gz"]
     return figure_job(study, "mechanism", files, **parameters)
 
 

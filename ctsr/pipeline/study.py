@@ -385,13 +385,14 @@ def run_study(
     extra: tuple | list = (),  # further arguments for Snakemake
     quiet: bool = False,  # no bar
     verbose: bool = False,  # show what Snakemake and the notebooks print
+    keep_trained: bool = False,  # trained weights count as up to date, whatever the code was
 ) -> Path:  # the report
     "Run what is out of date of a study, and nothing else."
     root = study_folder(preset.name, root)
     planned = plan(preset, as_shown(root))
     cores = core_count(jobs)
     check_jobs(planned, redo)
-    study = describe_study(planned, root, redo)
+    study = describe_study(planned, root, redo, keep_trained)
     todo = unfinished(study)
     if not todo:
         print(f"nothing to do: all {len(planned)} notebooks of '{preset.name}' are up to date")
@@ -415,7 +416,7 @@ def run_study(
         command = [*snakemake_command(study, root / "plan.json", cores), *extra]
         patience = 30 if extra else 0  # a cluster has to cancel them
         if run_snakemake(command, root, progress, verbose, patience):
-            raise CTSRError(what_failed(describe_study(planned, root)))
+            raise CTSRError(what_failed(describe_study(planned, root, (), keep_trained)))
     return root / "report.html"
 
 
