@@ -26,6 +26,7 @@ from ctsr.pipeline.study import (
     describe_study,
     publish,
     redraw,
+    run_study,
     unfinished,
 )
 
@@ -349,13 +350,15 @@ def test_results_of_other_code_are_not_published(clone, copy):
         publish("smoke", copy)
 
 
-def test_trained_weights_of_other_code_are_published(clone, copy):
+def test_trained_weights_of_other_code_are_kept_where_asked_and_published(clone, copy, capsys):
     notebook = clone / "nbs" / "study" / "train.ipynb"
     text = notebook.read_text()
     assert text.count("history.tail(3)") == 1
     notebook.write_text(text.replace("history.tail(3)", "history.tail(4)"))
     git(clone, "commit", "--quiet", "--all", "--message", "a longer tail")
     assert todo("smoke", copy)["train/runet-x5"] == "train.ipynb changed"
+    run_study(load_preset("smoke"), copy, dry_run=True, keep_trained=True)
+    assert "nothing to do" in capsys.readouterr().out
     assert publish("smoke", copy).is_dir()
     card = json.loads((copy / "train" / "runet-x5" / "config.json").read_text())
     assert {"commit", "code_sha256"} <= card.keys()
